@@ -1,0 +1,281 @@
+"""PS-KD: targets that are progressively softened with the model's own past prediction."""
+import logging
+import math
+from typing import List, Optional, Sequence
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+
+from mmskd.models.soft_heads import SoftHead, soften_heads
+from mmskd.models.teachers import Mirror, PastSelf
+from mmskd.models.teachers.mirror import Tap
+from mmskd.registry import HOOKS
+
+STATE_KEY = 'mmskd_past_self'
+PRECISIONS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+
+
+@HOOKS.register_module()
+class PSKDHook(Hook):
+    """Progressive self-knowledge distillation for any detector, in one line of its config.
+
+    Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021. In epoch t
+    of T the classification target is ``(1 - alpha_t) y + alpha_t P_{t-1}`` with
+    ``alpha_t = alpha_T * t / T``, where ``P_{t-1}`` is what the model as it was at the end of epoch t - 1
+    predicts for the same augmented batch. In the first epoch there is no past self and the targets are
+    hard. Box regression is untouched.
+
+    What the past self's prediction is aligned to: the same priors for one-stage heads, the student's
+    sampled RoIs for two-stage heads, the student's queries for DETR-like models (see
+    :mod:`mmskd.models.teachers.mirror`). The past self uses batch statistics where the student does (see
+    :class:`~mmskd.models.teachers.past_self.PastSelf`).
+
+    For the duration of the training a classification loss that is named by its stock type is replaced by
+    its drop-in counterpart; the log says which. Checkpoints have the keys of the stock model. Works without a
+    Runner too::
+
+        hook = PSKDHook()
+        hook.attach(model)
+        hook.refresh_teacher()      # past self := a frozen copy of the current weights
+        hook.alpha_t = 0.5
+        losses = model(inputs, data_samples, mode='loss')
+        hook.detach()
+
+    Logged each iteration: ``pskd_alpha`` (alpha_t, 0 while there is no past self) and
+    ``pskd_disagreement`` (mean absolute difference between the class probabilities of the present and
+    the past self, over all predictions that enter a loss).
+
+    Args:
+        alpha_T (float): Weight of the past self in the last epoch, in [0, 1]: how far the model is
+            trusted at the end. Defaults to 0.8, the paper's choice.
+        interval (int, optional): Refresh the past self every so many epochs, or iterations in an
+            iteration-based loop. An "epoch" of an iteration-based loop is a matter of choice, so it has
+            to be possible to make one. Defaults to None: 1 epoch, or as many iterations as one pass
+            over the data set takes.
+        precision (str, optional): 'bfloat16' or 'float16' runs the past self under autocast with that
+            type: it needs no gradient, so it can do with less than the student, and costs less.
+            Defaults to None: the student's own.
+        heads (sequence[str], optional): Names of the classification heads whose targets are softened,
+            e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
+            out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
+            (``bbox_head``, ``roi_head.bbox_head`` with all stages).
+
+    Attributes:
+        alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
+
+    Raises:
+        ValueError: If an option is out of range; in :meth:`attach` if a head or its loss cannot take a
+            soft target.
+        RuntimeError: In the first iteration, if a head computes its class loss in a way that the past
+            prediction cannot follow; before the run, if the runner's set-up rules PS-KD out.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
+                 precision: Optional[str] = None, heads: Optional[Sequence[str]] = None):
+        if not 0 <= alpha_T <= 1:
+            raise ValueError(f'PSKDHook: alpha_T must be in [0, 1], got {alpha_T}')
+        if interval is not None and (interval != int(interval) or interval < 1):
+            raise ValueError(f'PSKDHook: interval must be a positive number of epochs (iterations in '
+                             f'an iteration-based loop), got {interval}')
+        if precision not in PRECISIONS:
+            raise ValueError(f"PSKDHook: precision must be 'bfloat16', 'float16' or None (that of the "
+                             f"student), got {precision!r}")
+        if isinstance(heads, str):
+            raise ValueError(f'PSKDHook: heads must be a list of names, e.g. [{heads!r}]')
+        self.alpha_T = alpha_T
+        self.interval = interval
+        self.precision = precision
+        self.heads = heads
+        self.alpha_t = 0.0
+        self._model: Optional[nn.Module] = None
+        self._past: Optional[PastSelf] = None
+        self._has_past = False
+        self._restored: Optional[dict] = None
+        self._resuming = self._resting = False
+
+    # Without a Runner --------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module) -> None:
+        """Let the classification losses of ``model`` (or of the model in its DDP wrapper) accept a past self.
+
+        Args:
+            model (nn.Module): An mmdet detector.
+
+        Raises:
+            RuntimeError: If the hook is attached already.
+            ValueError: If a head or its loss cannot take a soft target; the model is then unchanged.
+        """
+        if self._model is not None:
+            raise RuntimeError('PSKDHook is attached to a model already; call detach() first')
+        model = model.module if is_model_wrapper(model) else model
+        past = PastSelf(model)
+        self._soft_heads: List[SoftHead] = soften_heads(model, self.heads)
+        self._mirror = Mirror(model, {head.name: head.overrides for head in self._soft_heads})
+        self._mirror.dtype = PRECISIONS[self.precision]
+        self._handles = [
+            model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
+            model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
+        ]
+        self._model, self._past = model, past
+        self._has_past = self._checked = False
+
+    def detach(self) -> None:
+        """Leave the model as it was before :meth:`attach`; without effect if not attached."""
+        if self._model is None:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._mirror.remove()
+        for head in self._soft_heads:
+            head.undo()
+        self._model = self._past = None
+        self._handles = self._soft_heads = []
+        self._has_past = False
+
+    def refresh_teacher(self) -> None:
+        """Make the past self a frozen copy of the model's present weights."""
+        self._past.refresh()
+        self._has_past = True
+
+    @property
+    def teacher(self) -> Optional[nn.Module]:
+        """nn.Module: The past self; None while there is none."""
+        return self._past.model if self._has_past else None
+
+    @property
+    def disagreement(self) -> float:
+        """float: Mean disagreement of past and present self in the last forward pass (see class)."""
+        seen = [loss.disagreement for head in self._soft_heads for loss in head.losses
+                if loss.disagreement is not None]
+        return float(torch.stack(seen).mean()) if seen and self._has_past else 0.0
+
+    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
+        # The first training pass asks the untrained past self, with weight 0: a head that loses the
+        # prediction on the way to its loss is to be refused now, not in the second epoch.
+        if mode != 'loss' or not (self._has_past or not self._checked):
+            self._mirror.stop()
+            return
+        for head in self._soft_heads:
+            for loss in head.losses:
+                loss.reset()
+                loss.alpha_t = self.alpha_t if self._has_past else 0.0
+        self._past.follow_norm_modes()
+        self._mirror.start(self._past.model)
+
+    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
+        if self._mirror.teacher is None:
+            return
+        self._mirror.stop()
+        for head in self._soft_heads:
+            head.check_pairing(may_be_idle=self._checked)
+        self._checked = True
+
+    # In a Runner -------------------------------------------------------------------------------
+
+    def before_run(self, runner) -> None:
+        """Refuse what would fail later, or silently not distil."""
+        if runner.cfg.get('compile', False):
+            raise RuntimeError(
+                'PSKDHook: `compile` in the config is not supported: torch.compile traces past the '
+                'forward hooks and tensor subclass that bring the past prediction to the loss. '
+                'Remove `compile`, or set it to False.')
+        wrapper = type(runner.model).__name__
+        if is_model_wrapper(runner.model) and 'DistributedDataParallel' not in wrapper:
+            raise RuntimeError(
+                f'PSKDHook: the model wrapper {wrapper} is not supported, since the past self '
+                'needs whole parameters to copy. Use MMDistributedDataParallel.')
+
+    def before_train(self, runner) -> None:
+        """Attach; take up the past self of the checkpoint that the run is resumed from."""
+        self.attach(runner.model)
+        if self._restored is not None:
+            self._past.load_state_dict(self._restored)
+            self._has_past, self._restored = True, None
+        self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        if self._by_epoch:
+            self._every, length = self.interval or 1, runner.max_epochs
+            self._total = length
+        else:
+            self._every = self.interval or _steps_per_pass(runner.train_dataloader)
+            length = runner.max_iters
+            self._total = math.ceil(length / self._every)
+        self._resuming = True
+        self._announce(length)
+
+    def before_train_epoch(self, runner) -> None:
+        """Epoch loop: at the start of an epoch the student is the past self of that epoch."""
+        if self._by_epoch:
+            self._begin_interval(runner.epoch)
+            self.alpha_t = self.alpha_T * (runner.epoch + 1) / self._total
+        self._resting = False
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Iteration loop: the same every ``interval`` iterations."""
+        if not self._by_epoch:
+            self._begin_interval(runner.iter)
+            self.alpha_t = self.alpha_T * (runner.iter // self._every + 1) / self._total
+        self._resting = False
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Log; remember whether the student is now what the next past self will be."""
+        alpha_t = self.alpha_t if self._has_past else 0.0
+        runner.message_hub.update_scalar('train/pskd_alpha', alpha_t)
+        runner.message_hub.update_scalar('train/pskd_disagreement', self.disagreement)
+        if not self._by_epoch:
+            self._resting = (runner.iter + 1) % self._every == 0
+
+    def after_train_epoch(self, runner) -> None:
+        """As :meth:`after_train_iter`, for the epoch loop."""
+        if self._by_epoch:
+            self._resting = (runner.epoch + 1) % self._every == 0
+
+    def after_train(self, runner) -> None:
+        """Give the model back as it was."""
+        self.detach()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Save the past self, unless the weights that are saved beside it are what it will be."""
+        if self._has_past and not self._resting:
+            checkpoint[STATE_KEY] = self._past.state_dict()
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the past self of a run that is being resumed."""
+        if runner._resume:
+            self._restored = checkpoint.get(STATE_KEY)
+
+    def _announce(self, length: int) -> None:
+        unit = 'epoch' if self._by_epoch else 'iteration'
+        print_log(f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} '
+                  f'{unit}(s) of {length}', 'current')
+        for head in self._soft_heads:
+            print_log(f'PS-KD: soft targets for {head.describe()}', 'current')
+        if length <= self._every:
+            print_log('PS-KD: the run ends before the past self is refreshed for the first time, so '
+                      'all its targets are hard. Train for longer or set a smaller `interval`.',
+                      'current', logging.WARNING)
+
+    def _begin_interval(self, finished: int) -> None:
+        """Refresh if it is time to, after so many finished epochs (iterations)."""
+        resuming, self._resuming = self._resuming, False
+        if resuming and self._has_past and self._by_epoch:
+            return  # this epoch was interrupted, and its past self came with the checkpoint
+        due = finished > 0 and finished % self._every == 0
+        overdue = resuming and not self._has_past and finished > self._every
+        if due or overdue:
+            self.refresh_teacher()
+
+
+def _steps_per_pass(loader) -> int:
+    """Iterations in which all ranks together see the data set once."""
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    ranks = get_world_size() if isinstance(sampler, InfiniteSampler) else 1
+    return max(1, math.ceil(len(loader) / ranks))

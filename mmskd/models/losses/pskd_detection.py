@@ -1,0 +1,248 @@
+"""PS-KD drop-ins for the classification losses of MMDetection.
+
+Each class has the constructor and the call of its hard-target namesake. The formulas are in
+:mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as there.
+"""
+from typing import Dict, Optional, Tuple, Type, Union
+
+import torch.nn.functional as F
+from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss)
+from mmdet.models.losses.utils import weight_reduce_loss
+from torch import Tensor, nn
+
+from mmskd.registry import MODELS
+from .functional import (focal_to_target, one_hot, progressive_target, pskd_binary_cross_entropy,
+                         pskd_cross_entropy, quality_focal_to_target, varifocal_to_target)
+from .soft_target import SoftTargetLoss, at_least_float32
+
+
+@MODELS.register_module()
+class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
+    """mmdet's ``CrossEntropyLoss``, softmax or sigmoid, with the progressive target.
+
+    A class weight is that of the sample's hard label: it says how much a sample counts, and that
+    does not change because the past self had doubts. (Weighing each class of the soft target instead
+    would leave a gradient where present and past self agree.)
+
+    Args: As ``mmdet.CrossEntropyLoss``. ``use_mask=True`` has no class target and is refused.
+
+    Raises:
+        ValueError: If ``use_mask`` is set.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.use_mask:
+            raise ValueError('PSKDCrossEntropyLoss: use_mask=True is a mask loss without a class '
+                             'target; keep CrossEntropyLoss there')
+
+    def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
+                avg_factor: Optional[float] = None, reduction_override: Optional[str] = None,
+                ignore_index: Optional[int] = None, **kwargs) -> Tensor:
+        """As ``mmdet.CrossEntropyLoss``.
+
+        Args:
+            cls_score (Tensor | Pair): Logits (N, C); softmax: background is the last class.
+            label (Tensor): Class indices (N,), or targets (N, C) for sigmoid.
+            weight (Tensor, optional): Sample weights, (N,) (or (N, C) for (N, C) targets).
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+            ignore_index (int, optional): Label without loss. Defaults to that of the constructor.
+
+        Returns:
+            Tensor: The loss.
+        """
+        cls_score, past = self.split(cls_score)
+        if past is None:
+            return super().forward(cls_score, label, weight, avg_factor, reduction_override,
+                                   ignore_index, **kwargs)
+        ignore_index = self.ignore_index if ignore_index is None else ignore_index
+        ignore_index = -100 if ignore_index is None else ignore_index
+        reduction = reduction_override or self.reduction
+        cls_score = at_least_float32(cls_score)
+        soft = self._sigmoid if self.use_sigmoid else self._softmax
+        loss, valid = soft(cls_score, label, past, ignore_index)
+        if avg_factor is None and self.avg_non_ignore and reduction == 'mean':
+            avg_factor = valid.sum().item()
+        if weight is not None and weight.dim() < loss.dim():
+            weight = weight.unsqueeze(-1)
+        weight = valid.to(loss) if weight is None else weight.float() * valid
+        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+
+    def cross_entropy(self, input: Tensor, target: Tensor, weight: Optional[Tensor] = None,
+                      size_average=None, ignore_index: int = -100, reduce=None,
+                      reduction: str = 'mean', label_smoothing: float = 0.0) -> Tensor:
+        """In place of ``torch.nn.functional.cross_entropy`` in heads that call that (SSD).
+
+        Args: As there; see :meth:`forward` for what changes.
+
+        Raises:
+            ValueError: For options that no detection head uses with it.
+        """
+        logits, past = self.split(input)
+        if past is None:
+            return F.cross_entropy(logits, target, weight, size_average, ignore_index, reduce,
+                                   reduction, label_smoothing)
+        if not (weight is size_average is reduce is None) or label_smoothing:
+            raise ValueError('PS-KD of torch.nn.functional.cross_entropy: weight, size_average, '
+                             'reduce and label_smoothing are not supported')
+        loss, valid = self._softmax(at_least_float32(logits), target, past, ignore_index)
+        loss = loss * valid
+        if reduction == 'none':
+            return loss
+        return loss.sum() if reduction == 'sum' else loss.sum() / valid.sum()
+
+    def probability(self, pred: Tensor) -> Tensor:
+        return pred.sigmoid() if self.use_sigmoid else pred.softmax(-1)
+
+    def _softmax(self, logits: Tensor, labels: Tensor, past: Tensor,
+                 ignore_index: int) -> Tuple[Tensor, Tensor]:
+        """Loss (N,) and which samples are not ignored, bool (N,)."""
+        valid = labels != ignore_index
+        loss = pskd_cross_entropy(logits, labels, past, self.alpha_t)
+        if self.class_weight is not None:
+            class_weight = logits.new_tensor(self.class_weight)
+            loss = loss * class_weight[labels.clamp(0, logits.size(1) - 1)]
+        return loss, valid
+
+    def _sigmoid(self, logits: Tensor, labels: Tensor, past: Tensor,
+                 ignore_index: int) -> Tuple[Tensor, Tensor]:
+        """Loss (N, C) and which elements are not ignored, bool (N, C)."""
+        valid = (labels >= 0) & (labels != ignore_index)
+        hard = labels.to(logits)
+        if labels.dim() < logits.dim():
+            valid = valid.unsqueeze(-1).expand_as(logits)
+            hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
+        loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_t)
+        if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
+            loss = loss * (1 + (logits.new_tensor(self.class_weight) - 1) * hard)
+        return loss, valid
+
+
+@MODELS.register_module()
+class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
+    """mmdet's ``FocalLoss`` with the progressive target (see ``functional.pskd_focal``).
+
+    Args: As ``mmdet.FocalLoss``.
+    """
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
+                avg_factor: Optional[float] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """As ``mmdet.FocalLoss``.
+
+        Args:
+            pred (Tensor | Pair): Logits (N, C), or probabilities if ``activated``.
+            target (Tensor): Class indices (N,), where C is background, or targets (N, C).
+            weight (Tensor, optional): (N,), (N, C) or (N * C,).
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+
+        Returns:
+            Tensor: The loss.
+        """
+        pred, past = self.split(pred)
+        if past is None:
+            return super().forward(pred, target, weight, avg_factor, reduction_override)
+        pred = at_least_float32(pred)
+        hard = target.to(pred) if target.dim() == pred.dim() else one_hot(
+            target, pred.size(1), pred.dtype)
+        soft = progressive_target(hard, self.probability(past), self.alpha_t)
+        loss = focal_to_target(pred, soft, self.gamma, self.alpha, self.activated)
+        if weight is not None and weight.shape != loss.shape:
+            per_sample = weight.size(0) == loss.size(0)
+            weight = weight.view(-1, 1) if per_sample else weight.view(loss.size(0), -1)
+        return self.loss_weight * weight_reduce_loss(loss, weight,
+                                                     reduction_override or self.reduction, avg_factor)
+
+    def probability(self, pred: Tensor) -> Tensor:
+        return pred if self.activated else pred.sigmoid()
+
+
+@MODELS.register_module()
+class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
+    """mmdet's ``QualityFocalLoss`` (GFL, RTMDet, TOOD) with the progressive target.
+
+    The hard target is the IoU-aware one: the quality at the positive's class, 0 elsewhere.
+
+    Args: As ``mmdet.QualityFocalLoss``.
+    """
+
+    def forward(self, pred: Tensor, target: Union[Tensor, Tuple[Tensor, Tensor]],
+                weight: Optional[Tensor] = None, avg_factor: Optional[float] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """As ``mmdet.QualityFocalLoss``.
+
+        Args:
+            pred (Tensor | Pair): Logits (N, C), or probabilities if ``activated``.
+            target (tuple[Tensor] | Tensor): Labels (N,) and qualities (N,), or targets (N, C).
+            weight (Tensor, optional): (N,).
+            avg_factor (float, optional): What a mean divides by. Defaults to N.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+
+        Returns:
+            Tensor: The loss.
+        """
+        pred, past = self.split(pred)
+        if past is None:
+            return super().forward(pred, target, weight, avg_factor, reduction_override)
+        pred = at_least_float32(pred)
+        if isinstance(target, Tensor):
+            hard = target.to(pred)
+        else:
+            labels, quality = target
+            hard = one_hot(labels, pred.size(1), pred.dtype) * quality.to(pred).unsqueeze(-1)
+        soft = progressive_target(hard, self.probability(past), self.alpha_t)
+        loss = quality_focal_to_target(pred, soft, self.beta, self.activated).sum(1)
+        return self.loss_weight * weight_reduce_loss(loss, weight,
+                                                     reduction_override or self.reduction, avg_factor)
+
+    def probability(self, pred: Tensor) -> Tensor:
+        return pred if self.activated else pred.sigmoid()
+
+
+@MODELS.register_module()
+class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
+    """mmdet's ``VarifocalLoss`` (VFNet) with the progressive target.
+
+    Who is positive stays with the hard target (see ``functional.varifocal_to_target``).
+
+    Args: As ``mmdet.VarifocalLoss``.
+    """
+
+    def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
+                avg_factor: Optional[float] = None,
+                reduction_override: Optional[str] = None) -> Tensor:
+        """As ``mmdet.VarifocalLoss``.
+
+        Args:
+            pred (Tensor | Pair): Logits (N, C).
+            target (Tensor): IoU-aware targets (N, C).
+            weight (Tensor, optional): (N, C), or broadcastable to it.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            reduction_override (str, optional): 'none', 'mean' or 'sum'.
+
+        Returns:
+            Tensor: The loss.
+        """
+        pred, past = self.split(pred)
+        if past is None:
+            return super().forward(pred, target, weight, avg_factor, reduction_override)
+        pred = at_least_float32(pred)
+        hard = target.to(pred)
+        soft = progressive_target(hard, self.probability(past), self.alpha_t)
+        loss = varifocal_to_target(pred, soft, hard > 0, self.alpha, self.gamma, self.iou_weighted)
+        return self.loss_weight * weight_reduce_loss(loss, weight,
+                                                     reduction_override or self.reduction, avg_factor)
+
+    def probability(self, pred: Tensor) -> Tensor:
+        return pred.sigmoid()
+
+
+COUNTERPARTS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {
+    CrossEntropyLoss: PSKDCrossEntropyLoss,
+    FocalLoss: PSKDFocalLoss,
+    QualityFocalLoss: PSKDQualityFocalLoss,
+    VarifocalLoss: PSKDVarifocalLoss,
+}
+"""The drop-in of each hard-target loss, looked up by exact type: a subclass may compute anything."""

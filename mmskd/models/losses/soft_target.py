@@ -1,0 +1,66 @@
+"""What every loss that softens its hard target with a teacher's prediction has in common."""
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from ..pairing import unpair
+
+
+class SoftTargetLoss:
+    """Mix-in of the drop-in losses: takes a pair apart, and remembers what it saw.
+
+    A loss that mixes this in is called as its hard-target namesake. If the prediction is a
+    :class:`~mmskd.models.pairing.Pair`, the teacher's side softens the target; without one, or with
+    ``alpha_t`` = 0, the namesake's own ``forward`` runs, so that numbers and gradients are exactly its own.
+
+    Whoever attaches the teacher sets and reads the attributes; they are class attributes, so that a
+    stock loss object can be given this class and get its own back without a trace.
+
+    Attributes:
+        alpha_t (float): Weight of the teacher in the target, in [0, 1]. Defaults to 0.
+        num_calls (int): Calls since :meth:`reset`.
+        num_paired (int): Calls since :meth:`reset` in which the prediction was a pair.
+        disagreement (Tensor, optional): Mean absolute difference between the probabilities of student
+            and teacher in the latest paired call, a scalar without gradient; None if nothing was
+            predicted.
+    """
+
+    alpha_t: float = 0.0
+    num_calls: int = 0
+    num_paired: int = 0
+    disagreement: Optional[Tensor] = None
+
+    def reset(self) -> None:
+        """Forget the calls so far."""
+        self.num_calls = self.num_paired = 0
+        self.disagreement = None
+
+    def split(self, pred: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """Take a prediction apart and count the call.
+
+        Returns:
+            tuple: The plain prediction, and the teacher's logits (or probabilities, where the loss
+            works on these) in the same floating type, at least float32; None if the hard target is to be
+            used as it is.
+        """
+        pred, teacher = unpair(pred)
+        self.num_calls += 1
+        if teacher is None:
+            return pred, None
+        self.num_paired += 1
+        teacher = at_least_float32(teacher)
+        with torch.no_grad():
+            if pred.numel():
+                difference = self.probability(at_least_float32(pred)) - self.probability(teacher)
+                self.disagreement = difference.abs().mean()
+        return pred, teacher if self.alpha_t else None
+
+    def probability(self, pred: Tensor) -> Tensor:
+        """What the loss takes a prediction's probabilities to be."""
+        raise NotImplementedError
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision as float32, all else as it is: a target of 1e-4 needs the digits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

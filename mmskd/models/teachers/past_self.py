@@ -1,0 +1,77 @@
+"""The model as it was one refresh ago: PS-KD's teacher."""
+import copy
+from typing import Dict
+
+import torch
+from mmengine.dist import broadcast
+from torch import Tensor, nn
+
+
+class PastSelf:
+    """A frozen copy of a model that sees a batch in the way the model itself does.
+
+    It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh`.
+
+    A normalisation layer that uses the statistics of the batch in the student does so here, and one that
+    uses running statistics in the student (a frozen stage) does so here; running statistics never
+    move. All else (dropout, drop path) is in eval mode. The paper stores predictions of the training
+    pass as well. With plain ``eval()`` the difference between batch and running statistics is fed back through
+    the targets from epoch to epoch until the model has destroyed itself (mAP 0.014 instead of 0.41
+    with a RetinaNet-R18 on BCCD).
+
+    Args:
+        student (nn.Module): The model to remember; its present weights are copied.
+
+    Attributes:
+        model (nn.Module): The copy.
+    """
+
+    def __init__(self, student: nn.Module):
+        self._student = student
+        self.model = copy.deepcopy(student).eval().requires_grad_(False)
+        for module in self.model.modules():
+            # A forward that was patched on the instance (activation checkpointing) would still
+            # run the student's layers.
+            vars(module).pop('forward', None)
+            if hasattr(module, 'track_running_stats'):
+                module.track_running_stats = False
+        self._norms = [(theirs, mine)
+                       for theirs, mine in zip(student.modules(), self.model.modules())
+                       if hasattr(mine, 'track_running_stats')]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Become a copy of the student's present weights; the same on all ranks."""
+        theirs = dict(named_tensors(self._student))
+        for name, tensor in named_tensors(self.model):
+            tensor.copy_(theirs[name])
+            if tensor.is_floating_point():
+                broadcast(tensor)  # without SyncBN each rank has running statistics of its own
+
+    def follow_norm_modes(self) -> None:
+        """Use batch statistics exactly where the student does at this moment."""
+        for theirs, mine in self._norms:
+            mine.training = theirs.training
+
+    def state_dict(self) -> Dict[str, Tensor]:
+        """All parameters and buffers by name, on the CPU."""
+        return {name: tensor.cpu().clone() for name, tensor in named_tensors(self.model)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Dict[str, Tensor]) -> None:
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            KeyError: If a parameter or buffer of the model is missing.
+        """
+        for name, tensor in named_tensors(self.model):
+            if name not in state:
+                raise KeyError(f'the past self in the checkpoint has no "{name}"; was it saved by '
+                               'another model?')
+            tensor.copy_(state[name])
+
+
+def named_tensors(model: nn.Module):
+    """Parameters and buffers (persistent or not) with their names."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
