@@ -3,6 +3,7 @@ from typing import List, Tuple
 
 import torch
 from mmdet.models import SSDVGG
+from mmdet.models.necks.ssd_neck import L2Norm
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -61,7 +62,11 @@ def build(name: str, **options) -> nn.Module:
     """A stock detector in train mode, with the same random weights on each call."""
     register_all_modules(init_default_scope=True)
     torch.manual_seed(0)
-    return MODELS.build(stock_config(name, **options)).train()
+    model = MODELS.build(stock_config(name, **options)).train()
+    for module in model.modules():
+        if isinstance(module, L2Norm):  # SSD's; its weight is whatever the memory held
+            nn.init.constant_(module.weight, 20.)
+    return model
 
 
 def batch(size: int = 64, images: int = 2, objects: int = 3,

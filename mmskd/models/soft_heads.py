@@ -56,19 +56,16 @@ class SoftHead:
     def __str__(self) -> str:
         return f'model.{self.name} ({self.kind})'
 
-    def check_pairing(self, may_be_idle: bool) -> None:
-        """Raise unless all classification losses of the last forward pass saw a teacher.
+    def check_pairing(self) -> bool:
+        """Whether the losses were called in the last forward pass; raise if one saw no teacher.
 
-        Args:
-            may_be_idle (bool): Whether a pass in which no loss was called is fine (no RoI, say).
+        Returns:
+            bool: False if no loss was called: because there was nothing to classify (YOLOX has no class
+            loss for images without objects), or because the head computes it in another way.
 
         Raises:
             RuntimeError: Names the head and the loss.
         """
-        if not may_be_idle and not any(loss.num_calls for loss in self.losses):
-            raise RuntimeError(
-                f'{self} never called {self._loss_names()}: it computes its class loss in another '
-                'way, which PS-KD cannot reach. Leave this head out with the option `heads`.')
         for loss in self.losses:
             if loss.num_paired < loss.num_calls:
                 raise RuntimeError(
@@ -76,6 +73,17 @@ class SoftHead:
                     f'{type(loss).__name__} got the past prediction along with the present one. The '
                     'head computes something between its class scores and its loss; leave it out '
                     'with the option `heads`.')
+        return any(loss.num_calls for loss in self.losses)
+
+    def refuse_idle(self) -> None:
+        """Give up on a head that has not called its losses for a while.
+
+        Raises:
+            RuntimeError: Names the head and the loss.
+        """
+        raise RuntimeError(
+            f'{self} never called {self._loss_names()}: it computes its class loss in another way, '
+            'which PS-KD cannot reach. Leave this head out with the option `heads`.')
 
     def undo(self) -> None:
         """Give the stock losses back."""

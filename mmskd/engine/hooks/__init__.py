@@ -1,4 +1,9 @@
-"""Hooks: when a teacher is refreshed, saved and asked."""
-from .pskd_hook import PSKDHook
+"""Hooks: when a teacher is refreshed, saved and asked, and what makes a resume exact."""
+from mmskd.optional import HAS_MMDET
+from .random_streams_hook import RandomStreamsHook
 
-__all__ = ['PSKDHook']
+__all__ = ['RandomStreamsHook']
+
+if HAS_MMDET:
+    from .pskd_hook import PSKDHook
+    __all__ += ['PSKDHook']

@@ -18,6 +18,7 @@ from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS
 
 STATE_KEY = 'mmskd_past_self'
+PATIENCE = 10  # training passes in which a head may have nothing to classify
 PRECISIONS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 
 
@@ -72,7 +73,7 @@ class PSKDHook(Hook):
     Raises:
         ValueError: If an option is out of range; in :meth:`attach` if a head or its loss cannot take a
             soft target.
-        RuntimeError: In the first iteration, if a head computes its class loss in a way that the past
+        RuntimeError: In the first iterations, if a head computes its class loss in a way that the past
             prediction cannot follow; before the run, if the runner's set-up rules PS-KD out.
     """
 
@@ -125,7 +126,8 @@ class PSKDHook(Hook):
             model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
         ]
         self._model, self._past = model, past
-        self._has_past = self._checked = False
+        self._has_past = False
+        self._unproven, self._passes = set(self._soft_heads), 0
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -161,7 +163,7 @@ class PSKDHook(Hook):
         mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
         # The first training pass asks the untrained past self, with weight 0: a head that loses the
         # prediction on the way to its loss is to be refused now, not in the second epoch.
-        if mode != 'loss' or not (self._has_past or not self._checked):
+        if mode != 'loss' or not (self._has_past or self._unproven):
             self._mirror.stop()
             return
         for head in self._soft_heads:
@@ -176,8 +178,12 @@ class PSKDHook(Hook):
             return
         self._mirror.stop()
         for head in self._soft_heads:
-            head.check_pairing(may_be_idle=self._checked)
-        self._checked = True
+            if head.check_pairing():
+                self._unproven.discard(head)
+        self._passes += 1
+        if self._passes == PATIENCE:
+            for head in self._unproven:
+                head.refuse_idle()
 
     # In a Runner -------------------------------------------------------------------------------
 
