@@ -1,0 +1,149 @@
+"""What ``tools/train.py`` and ``tools/test.py`` have in common."""
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+from unittest import mock
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from mmengine.utils.dl_utils import set_multi_processing
+
+
+class UsageError(ValueError):
+    """Something that the user can put right; the message says how."""
+
+
+class KeyValueAction(DictAction):
+    """MMEngine's ``key=value`` arguments, with an error for one that has no ``=``."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        wrong = [value for value in values if '=' not in value]
+        if wrong:
+            parser.error(f'{option_string} takes key=value, but got {wrong[0]!r} '
+                         f'(positional arguments go before {option_string})')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that training and testing share, in MMDetection and in MMPose."""
+    parser.add_argument(
+        '--work-dir', help='folder for logs and checkpoints, default: work_dirs/<name of config>')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE',
+        help='settings that override those of the config, as model.backbone.depth=18; '
+        'a list is key="[a,b]" or key=a,b, a list of tuples key="[(a,b),(c,d)]", without blanks')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='folder for images with the predictions drawn')
+    parser.add_argument('--interval', type=int, help='draw every so many samples')
+    parser.add_argument('--wait-time', type=float, help='seconds that a window stays')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='what started the processes of a distributed job')
+    # torch.distributed.launch passes it, in either spelling
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)
+
+
+def set_local_rank(args: argparse.Namespace) -> None:
+    """Put ``--local_rank`` where MMEngine looks for it."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+
+
+def set_work_dir(cfg: Config, args: argparse.Namespace, suffix: str = '') -> None:
+    """The command line says where to write, else the config, else the config's name."""
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = Path(args.config.rpartition('::')[2]).stem
+        cfg.work_dir = os.path.join('work_dirs', name + suffix)
+
+
+def draw_predictions(cfg: Config, args: argparse.Namespace, project: str, show: bool) -> None:
+    """Switch on the visualization hook of the project.
+
+    Raises:
+        UsageError: If the config has no such hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UsageError('the config draws nothing: default_hooks has no visualization, for '
+                         'example dict(type="DetVisualizationHook")')
+    if project == 'mmpose':
+        hook.update(enable=True, show=show, out_dir=args.show_dir, interval=args.interval or 1)
+    else:
+        hook.update(draw=True, test_out_dir=args.show_dir or hook.get('test_out_dir'))
+        if args.interval is not None:
+            hook.interval = args.interval
+        if show:
+            hook.show = True
+    if args.show:
+        default = 1 if project == 'mmpose' else 2
+        hook.wait_time = default if args.wait_time is None else args.wait_time
+
+
+def check_checkpoint(path: str) -> None:
+    """Raise UsageError if a local checkpoint is not there."""
+    if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+        raise UsageError(f'there is no checkpoint {path}')
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Look for the annotations that a config names before anything is built.
+
+    Args:
+        cfg (Config): A config.
+        splits (sequence[str]): Any of ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        UsageError: If a file is not there.
+    """
+    for split in splits:
+        for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
+            root = dataset.get('data_root') or ''
+            path = os.path.join(root, dataset['ann_file'])
+            if dataset.get('backend_args') or '://' in path or os.path.exists(path):
+                continue
+            where = root.rstrip('/') or os.path.dirname(path)
+            raise UsageError(f'the config reads {path} ({split}), which is not there; put the '
+                             f'data set there, or link it: ln -s /path/to/the/data {where}')
+
+
+def _datasets(node: Any) -> Iterator[dict]:
+    """Every data set with annotations in a dataloader, within whatever wraps it."""
+    if isinstance(node, dict):
+        if isinstance(node.get('ann_file'), str) and node['ann_file']:
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _datasets(child)
+
+
+def set_launcher(cfg: Config, launcher: str) -> None:
+    """Tell the config who starts the processes; without an accelerator they talk over gloo."""
+    cfg.launcher = launcher
+    if launcher != 'none' and get_device() == 'cpu':
+        _set_up_cpu_processes(cfg)
+
+
+def _set_up_cpu_processes(cfg: Config) -> None:
+    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    # The Runner does this if it is not done yet, but would fail on choosing a CUDA device
+    set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
+    with mock.patch.object(torch.cuda, 'set_device'):
+        init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
+    # As the Runner wraps a model when nothing is said, but for device_ids: there are none
+    cfg.model_wrapper_cfg = dict(
+        dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+             find_unused_parameters=cfg.get('find_unused_parameters', False)),
+        **cfg.get('model_wrapper_cfg') or {})
+    cfg.model_wrapper_cfg.device_ids = None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner, or what ``runner_type`` names."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -1,0 +1,307 @@
+import os
+import pickle
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from mmskd.engine.checkpoint import (RECONSTRUCT, allow_checkpoint_classes, checkpoint_classes,
+                                     load_checkpoint_safely, load_restricted, use_safe_loading)
+
+has_allow_list = pytest.mark.skipif(
+    not hasattr(torch.serialization, 'add_safe_globals'), reason='torch < 2.4')
+both_loaders = pytest.mark.parametrize('load', [load_checkpoint_safely, load_restricted])
+
+
+class Model(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def forward(self, inputs, mode='tensor'):
+        out = self.layers(torch.stack(inputs) if isinstance(inputs, list) else inputs)
+        return dict(loss=out.pow(2).mean()) if mode == 'loss' else [out]
+
+
+class Data(Dataset):
+    metainfo = dict(
+        classes=('a', 'b'), sigmas=np.ones(3, np.float32), colors=np.zeros((2, 3), np.uint8),
+        weight=np.float32(3), flags=np.array([True, False]))
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.full((2, ), index / 8))
+
+
+class Metric(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(score=np.float64(0.5), count=np.int64(3))
+
+
+SCHEDULERS = [
+    dict(type='LinearLR', start_factor=.1, by_epoch=False, end=3),
+    dict(type='CosineAnnealingLR', T_max=3, convert_to_iter_based=True),
+    dict(type='OneCycleLR', eta_max=.1, total_steps=8),
+    dict(type='MultiStepLR', milestones=[1, 2]),
+    dict(type='PolyLR'),
+    dict(type='ReduceOnPlateauLR', monitor='score'),
+    dict(type='CosineRestartLR', periods=[2, 2], restart_weights=[1, .5], eta_min=0),
+    dict(type='ExponentialLR', gamma=.9),
+    dict(type='CosineAnnealingMomentum', T_max=3),
+]
+
+
+def runner(work_dir, epochs, **settings):
+    model, data = Model(), Data()
+    return Runner(
+        model, str(work_dir), experiment_name=f'{work_dir}-{epochs}',
+        train_dataloader=DataLoader(data, 4, sampler=DefaultSampler(data)),
+        val_dataloader=DataLoader(data, 4), val_evaluator=[Metric()], val_cfg=dict(),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=OptimWrapper(torch.optim.SGD(model.parameters(), .1, momentum=.9)),
+        param_scheduler=SCHEDULERS, custom_hooks=[dict(type='EMAHook')],
+        default_hooks=dict(checkpoint=dict(
+            type='CheckpointHook', save_best='score', rule='greater')),
+        **settings)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The folder of a training with all that mmengine writes into a checkpoint."""
+    folder = tmp_path_factory.mktemp('runs') / 'run'
+    runner(folder, 1).train()
+    return folder
+
+
+@pytest.fixture
+def schemes(monkeypatch):
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
+
+
+# ------------------------------------------------------------------ what must be read
+
+
+@both_loaders
+@pytest.mark.parametrize('name', ['epoch_1.pth', 'best_score_epoch_1.pth'])
+def test_reads_what_mmengine_writes(load, name, trained):
+    checkpoint = load(str(trained / name))
+    loss = checkpoint['message_hub']['log_scalars']['train/loss']
+    assert isinstance(loss, HistoryBuffer) and loss.mean() > 0
+    meta = checkpoint['meta']['dataset_meta']
+    for key, value in Data.metainfo.items():
+        assert type(meta[key]) is type(value) and np.array_equal(meta[key], value)
+    assert set(checkpoint['state_dict']) == set(Model().state_dict())
+
+
+@has_allow_list
+def test_plain_torch_load_reads_it_too(trained):
+    allow_checkpoint_classes()
+    assert 'optimizer' in torch.load(str(trained / 'epoch_1.pth'), weights_only=True)
+
+
+@both_loaders
+def test_reads_the_names_of_either_numpy(load, tmp_path):
+    """A checkpoint of numpy 2 under numpy 1, and the other way round."""
+    file = tmp_path / 'c.pth'
+    torch.save(dict(array=np.arange(3.), number=np.float64(2)), file,
+               _use_new_zipfile_serialization=False)
+    ours = RECONSTRUCT.__module__.encode()
+    other = {b'numpy.core.multiarray': b'numpy._core.multiarray'}.get(
+        ours, b'numpy.core.multiarray')
+    content = file.read_bytes()
+    assert ours in content
+    file.write_bytes(content.replace(ours, other))
+    loaded = load(str(file))
+    assert np.array_equal(loaded['array'], np.arange(3.)) and loaded['number'] == 2
+
+
+@both_loaders
+def test_map_location_and_tensor_kinds(load, tmp_path):
+    tensors = dict(
+        half=torch.ones(2, dtype=torch.bfloat16), flag=torch.tensor(True),
+        parameter=nn.Parameter(torch.ones(1)), sparse=torch.eye(2).to_sparse(),
+        view=torch.arange(6).view(2, 3).t(), size=torch.Size([1, 2]), ordered=OrderedDict(a=1))
+    torch.save(tensors, tmp_path / 'c.pth')
+    loaded = load(str(tmp_path / 'c.pth'), 'meta')
+    assert loaded['half'].device.type == 'meta' and loaded['half'].dtype is torch.bfloat16
+    loaded = load(str(tmp_path / 'c.pth'))
+    for key in ('half', 'flag', 'parameter', 'view'):
+        assert torch.equal(loaded[key], tensors[key])
+    assert torch.equal(loaded['sparse'].to_dense(), torch.eye(2))
+    assert loaded['size'] == torch.Size([1, 2]) and loaded['ordered'] == OrderedDict(a=1)
+
+
+@has_allow_list
+def test_allow_list_is_additive_and_grows_once():
+    other = type('Other', (), {})
+    before = torch.serialization.get_safe_globals()
+    try:
+        torch.serialization.add_safe_globals([other])
+        for _ in range(2):
+            allow_checkpoint_classes()
+        allowed = torch.serialization.get_safe_globals()
+        assert other in allowed
+        assert len(allowed) == len(set(allowed)) == len({*before, other, *checkpoint_classes()})
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+# ------------------------------------------------------------------ what must be refused
+
+MARK = 'mark_of_a_crafted_checkpoint'
+
+
+class Calls:
+    """Pickles as a call."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def with_statistics(**methods):
+    """A HistoryBuffer whose state brings its own statistics, as ``__setstate__`` takes them."""
+    buffer = HistoryBuffer([1], [1])
+
+    class Crafted:
+
+        def __reduce__(self):
+            return HistoryBuffer, (), dict(max_length=1, statistics_methods=methods)
+
+    return dict(buffer=buffer, crafted=Crafted())
+
+
+CRAFTED = {
+    'system': (lambda: Calls(os.system, f'touch {MARK}'), f'{os.system.__module__}.system'),
+    'eval': (lambda: Calls(eval, f'open("{MARK}", "w")'), 'eval'),
+    'globals of a method': (lambda: Calls(getattr, HistoryBuffer.mean, '__globals__'),
+                            "getattr of '__globals__'"),
+    'private method': (lambda: Calls(getattr, HistoryBuffer, '__init__'),
+                       "getattr of '__init__'"),
+    'getattr of a tensor': (lambda: Calls(getattr, torch.ones(1), 'tofile'), 'getattr'),
+    'statistics': (lambda: with_statistics(mean=os.system), f'{os.system.__module__}.system'),
+    'objects in an array': (lambda: np.array([object()]), "numpy.dtype with 'O8'"),
+    'fields in an array': (lambda: np.zeros(1, [('a', 'f8')]), "numpy.dtype with 'V8'"),
+    'module': (lambda: nn.Linear(1, 1), 'torch.nn.modules.linear.Linear'),
+    'path': (lambda: Path('x'), 'pathlib.'),
+    'import': (lambda: Calls(__import__, 'antigravity'), '__import__'),
+}
+
+
+@both_loaders
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize('name', CRAFTED)
+def test_refuses(load, zipped, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content, named = CRAFTED[name]
+    torch.save(dict(state_dict=dict(), x=content()), 'c.pth',
+               _use_new_zipfile_serialization=zipped)
+    statistics = dict(HistoryBuffer._statistics_methods)
+    with pytest.raises((pickle.UnpicklingError, RuntimeError)) as error:
+        load('c.pth')
+    if name != 'getattr of a tensor':
+        assert named in str(error.value)
+    assert not Path(MARK).exists()
+    assert HistoryBuffer._statistics_methods == statistics
+
+
+def test_error_names_file_and_class(tmp_path):
+    torch.save(dict(x=nn.Linear(1, 1)), tmp_path / 'odd name.pth')
+    with pytest.raises(pickle.UnpicklingError) as error:
+        load_checkpoint_safely(str(tmp_path / 'odd name.pth'))
+    assert 'odd name.pth was not loaded: it asks for torch.nn.modules.linear.Linear,' in str(
+        error.value)
+    assert 'weights_only' not in str(error.value), 'no advice to load it unsafely'
+
+
+@both_loaders
+def test_refuses_a_program(load, tmp_path):
+    torch.jit.script(nn.Linear(1, 1)).save(str(tmp_path / 'c.pth'))
+    with warnings.catch_warnings(), pytest.raises((pickle.UnpicklingError, RuntimeError)):
+        warnings.simplefilter('ignore')
+        load(str(tmp_path / 'c.pth'))
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        load_checkpoint_safely(str(tmp_path / 'nowhere.pth'))
+    for content in (b'', b'text\n' * 9, b'PK\x03\x04'):
+        (tmp_path / 'broken.pth').write_bytes(content)
+        with pytest.raises((RuntimeError, pickle.UnpicklingError), match='broken.pth'):
+            load_checkpoint_safely(str(tmp_path / 'broken.pth'))
+
+
+def test_drops_the_config_that_resume_would_execute(tmp_path):
+    path = str(tmp_path / 'c.pth')
+    torch.save(dict(meta=dict(config=f'open("{MARK}", "w")', cfg='kept', epoch=1)), path)
+    with pytest.warns(UserWarning, match=r"c.pth: meta\['config'\] is ignored"):
+        assert load_checkpoint_safely(path)['meta'] == dict(cfg='kept', epoch=1)
+
+
+# ------------------------------------------------------------------ in a Runner
+
+
+def test_runner_resumes_by_it(trained, schemes):
+    use_safe_loading()
+    run = runner(trained, 2, resume=True)
+    run.train()
+    assert run.epoch == 2
+    assert run.message_hub.get_scalar('train/loss').data[0].size == 4, 'two epochs of two'
+
+
+def test_runner_refuses_a_crafted_file(trained, schemes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    use_safe_loading()
+    torch.save(dict(state_dict=Calls(os.system, f'touch {MARK}')), 'c.pth')
+    with pytest.raises(pickle.UnpicklingError, match='c.pth'):
+        runner(tmp_path / 'run', 1, load_from='c.pth').train()
+    assert not Path(MARK).exists()
+
+
+def test_runner_does_not_execute_a_config(trained, schemes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    use_safe_loading()
+    checkpoint = load_checkpoint_safely(str(trained / 'epoch_1.pth'))
+    checkpoint['meta']['config'] = f'x = 1\nopen("{MARK}", "w")'
+    torch.save(checkpoint, 'c.pth')
+    with pytest.warns(UserWarning, match='is ignored'):
+        runner(tmp_path / 'run', 2, resume=True, load_from='c.pth').train()
+    assert not Path(MARK).exists()
+
+
+def test_urls_are_read_by_it(schemes, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        torch.save(dict(state_dict=dict(w=torch.ones(1)), x=Calls(eval, '1')), path)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    use_safe_loading()
+    for _ in range(2):
+        with pytest.raises(pickle.UnpicklingError, match='asks for'):
+            CheckpointLoader.load_checkpoint('https://host/path/model.pth?x=1')
+    assert asked == ['https://host/path/model.pth?x=1'], 'kept after the first time'
+    assert (tmp_path / 'checkpoints' / 'model.pth').is_file()

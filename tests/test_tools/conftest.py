@@ -1,0 +1,141 @@
+"""A tiny data set, tiny configs on it, and the tools called as from the command line."""
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DETECTOR = """
+_base_ = 'mmskd::demo/retinanet_shapes.py'
+model = dict(
+    backbone=dict(base_channels=8),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(in_channels=16, feat_channels=16),
+    test_cfg=dict(score_thr=0.0, max_per_img=5))
+train_dataloader = dict(batch_size=4)
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
+custom_hooks = [dict(type='EMAHook', momentum=0.5)]
+"""
+
+POSE = """
+_base_ = 'mmpose::_base_/default_runtime.py'
+codec = dict(type='MSRAHeatmap', input_size=(64, 64), heatmap_size=(8, 8), sigma=1)
+model = dict(
+    type='TopdownPoseEstimator',
+    data_preprocessor=dict(type='PoseDataPreprocessor', mean=[127.5] * 3, std=[64.0] * 3),
+    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
+    head=dict(
+        type='HeatmapHead', in_channels=64, out_channels=13, deconv_out_channels=(16, 16),
+        deconv_kernel_sizes=(4, 4), loss=dict(type='KeypointMSELoss', use_target_weight=True),
+        decoder=codec),
+    test_cfg=dict(flip_test=False))
+before = [
+    dict(type='LoadImage'),
+    dict(type='GetBBoxCenterScale'),
+    dict(type='TopdownAffine', input_size=codec['input_size'])
+]
+loader = dict(batch_size=4, num_workers=0, persistent_workers=False)
+dataset = dict(type='mmskd.StickFigureDataset', data_root='data/figures')
+train_dataloader = dict(
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        ann_file='annotations/train.json', data_prefix=dict(img='train/'),
+        pipeline=[*before, dict(type='GenerateTarget', encoder=codec),
+                  dict(type='PackPoseInputs')], **dataset), **loader)
+val_dataloader = dict(
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        ann_file='annotations/val.json', data_prefix=dict(img='val/'), test_mode=True,
+        pipeline=[*before, dict(type='PackPoseInputs')], **dataset), **loader)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='PCKAccuracy', thr=0.2)
+test_evaluator = val_evaluator
+train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
+optim_wrapper = dict(optimizer=dict(type='Adam', lr=1e-3))
+"""
+
+
+@contextlib.contextmanager
+def working_in(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def tool_module(name):
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_tool(name, *argv):
+    """What ``python tools/<name>.py <argv>`` does; the process-wide settings are put back."""
+    from mmengine.runner import CheckpointLoader
+    argv_before, schemes_before = sys.argv, dict(CheckpointLoader._schemes)
+    sys.argv = [f'{name}.py', *map(str, argv)]
+    try:
+        tool_module(name).main()
+    finally:
+        sys.argv = argv_before
+        CheckpointLoader._schemes.clear()
+        CheckpointLoader._schemes.update(schemes_before)
+
+
+@pytest.fixture
+def load_tool():
+    return tool_module
+
+
+@pytest.fixture
+def run_tool():
+    return call_tool
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """The config that a tool would run with, whether its data is there or not."""
+
+    def prepare(name, *argv):
+        tool = tool_module(name)
+        monkeypatch.setattr(tool, 'check_data', lambda *args: None)
+        monkeypatch.setattr(tool, 'check_checkpoint', lambda *args: None)
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
+        return tool.prepare(tool.parse_args())
+
+    return prepare
+
+
+@pytest.fixture(scope='session')
+def tiny_folder(tmp_path_factory):
+    from mmskd.datasets import write_demo_data
+    folder = tmp_path_factory.mktemp('a folder')  # the tools must cope with the blank
+    write_demo_data(folder / 'data' / 'shapes', train=8, val=4)
+    write_demo_data(folder / 'data' / 'figures', kind='stick-figures', train=6, val=4)
+    (folder / 'tiny.py').write_text(DETECTOR)
+    (folder / 'tiny_pose.py').write_text(POSE)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder, monkeypatch):
+    """Makes the folder with tiny.py and tiny_pose.py the working directory."""
+    monkeypatch.chdir(tiny_folder)
+    return tiny_folder
+
+
+@pytest.fixture(scope='session')
+def trained(tiny_folder):
+    """The checkpoint of tiny.py after its one epoch."""
+    with working_in(tiny_folder):
+        call_tool('train', 'tiny.py', '--work-dir', 'work_dirs/trained')
+    return tiny_folder / 'work_dirs' / 'trained' / 'epoch_1.pth'

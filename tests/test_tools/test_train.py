@@ -1,0 +1,255 @@
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')
+
+ROOT = Path(__file__).resolve().parents[2]
+RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+POSE = 'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py'
+PSKD = dict(type='mmskd.PSKDHook')
+
+
+def pskd_hooks(cfg):
+    return [hook for hook in cfg.custom_hooks if hook['type'] == 'mmskd.PSKDHook']
+
+
+@pytest.mark.parametrize('project', ['mmdet', 'mmpose'])
+@pytest.mark.parametrize('tool', ['train', 'test'])
+def test_has_every_flag_of_its_namesake(tool, project):
+    if find_spec(project) is None:
+        pytest.skip(f'{project} is not installed')
+    theirs = Path(find_spec(project).origin).parent / '.mim' / 'tools' / f'{tool}.py'
+    flags = re.findall(r"add_argument\(\s*'(--[\w-]+)'", theirs.read_text())
+    code = (ROOT / 'tools' / f'{tool}.py').read_text()
+    code += (ROOT / 'mmskd' / 'engine' / 'launch.py').read_text()
+    assert flags and all(f"'{flag}'" in code for flag in flags)
+
+
+# ------------------------------------------------------------------ what the flags do
+
+
+def test_config_by_name_or_file(prepare):
+    by_name = prepare('train', RETINANET)
+    assert by_name.model.type == 'RetinaNet'
+    assert by_name.work_dir == os.path.join('work_dirs', 'retinanet_r50_fpn_1x_coco')
+    ours = prepare('train', 'mmskd::pskd_retinanet.py')
+    assert ours.work_dir == os.path.join('work_dirs', 'pskd_retinanet')
+    as_file = prepare('train', str(ROOT / 'configs' / 'pskd_retinanet.py'), '--work-dir', 'here')
+    assert as_file.work_dir == 'here' and as_file.model == ours.model
+
+
+def test_pskd_on_any_config(prepare):
+    assert list(prepare('train', RETINANET, '--pskd').custom_hooks) == [PSKD]
+    cfg = prepare('train', RETINANET, '--pskd', 'alpha_T=0.5', 'precision=bfloat16',
+                  'interval=None', 'heads=[rpn_head]')
+    assert list(cfg.custom_hooks) == [
+        dict(PSKD, alpha_T=0.5, precision='bfloat16', interval=None, heads=['rpn_head'])]
+    assert cfg.work_dir.endswith('_pskd'), 'not where the baseline writes'
+    assert 'custom_hooks' not in prepare('train', RETINANET)
+
+
+def test_pskd_keeps_the_hooks_that_are_there(prepare):
+    name = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
+    stock = list(prepare('train', name).custom_hooks)
+    assert list(prepare('train', name, '--pskd').custom_hooks) == [*stock, PSKD]
+
+
+def test_pskd_changes_the_hook_that_is_there(prepare):
+    hook, = pskd_hooks(prepare('train', 'mmskd::pskd_rtmdet.py', '--pskd', 'alpha_T=0.3'))
+    assert hook['alpha_T'] == 0.3
+    hook, = pskd_hooks(prepare('train', 'mmskd::pskd_rtmdet.py', '--pskd'))
+    assert hook['alpha_T'] == 0.8
+
+
+def test_fixed_seed_makes_resuming_exact(prepare, load_tool):
+    streams = dict(type='mmskd.RandomStreamsHook')
+    cfg = prepare('train', RETINANET, '--pskd', '--cfg-options', 'randomness.seed=0')
+    assert list(cfg.custom_hooks) == [PSKD, streams]
+    load_tool('train').make_resume_exact(cfg)
+    assert list(cfg.custom_hooks) == [PSKD, streams], 'one is enough'
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['--pskd', 'alpha=0.5'], 'no option alpha; there are alpha_T, interval'),
+    (['--pskd', 'alpha_T=2'], 'alpha_T must be in'),
+    (['--resume', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
+    ([], 'data/coco/annotations/instances_train2017.json (train), which is not there; put the '
+     'data set there, or link it: ln -s /path/to/the/data data/coco'),
+    (['--no-validate', '--cfg-options', 'load_from=~/nowhere.pth'], 'no checkpoint ~/nowhere.pth'),
+])
+def test_errors_before_anything_is_built(argv, message, run_tool, tiny):
+    with pytest.raises(SystemExit) as error:
+        run_tool('train', RETINANET, *argv)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize('name, message', [
+    ('retinanet.py', 'no config file retinanet.py; a config of a package is given as package::'),
+    ('mmdet::retinanet/retinanet_r50_fpn_1x.py', f'did you mean {RETINANET}'),
+    ('nopackage::a.py', 'package nopackage is not installed'),
+])
+def test_unknown_configs(name, message, run_tool):
+    with pytest.raises(SystemExit) as error:
+        run_tool('train', name)
+    assert message in str(error.value)
+
+
+def test_pskd_before_the_config_is_explained(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('train', '--pskd', RETINANET)
+    assert 'positional arguments go before --pskd' in capsys.readouterr().err
+
+
+def test_mmdet_flags(prepare):
+    cfg = prepare('train', RETINANET, '--amp', '--auto-scale-lr', '--no-validate', '--resume',
+                  '--show-dir', 'drawn', '--work-dir', 'flag', '--cfg-options', 'work_dir=option',
+                  'train_cfg.max_epochs=3')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+    assert cfg.auto_scale_lr.enable and cfg.train_cfg.max_epochs == 3
+    assert cfg.val_cfg is None and cfg.val_dataloader is None and cfg.val_evaluator is None
+    assert cfg.resume and cfg.load_from is None
+    assert cfg.default_hooks.visualization.draw
+    assert cfg.default_hooks.visualization.test_out_dir == 'drawn'
+    assert cfg.work_dir == 'flag', 'a flag wins over --cfg-options'
+
+
+@needs_mmpose
+def test_mmpose_flags(prepare):
+    cfg = prepare('train', POSE, '--amp', '--auto-scale-lr', '--resume', 'x.pth', '--show',
+                  '--work-dir', 'flag', '--cfg-options', 'work_dir=option',
+                  'preprocess_cfg.type=PoseDataPreprocessor')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.auto_scale_lr.enable
+    assert cfg.resume and cfg.load_from == 'x.pth'
+    hook = cfg.default_hooks.visualization
+    assert hook.enable and hook.show and hook.wait_time == 1 and hook.interval == 1
+    assert cfg.model.data_preprocessor.type == 'PoseDataPreprocessor'
+    assert cfg.work_dir == 'option', '--cfg-options win over a flag'
+
+
+@needs_mmpose
+def test_mmpose_amp_refuses_other_wrappers(run_tool, tiny):
+    Path('other.py').write_text("_base_ = 'tiny_pose.py'\noptim_wrapper = dict(type='Other')")
+    with pytest.raises(SystemExit, match='cannot replace the optimizer wrapper Other'):
+        run_tool('train', 'other.py', '--amp')
+
+
+# ------------------------------------------------------------------ whole runs
+
+
+def test_trains_and_resumes_with_pskd(run_tool, tiny, trained):
+    options = ['--work-dir', 'work_dirs/pskd', '--cfg-options', 'train_cfg.max_epochs=2']
+    run_tool('train', 'tiny.py', '--pskd', *options)
+    checkpoint = torch.load('work_dirs/pskd/epoch_2.pth', weights_only=True)
+    stock = torch.load(trained, weights_only=True)
+    assert checkpoint['state_dict'].keys() == stock['state_dict'].keys()
+
+    Path('work_dirs/pskd/epoch_2.pth').unlink()
+    run_tool('train', 'tiny.py', '--pskd', *options, '--resume', 'work_dirs/pskd/epoch_1.pth')
+    resumed = torch.load('work_dirs/pskd/epoch_2.pth', weights_only=True)
+    for key, value in checkpoint['state_dict'].items():
+        assert torch.equal(value, resumed['state_dict'][key]), key
+
+
+STOCK = """
+import runpy, sys
+from importlib.util import find_spec
+from pathlib import Path
+tools = Path(find_spec('mmdet').origin).parent / '.mim' / 'tools'
+assert 'mmskd' not in sys.modules
+for argv in (['train.py', 'stock.py'], ['test.py', 'stock.py', 'work_dirs/stock/epoch_1.pth']):
+    sys.argv = [str(tools / argv[0]), *argv[1:]]
+    runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_stock_tools_find_the_hook_and_read_the_checkpoint(tiny):
+    """The scope in ``type='mmskd.PSKDHook'`` is all that they need."""
+    base = ROOT / 'configs' / 'demo' / 'retinanet_shapes.py'
+    Path('stock.py').write_text(
+        f"_base_ = '{base}'\ntrain_cfg = dict(max_epochs=1)\n"
+        "custom_hooks = [dict(type='mmskd.PSKDHook')]\n")
+    done = subprocess.run([sys.executable, '-c', STOCK], capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert 'pskd_alpha' in output and 'Epoch(test)' in output
+
+
+@needs_mmpose
+def test_trains_a_pose_model(run_tool, tiny):
+    run_tool('train', 'tiny_pose.py')
+    assert Path('work_dirs/tiny_pose/epoch_1.pth').is_file()
+
+
+class Evil:
+
+    def __reduce__(self):
+        return os.system, ('touch evil_was_here', )
+
+
+@pytest.mark.parametrize('argv', [['--resume', 'evil.pth'],
+                                  ['--cfg-options', 'load_from=evil.pth']])
+def test_runs_nothing_of_a_crafted_checkpoint(argv, run_tool, tiny):
+    torch.save(dict(meta=dict(), state_dict=Evil()), 'evil.pth')
+    with pytest.raises(Exception, match='evil.pth was not loaded: it asks for posix.system'):
+        run_tool('train', 'tiny.py', '--work-dir', 'work_dirs/evil', *argv)
+    assert not Path('evil_was_here').exists()
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def run_script(name, *argv, **env):
+    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', **env)
+    done = subprocess.run(['bash', ROOT / 'tools' / name, *map(str, argv)], env=env,
+                          capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_two_processes_on_the_cpu(tiny):
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    code, output = run_script('dist_train.sh', 'tiny.py', 2, '--work-dir', 'two processes',
+                              '--cfg-options', 'custom_hooks=[]', PORT='29517')
+    assert code == 0, output
+    assert 'Epoch(train) [1][1/1]' in output, 'eight images, two processes, four images each'
+    code, output = run_script('dist_test.sh', 'tiny.py', 'two processes/epoch_1.pth', 2,
+                              '--work-dir', 'two processes', PORT='29518')
+    assert code == 0, output
+    assert re.search(r'Epoch\(test\) \[1/1\] .*bbox_mAP', output)
+
+
+@pytest.mark.parametrize('name', ['slurm_train', 'slurm_test'])
+def test_slurm(name, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\necho "path $PYTHONPATH"\n')
+    srun.chmod(0o755)
+    code, output = run_script(f'{name}.sh', 'part', 'job', 'a config.py', 'a path', '--x', 'y z',
+                              GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem 1G',
+                              PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    assert code == 0, output
+    lines = output.splitlines()
+    what = ['--work-dir=a path'] if name == 'slurm_train' else ['a path']
+    script = ROOT / 'tools' / f'{name[6:]}.py'
+    for expected in (['-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4',
+                      '--ntasks-per-node=2', '--cpus-per-task=5', '--kill-on-bad-exit=1',
+                      '--mem', '1G', sys.executable, '-u', str(script), 'a config.py', *what,
+                      '--launcher=slurm', '--x', 'y z'], ):
+        start = lines.index('-p')
+        assert lines[start:start + len(expected)] == expected
+    assert any(line.startswith(f'path {ROOT}') for line in lines)
+
+
+@pytest.mark.parametrize('name', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+def test_scripts_say_how_they_are_called(name):
+    code, output = run_script(f'{name}.sh')
+    assert code == 2 and 'usage:' in output

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Train on a Slurm cluster.
+#   [GPUS=8] [GPUS_PER_NODE=8] [CPUS_PER_TASK=5] [SRUN_ARGS="..."] \
+#       bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
+set -e
+if [ $# -lt 4 ]; then
+    echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]" >&2
+    exit 2
+fi
+TOOLS="$(cd "$(dirname "$0")" && pwd)"
+GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
+export PYTHONPATH="$(dirname "$TOOLS")${PYTHONPATH:+:$PYTHONPATH}"
+
+set -x
+# SRUN_ARGS may hold several words
+srun -p "$1" \
+    --job-name="$2" \
+    --gres="gpu:$GPUS_PER_NODE" \
+    --ntasks="${GPUS:-8}" \
+    --ntasks-per-node="$GPUS_PER_NODE" \
+    --cpus-per-task="${CPUS_PER_TASK:-5}" \
+    --kill-on-bad-exit=1 \
+    $SRUN_ARGS \
+    "${PYTHON:-python}" -u "$TOOLS/train.py" "$3" --work-dir="$4" --launcher=slurm "${@:5}"

@@ -1,0 +1,159 @@
+"""Train a model of MMDetection or MMPose, with self-distillation if --pskd is given."""
+import argparse
+import inspect
+import sys
+
+from mmengine.config import Config
+
+from mmskd.config import load_config, project_of
+from mmskd.engine.checkpoint import use_safe_loading
+from mmskd.engine.launch import (KeyValueAction, UsageError, add_common_arguments, build_runner,
+                                 check_checkpoint, check_data, draw_predictions, set_launcher,
+                                 set_local_rank, set_work_dir)
+
+PSKD_HOOK = 'mmskd.PSKDHook'
+RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'config', help='a config file, or one that comes with a package, as '
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
+    parser.add_argument(
+        '--pskd', nargs='*', action=KeyValueAction, metavar='KEY=VALUE',
+        help='train with PS-KD, whatever the config says; options of PSKDHook may follow, as '
+        'alpha_T=0.8')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto',
+        help='go on from this checkpoint, or, without a name, from the latest in the work dir')
+    parser.add_argument(
+        '--amp', action='store_true', help='train with automatic mixed precision')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true',
+        help='scale the learning rate with the batch size that is used')
+    parser.add_argument(
+        '--no-validate', action='store_true', help='do not evaluate during the training')
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    set_local_rank(args)
+    return args
+
+
+def add_pskd(cfg: Config, options: dict) -> None:
+    """Add PSKDHook to the hooks of a config, or change the options of the one that is there.
+
+    Raises:
+        UsageError: If PSKDHook has no such option, or does not take the value.
+    """
+    try:
+        from mmskd.engine.hooks import PSKDHook
+    except ImportError:
+        raise UsageError('--pskd needs MMDetection, which is not installed') from None
+    known = list(inspect.signature(PSKDHook).parameters)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(f'--pskd has no option {unknown[0]}; there are {", ".join(known)}')
+    hooks = list(cfg.get('custom_hooks') or [])
+    for hook in hooks:
+        if isinstance(hook, dict) and hook.get('type') in (PSKD_HOOK, PSKDHook):
+            break
+    else:
+        hook = dict(type=PSKD_HOOK)
+        hooks.append(hook)
+    hook.update(options)
+    try:
+        PSKDHook(**{name: value for name, value in hook.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'--pskd: {error}') from error
+    cfg.custom_hooks = hooks
+
+
+def make_resume_exact(cfg: Config) -> None:
+    """Add RandomStreamsHook where the seed is fixed: else there is nothing to be exact about."""
+    if (cfg.get('randomness') or {}).get('seed') is None:
+        return
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(hook.get('type') == RANDOM_STREAMS_HOOK for hook in hooks
+               if isinstance(hook, dict)):
+        cfg.custom_hooks = [*hooks, dict(type=RANDOM_STREAMS_HOOK)]
+
+
+def enable_amp(cfg: Config, project: str) -> None:
+    """Mixed precision, as the config's project does it.
+
+    Raises:
+        UsageError: If an MMPose config has another optimizer wrapper of its own.
+    """
+    wrapper = cfg.optim_wrapper
+    if project == 'mmpose':
+        kind = wrapper.get('type', 'OptimWrapper')
+        name = kind if isinstance(kind, str) else kind.__name__
+        if name not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise UsageError(f'--amp cannot replace the optimizer wrapper {name}')
+        wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        wrapper.loss_scale = 'dynamic'
+    wrapper.type = 'AmpOptimWrapper'
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Let the Runner scale the learning rate.
+
+    Raises:
+        UsageError: If the config does not say which batch size its learning rate is for.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+    cfg.auto_scale_lr.enable = True
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """The config with everything that the command line says."""
+    cfg = load_config(args.config)
+    project = project_of(cfg)
+    # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
+    # --cfg-options in MMPose
+    if project == 'mmdet':
+        cfg.merge_from_dict(args.cfg_options or {})
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    set_work_dir(cfg, args, suffix='' if args.pskd is None else '_pskd')
+    if args.amp:
+        enable_amp(cfg, project)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.auto_scale_lr:
+        enable_auto_scale_lr(cfg)
+    if args.show or args.show_dir is not None:
+        draw_predictions(cfg, args, project, args.show)
+    if project == 'mmpose':
+        cfg.merge_from_dict(args.cfg_options or {})
+        if 'preprocess_cfg' in cfg:
+            cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
+    if args.pskd is not None:
+        add_pskd(cfg, args.pskd)
+    make_resume_exact(cfg)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+    check_data(cfg, ['train', 'val'])
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = prepare(args)
+    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f'train.py: {error}')
+    if project_of(cfg) == 'mmdet':
+        from mmdet.utils import setup_cache_size_limit_of_dynamo
+        setup_cache_size_limit_of_dynamo()
+    use_safe_loading()
+    set_launcher(cfg, args.launcher)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
