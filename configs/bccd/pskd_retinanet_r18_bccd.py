@@ -1,0 +1,2 @@
+_base_ = './retinanet_r18_bccd.py'
+custom_hooks = [dict(type='mmskd.PSKDHook', alpha_T=0.8)]

@@ -1,0 +1,2 @@
+_base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'
+custom_hooks = [dict(type='mmskd.PSKDHook', alpha_T=0.8)]

@@ -1,0 +1,3 @@
+_base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
+# A list replaces that of the base: name its hooks first, or they are lost
+custom_hooks = [*_base_.custom_hooks, dict(type='mmskd.PSKDHook', alpha_T=0.8)]
