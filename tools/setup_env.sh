@@ -464,7 +464,8 @@ elif [ "$STACK" = default ] && [ ! -x "$PY" ]; then
         command -v "$name" >/dev/null 2>&1 || continue
         python=$("$name" -c 'import sys; print(sys.executable)' 2>/dev/null || true)
         [ -n "$python" ] || continue
-        if "$python" -c 'import torchvision' >/dev/null 2>&1 && probe "$python" some >/dev/null; then
+        "$python" -c 'import torchvision' >/dev/null 2>&1 || continue
+        if probe "$python" some >/dev/null; then
             say "using the active environment, $python"
             finish "$python"
         fi

@@ -28,10 +28,14 @@ case "$*" in
             cat "$FAKE/output" 2>/dev/null
             exit 1
         fi
+        cat "$FAKE/building" 2>/dev/null
         for n in 1 2 3 4 5 6 7; do echo "  [$n/7] c++ file_$n.cpp"; done ;;
-    *"import mmcv.ops"*)
-        if [ -e "$FAKE/old_wheel" ]; then rm "$FAKE/old_wheel"; exit 1; fi ;;
-    *"import torch"*|*"import cv2"*) ;;
+    *"environment.py ops")
+        if [ -e "$FAKE/old_wheel" ]; then
+            [ -e "$FAKE/building" ] || rm "$FAKE/old_wheel"
+            echo 'built for another torch?'
+            exit 1
+        fi ;;
     *"< (3, 10)"*) echo "${FAKE_IS_39:-False}" ;;
     *sysconfig*) echo "$FAKE/Python.h" ;;
     *print*version_info*) echo 'Python 3.11.2' ;;
@@ -281,6 +285,13 @@ def test_wheel_of_another_torch_is_built_again(checkout):
     mmcv = [call for call in checkout.pip_calls() if ' mmcv==' in call]
     assert len(mmcv) == 2
     assert '--no-cache-dir' not in mmcv[0] and '--no-cache-dir' in mmcv[1]
+
+
+def test_built_here_and_not_working_is_no_case_for_the_cache(checkout):
+    (checkout.fake / 'old_wheel').write_text('')
+    (checkout.fake / 'building').write_text('Building wheel for mmcv (setup.py): started\n')
+    assert_stops(checkout.run(), 'built for another torch', 'mmcv.log')
+    assert len([call for call in checkout.pip_calls() if ' mmcv==' in call]) == 1
 
 
 def test_stacks_have_their_own_environments(checkout):
