@@ -45,7 +45,7 @@ def rotation(angle: float) -> np.ndarray:
 
 
 def background(rng: np.random.Generator) -> Tuple[Image.Image, np.ndarray]:
-    """A canvas with a linear gradient between two muted colours.
+    """A canvas with a linear gradient between two dark colours.
 
     Returns:
         tuple: The canvas (RGB) and its mean colour, of shape (3,).
@@ -81,7 +81,7 @@ def add_clutter(canvas: Image.Image, rng: np.random.Generator) -> None:
 
 
 def random_colour(rng: np.random.Generator) -> Tuple[int, int, int]:
-    """One of eight colours. With more, a model can learn objects by their colour by heart."""
+    """One of eight bright colours: with more, a model soon knows single objects by their colour."""
     return tuple(rng.choice((130, 250), size=3).tolist())
 
 
