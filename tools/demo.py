@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -58,6 +59,8 @@ def parse_args():
 
 def main():
     args = parse_args()
+    # Leave in the ordinary way when told to stop, so that the training is stopped as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('demo.py: terminated'))
     progress_console = Console(quiet=args.quiet)
     if not is_complete(args.data_dir):
         make_data(args.data_dir, args.quiet)

@@ -25,16 +25,16 @@ BUILD_TOOLS=(setuptools==79.0.1 wheel ninja psutil packaging)
 # Asked for in one command with everything that depends on them: otherwise pip moves numpy to 2.x,
 # and xtcocotools no longer imports.
 BASE=('numpy<2' 'opencv-python<4.12')
-LIBRARIES=(json-tricks munkres 'xtcocotools>=1.12' pycocotools shapely scipy terminaltables
-           matplotlib pillow six tqdm pytest)
+LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy terminaltables matplotlib pillow six
+           tqdm pytest)
 
 DEFAULT_ENGINE=(mmengine==0.10.7)
 DEFAULT_MMCV=mmcv==2.1.0
-DEFAULT_MODELS=(mmdet==3.3.0 mmpose==1.3.2)
+DEFAULT_MODELS=(mmdet==3.3.0 mmpose==1.3.2 'xtcocotools>=1.12')
 
 ONEDL_ENGINE=(onedl-mmengine==0.10.12 imaug)    # onedl-mmdetection depends on imaug
 ONEDL_MMCV=onedl-mmcv==2.3.6
-ONEDL_MODELS=(onedl-mmdetection==3.5.1 mmpose==1.3.2)
+ONEDL_MODELS=(onedl-mmdetection==3.5.1 mmpose==1.3.2 'xtcocotools>=1.12')
 
 DISK_GB=12           # free space for a whole environment, with what pip keeps in its cache
 DISK_REST_GB=3       # once torch is installed
@@ -406,8 +406,9 @@ set_up() {
         set_done mmcv "$KEY_MMCV"
     fi
     if ! is_done models "$KEY_MODELS"; then
-        # What they depend on is among the libraries above. mmpose's chumpy does not build and is
-        # never imported, so neither may pull its own.
+        # What they depend on is among the libraries above, so none may pull its own: mmpose's
+        # chumpy does not build and is never imported, and xtcocotools, which has no wheel for
+        # Python 3.12, would be compiled against another numpy than the one that is here.
         logged 'mmdet and mmpose' models \
             pip_install --no-deps --no-build-isolation "${PINS_MODELS[@]}"
         set_done models "$KEY_MODELS"

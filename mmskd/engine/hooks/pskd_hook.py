@@ -189,7 +189,7 @@ class PSKDHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse what would fail later, or silently not distil."""
-        if runner.cfg.get('compile', False):
+        if runner.cfg.get('compile') not in (None, False):
             raise RuntimeError(
                 'PSKDHook: `compile` in the config is not supported: torch.compile traces past the '
                 'forward hooks and tensor subclass that bring the past prediction to the loss. '

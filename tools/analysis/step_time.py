@@ -1,0 +1,94 @@
+"""What a training step costs with PS-KD: stock, past self, and past self in bfloat16, side by side.
+
+Times forward, backward and nothing else, on random images; the variants take turns, so that a busy
+machine slows all of them.
+"""
+import argparse
+import statistics
+import time
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.utils import register_all_modules
+from mmengine.device import get_device
+from mmengine.structures import InstanceData
+from rich.console import Console
+from rich.table import Table
+
+from mmskd.config import load_config
+from mmskd.engine.hooks import PSKDHook
+
+VARIANTS = {'stock': None, 'PS-KD': dict(), 'PS-KD, bfloat16': dict(precision='bfloat16')}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a detector, as a file or as mmdet::...')
+    parser.add_argument('--size', type=int, default=320, help='side of the images, default: 320')
+    parser.add_argument('--batch', type=int, default=2, help='images a step, default: 2')
+    parser.add_argument('--steps', type=int, default=10, help='steps a variant, default: 10')
+    return parser.parse_args()
+
+
+def random_batch(images: int, size: int, device: str):
+    """Noise with five boxes an image."""
+    samples = []
+    for _ in range(images):
+        corner = torch.rand(5, 2) * size / 2
+        sample = DetDataSample(metainfo=dict(
+            img_shape=(size, size), batch_input_shape=(size, size), ori_shape=(size, size),
+            pad_shape=(size, size), scale_factor=(1., 1.), img_id=0))
+        sample.gt_instances = InstanceData(bboxes=torch.cat([corner, corner + size / 4], 1),
+                                           labels=torch.zeros(5, dtype=torch.long))
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+        samples.append(sample.to(device))
+    return torch.randn(images, 3, size, size, device=device), samples
+
+
+def step_seconds(model, batch, options) -> float:
+    """One forward and backward pass; what attaching costs is not counted."""
+    hook = None if options is None else PSKDHook(**options)
+    if hook:
+        hook.attach(model)
+        hook.refresh_teacher()
+        hook.alpha_t = 0.5
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    model.zero_grad()
+    synchronize()
+    start = time.perf_counter()
+    losses = model(*batch, mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    synchronize()
+    seconds = time.perf_counter() - start
+    if hook:
+        hook.detach()
+    return seconds
+
+
+def main() -> None:
+    args = parse_args()
+    register_all_modules(init_default_scope=True)
+    torch.manual_seed(0)
+    model = MODELS.build(load_config(args.config).model).to(get_device()).train()
+    batch = random_batch(args.batch, args.size, get_device())
+    seconds = {name: [] for name in VARIANTS}
+    for step in range(args.steps + 2):
+        for name, options in VARIANTS.items():
+            taken = step_seconds(model, batch, options)
+            if step >= 2:  # the first ones allocate
+                seconds[name].append(taken)
+    table = Table(title=f'{args.config}, {args.batch} images of {args.size}x{args.size}, '
+                  f'{get_device()}, {torch.get_num_threads()} threads, median of {args.steps}')
+    for column in ('', 'ms a step', 'more than stock'):
+        table.add_column(column, justify='left' if not column else 'right')
+    stock = statistics.median(seconds['stock'])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        table.add_row(name, f'{median * 1e3:.0f}', f'{median / stock - 1:+.1%}')
+    Console().print(table)
+
+
+if __name__ == '__main__':
+    main()
