@@ -4,6 +4,8 @@ Prints one table of what the two runs measured, and draws their detections and t
 was interrupted goes on where it stopped; one that is complete is used as it is.
 """
 import argparse
+import contextlib
+import io
 import json
 import math
 import os
@@ -14,19 +16,19 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
 from mmskd.datasets.shapes import CLASSES, PALETTE
-
-matplotlib.use('Agg')  # there may be no display
-from matplotlib import pyplot as plt  # noqa: E402
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
@@ -44,6 +46,7 @@ METRICS = {
 }
 NUM_PICTURES = 4
 SCORE_THRESHOLD = 0.3  # of the detections that are drawn
+OVERLAP_THRESHOLD = 0.6  # of two boxes with more IoU than that the better one is drawn
 
 
 def parse_args():
@@ -185,8 +188,8 @@ class TimeLeft:
         self.start = None
 
     def __call__(self, done: int) -> str:
-        if done == 0:
-            return 'starting'
+        if done in (0, self.total):
+            return 'finishing' if done else 'starting'
         now = time.monotonic()
         if self.start is None:
             self.start = now, done
@@ -213,7 +216,8 @@ def summary(runs) -> Table:
 
 def draw_curves(runs, path: Path):
     """Draw alpha_t, the training loss and the validation mAP over the epochs."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout='constrained')
+    figure = Figure(figsize=(12, 3.5), layout='constrained')
+    axes = figure.subplots(1, 3)
     titles = ['weight of the past self', 'training loss (targets differ)', 'validation mAP']
     for axis, title, label in zip(axes, titles, [r'$\alpha_t$', 'loss', 'mAP']):
         axis.set(title=title, xlabel='epoch', ylabel=label)
@@ -230,7 +234,6 @@ def draw_curves(runs, path: Path):
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def draw_detections(runs, data_dir: Path, path: Path):
@@ -240,13 +243,13 @@ def draw_detections(runs, data_dir: Path, path: Path):
     for item in content['annotations']:
         x, y, w, h = item['bbox']
         truth[item['image_id']].append(((x, y, x + w, y + h), item['category_id'] - 1, None))
-    crowded = sorted(content['images'], key=lambda image: -len(truth[image['id']]))[:NUM_PICTURES]
-    files = [str(data_dir / 'val' / image['file_name']) for image in crowded]
-    columns = {'ground truth': [truth[image['id']] for image in crowded]}
+    chosen = [image for image in content['images'] if len(truth[image['id']]) >= 3][:NUM_PICTURES]
+    files = [str(data_dir / 'val' / image['file_name']) for image in chosen]
+    columns = {'ground truth': [truth[image['id']] for image in chosen]}
     columns.update({run.name: detect(run, files) for run in runs})
 
-    figure, axes = plt.subplots(
-        len(files), len(columns), figsize=(12, 3.1 * len(files)), layout='constrained', squeeze=False)
+    figure = Figure(figsize=(12, 3.3 * len(files)), layout='constrained')
+    axes = figure.subplots(len(files), len(columns), squeeze=False)
     for column, (title, found) in enumerate(columns.items()):
         axes[0, column].set_title(title)
         for axis, file, boxes in zip(axes[:, column], files, found):
@@ -254,17 +257,19 @@ def draw_detections(runs, data_dir: Path, path: Path):
             axis.axis('off')
             draw_boxes(axis, boxes)
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def detect(run: Run, files):
-    """The detections of a finished run, for each file a list of (box, label, score)."""
-    # Imported here: it takes seconds, during which the training already could show progress
-    from mmdet.apis import inference_detector, init_detector
-    model = init_detector(str(run.config), str(run.checkpoint), device='cpu')
+    """The detections of a finished run, for each file a list of (box, label, score).
+
+    The detector may give a look-alike's label to a box as well; only its best label is kept.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # it says what it loads
+        model = init_detector(str(run.config), str(run.checkpoint), device='cpu')
     found = []
     for sample in inference_detector(model, files):
-        kept = sample.pred_instances[sample.pred_instances.scores > SCORE_THRESHOLD].numpy()
+        instances = sample.pred_instances[sample.pred_instances.scores > SCORE_THRESHOLD]
+        kept = instances[nms(instances.bboxes, instances.scores, OVERLAP_THRESHOLD)].numpy()
         found.append(list(zip(kept.bboxes, kept.labels, kept.scores)))
     return found
 
@@ -274,10 +279,13 @@ def draw_boxes(axis, boxes):
     for (x1, y1, x2, y2), label, score in boxes:
         colour = np.array(PALETTE[label]) / 255
         name = list(CLASSES)[label].replace('_', ' ')
-        axis.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=2))
-        axis.text(x1, y1 - 1, name if score is None else f'{name} {score:.2f}', fontsize=7,
-                  color='white', bbox=dict(facecolor=colour, edgecolor='none', pad=1))
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=2))
+        axis.text(x1, max(y1 - 1, 7), name if score is None else f'{name} {score:.2f}', fontsize=8,
+                  clip_on=True, bbox=dict(facecolor=colour, edgecolor='none', pad=1))
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('demo.py: interrupted; call again to go on')

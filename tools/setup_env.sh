@@ -483,5 +483,5 @@ if command -v flock >/dev/null 2>&1; then
         flock 9
     fi
 fi
-set_up
-finish "$PY"
+# Read as a whole before it starts: this file may be updated in the meantime.
+{ set_up; finish "$PY"; }

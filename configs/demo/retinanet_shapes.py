@@ -2,26 +2,21 @@
 # The data: python tools/make_demo_data.py data/shapes
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 
-# Objects are 18 to 80 pixels wide: strides 8 and 16 are enough, so the last stage of ResNet-18 is left
-# out and the others are a quarter as wide.
+# A quarter as wide as ResNet-18. Objects are 18 to 80 pixels wide: strides 8 to 32 are enough.
 model = dict(
     data_preprocessor=dict(mean=[127.5] * 3, std=[64.0] * 3),
     backbone=dict(
         depth=18,
         base_channels=16,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(0, 1, 2),
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=None),
     neck=dict(
-        in_channels=[16, 32, 64],
+        in_channels=[16, 32, 64, 128],
         out_channels=32,
         add_extra_convs=False,
         norm_cfg=dict(type='BN'),
-        num_outs=2),
+        num_outs=3),
     bbox_head=dict(
         num_classes=5,
         in_channels=32,
@@ -30,7 +25,7 @@ model = dict(
         # Not BN: the levels share the head, but not their statistics
         norm_cfg=dict(type='GN', num_groups=8),
         anchor_generator=dict(
-            octave_base_scale=2.5, scales_per_octave=2, ratios=[1.0], strides=[8, 16])))
+            octave_base_scale=2.5, scales_per_octave=2, ratios=[1.0], strides=[8, 16, 32])))
 
 dataset_type = 'mmskd.ShapesDataset'
 data_root = 'data/shapes/'
@@ -82,8 +77,8 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-max_epochs = 12
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
+max_epochs = 20
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

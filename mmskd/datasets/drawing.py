@@ -12,6 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 WIDTH, HEIGHT = 160, 128  # multiples of 32: a detector need not pad them
 SCALE = 4
 MIN_CONTRAST = 70.0  # between an object and the background, as a distance in RGB
+MAX_BLUR = 1.0  # standard deviation of the Gaussian, in pixels
+NOISE = (1.0, 6.0)  # range of its standard deviation, in grey levels
 
 
 def draw_polygon(canvas: Image.Image, polygon: np.ndarray, colour) -> None:
@@ -85,17 +87,16 @@ def random_colour(rng: np.random.Generator) -> Tuple[int, int, int]:
     return tuple(rng.choice((130, 250), size=3).tolist())
 
 
-def develop(canvas: Image.Image, rng: np.random.Generator, max_blur: float = 1.2) -> np.ndarray:
+def develop(canvas: Image.Image, rng: np.random.Generator) -> np.ndarray:
     """Average the canvas down to the image, blur it and add noise.
 
     Args:
         canvas (Image.Image): The RGB canvas.
         rng (np.random.Generator): Source of the strength of both and of the noise.
-        max_blur (float): Largest standard deviation of the Gaussian blur, in pixels. Default: 1.2.
 
     Returns:
         np.ndarray: (HEIGHT, WIDTH, 3) of uint8, RGB.
     """
-    image = canvas.reduce(SCALE).filter(ImageFilter.GaussianBlur(rng.uniform(0, max_blur)))
-    noise = rng.uniform(2, 10) * rng.standard_normal((HEIGHT, WIDTH, 1))
+    image = canvas.reduce(SCALE).filter(ImageFilter.GaussianBlur(rng.uniform(0, MAX_BLUR)))
+    noise = rng.uniform(*NOISE) * rng.standard_normal((HEIGHT, WIDTH, 1))
     return np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)

@@ -203,7 +203,7 @@ def draw_stick_figures(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]
     annotations = [
         annotation(joints, mask, seen) for (joints, _, mask), seen in zip(figures, visible)
     ]
-    return drawing.develop(canvas, rng, max_blur=1.0), annotations
+    return drawing.develop(canvas, rng), annotations
 
 
 def metainfo() -> dict:

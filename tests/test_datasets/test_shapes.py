@@ -88,7 +88,7 @@ def test_look_alikes_differ_in_geometry(name):
 def test_class_geometry():
     assert np.ptp(radii('circle')) < 0.01
     assert radii('square').max() / radii('square').min() == pytest.approx(np.sqrt(2), rel=0.01)
-    assert radii('ellipse').min() / radii('ellipse').max() == pytest.approx(0.6, rel=0.01)
+    assert radii('ellipse').min() / radii('ellipse').max() == pytest.approx(0.5, rel=0.01)
     for geometry in shapes.CLASSES.values():
         assert shapes.polygon_area(shapes.contour(*geometry)) == pytest.approx(np.pi)
 

@@ -69,6 +69,8 @@ class Mirror:
         self.teacher: Optional[nn.Module] = None
         self.dtype: Optional[torch.dtype] = None
         self._student = student
+        self._known: Optional[nn.Module] = None  # whose modules these are
+        self._counterparts: Dict[nn.Module, nn.Module] = {}
         self._answers: Dict[str, List[Any]] = {}
         self._handles: list = []
         modules = dict(student.named_modules())
@@ -77,26 +79,27 @@ class Mirror:
         for name in {**dict.fromkeys(_stations(student, modules)), **joins}:
             self._tap(name, modules[name], joins.get(name))
 
-    def start(self, teacher: Optional[nn.Module]) -> None:
-        """Mirror the forward pass that follows with this teacher (None: not at all)."""
-        self.teacher = teacher
+    def start(self, teacher: nn.Module) -> None:
+        """Mirror the forward pass that follows with this teacher."""
         self._answers.clear()
-        if teacher is not None:
-            counterparts = dict(teacher.named_modules())
+        if teacher is not self._known:
+            theirs = dict(teacher.named_modules())
             self._counterparts = {
-                module: counterparts[name]
-                for name, module in self._student.named_modules() if name in counterparts
+                module: theirs[name]
+                for name, module in self._student.named_modules() if name in theirs
             }
+            self._known = teacher
+        self.teacher = teacher
 
     def stop(self) -> None:
         """Ask nobody from here on."""
         self.teacher = None
-        self._counterparts = {}
         self._answers.clear()
 
     def remove(self) -> None:
         """Take the hooks off the student."""
         self.stop()
+        self._known, self._counterparts = None, {}
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -105,7 +105,8 @@ def test_without_a_teacher_nothing_is_paired():
     mirror = Mirror(model, {'bbox_head': {}})
     seen = seen_by(model, 'bbox_head')
     detectors.losses(model)
-    mirror.start(None)
+    mirror.start(other_self(model))
+    mirror.stop()
     detectors.losses(model)
     assert not any(isinstance(scores, Pair) for scores in seen)
 
