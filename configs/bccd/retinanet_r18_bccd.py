@@ -11,7 +11,6 @@ model = dict(
         feat_channels=64,
         stacked_convs=2,
         norm_cfg=norm_cfg,
-        # Red cells are 52 pixels wide, white ones 80 and platelets 19 (medians): anchors from 32 on
-        # give each red cell twice the positives that those from 24 on do
+        # Medians: platelets are 19 pixels wide, red cells 52, white ones 80
         anchor_generator=dict(
-            octave_base_scale=4, scales_per_octave=2, ratios=[1.0], strides=[8, 16, 32, 64])))
+            octave_base_scale=2.5, scales_per_octave=3, ratios=[1.0], strides=[8, 16, 32, 64])))
