@@ -63,9 +63,12 @@ def build(name: str, **options) -> nn.Module:
     register_all_modules(init_default_scope=True)
     torch.manual_seed(0)
     model = MODELS.build(stock_config(name, **options)).train()
+    # Until init_weights, which logs each parameter, these are whatever the memory held.
     for module in model.modules():
-        if isinstance(module, L2Norm):  # SSD's; its weight is whatever the memory held
+        if isinstance(module, L2Norm):
             nn.init.constant_(module.weight, 20.)
+        elif hasattr(module, 'level_embed'):
+            nn.init.normal_(module.level_embed)
     return model
 
 

@@ -1,7 +1,7 @@
 """Train a small RetinaNet on generated shapes with and without PS-KD, and compare the two.
 
-Prints one table of what the two runs measured, and draws their detections and their curves. A run that
-was interrupted goes on where it stopped; one that is complete is used as it is.
+Prints one table of what the two runs measured, and draws their detections and their curves. A run
+that was interrupted goes on where it stopped; one that is complete is used as it is.
 """
 import argparse
 import contextlib
@@ -102,9 +102,9 @@ class Run:
         self.folder = work_dir / self.config.stem
         self.output = self.folder / 'train.log'
         self.data_options = [
-            f'{loader}_dataloader.dataset.data_root={data_dir}' for loader in ('train', 'val', 'test')
-        ] + [f'{loader}_evaluator.{i}.ann_file={data_dir}/annotations/val.json'
-             for loader in ('val', 'test') for i in range(2)]
+            f'{part}_dataloader.dataset.data_root={data_dir}' for part in ('train', 'val', 'test')
+        ] + [f'{part}_evaluator.{i}.ann_file={data_dir}/annotations/val.json'
+             for part in ('val', 'test') for i in range(2)]
         config = Config.fromfile(self.config)
         images = json.loads((data_dir / 'annotations' / 'train.json').read_text())['images']
         self.iters_per_epoch = math.ceil(len(images) / config.train_dataloader.batch_size)
@@ -155,7 +155,7 @@ class Run:
                                 'Call again to go on, or with --fresh to start again']))
 
     def follow(self, process: subprocess.Popen, console: Console):
-        """Show the progress until the process ends: a bar, or a line an epoch without a terminal."""
+        """Show the progress until the process ends: a bar, or plain lines without a terminal."""
         columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn(
             'iterations, {task.fields[status]}')
         total, reported = self.max_epochs * self.iters_per_epoch, None

@@ -13,7 +13,7 @@ def parse_args():
     parser.add_argument('out_dir', help='folder to write to, as data/shapes')
     parser.add_argument(
         '--kind', choices=['shapes', 'stick-figures'], default='shapes', help='default: shapes')
-    parser.add_argument('--train', type=int, default=500, help='training images, default: 500')
+    parser.add_argument('--train', type=int, default=480, help='training images, default: 480')
     parser.add_argument('--val', type=int, default=160, help='validation images, default: 160')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same files; default: 0')
     parser.add_argument('--quiet', action='store_true', help='print nothing but errors')

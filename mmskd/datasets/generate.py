@@ -19,7 +19,7 @@ SETTINGS_FILE = 'demo_data.json'
 
 def write_demo_data(out_dir: Union[str, Path],
                     kind: str = 'shapes',
-                    train: int = 500,
+                    train: int = 480,
                     val: int = 160,
                     seed: int = 0,
                     on_image: Optional[Callable[[], None]] = None) -> None:
@@ -40,7 +40,7 @@ def write_demo_data(out_dir: Union[str, Path],
     Args:
         out_dir (str or Path): Folder to write to; made if it does not exist.
         kind (str): ``'shapes'`` (detection) or ``'stick-figures'`` (pose). Default: ``'shapes'``.
-        train (int): Number of training images. Default: 500.
+        train (int): Number of training images. Default: 480.
         val (int): Number of validation images. Default: 160.
         seed (int): Not negative. Default: 0.
         on_image (callable, optional): Called without arguments after each image. Default: None.

@@ -2,8 +2,8 @@
 
 Every shape is a point in a plane: how round the corners of a square are (0: square, 1: circle), and
 how much it is squeezed along a diagonal (1: not at all). Look-alike classes are neighbours there. A
-share of the objects lies on the line between two neighbours, and its label was drawn with the odds of
-its place on that line: such a label is a coin toss, and the best prediction is a soft one.
+share of the objects lies on the line between two neighbours, and its label was drawn with the odds
+of its place on that line: such a label is a coin toss, and the best prediction is a soft one.
 """
 from typing import List, Tuple
 
@@ -144,7 +144,7 @@ if HAS_MMDET:
 
     @DATASETS.register_module()
     class ShapesDataset(CocoDataset):
-        """The generated shapes, written by ``tools/make_demo_data.py OUT_DIR --kind shapes``.
+        """The shapes that ``tools/make_demo_data.py OUT_DIR --kind shapes`` writes.
 
         The arguments are those of mmdet's ``CocoDataset``.
         """

@@ -1,7 +1,7 @@
 """Generated pose data: people-like figures of lines, some of whose joints are hidden.
 
-A figure faces the viewer: its left side is on the right of the image. Both sides have the same colour,
-so that crossed limbs can be told apart only by following them to the body.
+A figure faces the viewer: its left side is on the right of the image. Both sides have the same
+colour, so that crossed limbs can be told apart only by following them to the body.
 """
 from typing import List, Tuple
 
@@ -76,7 +76,7 @@ def place(rng: np.random.Generator, joints: np.ndarray) -> Tuple[np.ndarray, flo
     """Scale a posture and put it inside the image.
 
     Returns:
-        tuple: The joints, (13, 2) in pixels rounded to 1/100, and the length of the torso in pixels.
+        tuple: The joints, (13, 2) in pixels rounded to 1/100, and the torso's length in pixels.
     """
     margin = HEAD_RADIUS + 0.02  # no stroke reaches further from a joint
     extent = np.ptp(joints, axis=0) + 2 * margin
@@ -111,8 +111,8 @@ def draw_eyes(canvas: Image.Image, joints: np.ndarray, torso: float) -> None:
     for side in (-1, 1):
         eye = joints[0] + torso * (0.08 * up + side * 0.09 * up[::-1] * [-1, 1])
         for radius, colour in ((0.075, 'white'), (0.04, 'black')):
-            corners = [*(eye - radius * torso), *(eye + radius * torso)]
-            ImageDraw.Draw(canvas).ellipse((np.array(corners) * drawing.SCALE).tolist(), fill=colour)
+            corners = np.stack([eye - radius * torso, eye + radius * torso]) * drawing.SCALE
+            ImageDraw.Draw(canvas).ellipse(corners.ravel().tolist(), fill=colour)
 
 
 def figure_mask(joints: np.ndarray, torso: float) -> np.ndarray:
@@ -136,8 +136,8 @@ def sample_scene(rng: np.random.Generator):
     A thing that would cover an earlier figure too much is left out.
 
     Returns:
-        tuple: The figures as (joints, torso, mask), the occluders' polygons, and for each figure the
-        mask of what is still in sight of it.
+        tuple: The figures as (joints, torso, mask), the occluders' polygons, and for each figure
+        the mask of what is still in sight of it.
     """
     figures, occluders, visible = [], [], []
 
@@ -168,8 +168,8 @@ def sample_scene(rng: np.random.Generator):
 def annotation(joints: np.ndarray, mask: np.ndarray, visible: np.ndarray) -> dict:
     """The COCO annotation of one figure.
 
-    All 13 keypoints are labelled: with v = 2 in sight, with v = 1 behind something else. Box and area
-    are of the whole figure, hidden or not.
+    All 13 keypoints are labelled: with v = 2 in sight, with v = 1 behind something else. Box and
+    area are of the whole figure, hidden or not.
     """
     column, row = np.floor(joints * drawing.SCALE).astype(int).T
     v = np.where(visible[row, column], 2, 1)
@@ -238,7 +238,7 @@ if HAS_MMPOSE:
 
     @DATASETS.register_module()
     class StickFigureDataset(BaseCocoStyleDataset):
-        """The generated figures, written by ``tools/make_demo_data.py OUT_DIR --kind stick-figures``.
+        """The figures that ``tools/make_demo_data.py OUT_DIR --kind stick-figures`` writes.
 
         The arguments are those of mmpose's ``BaseCocoStyleDataset``.
         """

@@ -61,7 +61,8 @@ def test_boxes_are_inside_and_tight_around_the_drawn_shape(data_dir):
 def test_objects_overlap_but_stay_visible():
     overlaps = 0
     for seed in range(20):
-        masks = [drawing.polygon_mask(p) for _, p in shapes.sample_objects(np.random.default_rng(seed))]
+        objects = shapes.sample_objects(np.random.default_rng(seed))
+        masks = [drawing.polygon_mask(polygon) for _, polygon in objects]
         for i, mask in enumerate(masks):
             later = np.any(masks[i + 1:], axis=0) if masks[i + 1:] else np.zeros_like(mask)
             hidden = (mask & later).sum() / mask.sum()

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ from PIL import Image
 
 from mmskd.datasets import is_complete, write_demo_data
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'make_demo_data.py'
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(out_dir, *options):
-    return subprocess.run([sys.executable, TOOL, out_dir, *options], capture_output=True, text=True)
+    return subprocess.run([sys.executable, ROOT / 'tools' / 'make_demo_data.py', out_dir, *options],
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True,
+                          text=True)
 
 
 def contents(folder):
