@@ -68,7 +68,7 @@ def annotations(samples, path, classes=CLASSES):
 
 
 def build(classes=CLASSES, **kwargs):
-    metric = METRICS.build(dict(type='DetCalibrationMetric', **kwargs))
+    metric = METRICS.build(dict(type='mmskd.DetCalibrationMetric', **kwargs))
     metric.dataset_meta = dict(classes=classes)
     return metric
 

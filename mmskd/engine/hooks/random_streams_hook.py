@@ -1,6 +1,6 @@
 """Random numbers that a resumed run draws as if it had never been interrupted."""
 import random
-from typing import Optional
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 
 from mmskd.registry import HOOKS
 
+DATA, MODEL = 0, 1
+
 
 @HOOKS.register_module()
 class RandomStreamsHook(Hook):
@@ -16,9 +18,8 @@ class RandomStreamsHook(Hook):
 
     MMEngine seeds a run once, at its start, and a checkpoint holds no random state. So a resumed run
     augments its images and samples its RoIs differently. This hook derives the random state from the
-    seed and the position in the run instead, for each rank. What the data pipeline draws in the
-    main process is a stream of its own, begun anew each epoch (in an iteration-based loop: once, since MMEngine
-    replays that loop's data when it resumes); what the model draws begins anew each iteration.
+    seed and the position in the run instead, on each rank: what the data pipeline draws for an
+    iteration in the main process, and what the model draws in it, begin anew each iteration.
 
     Worker processes are seeded by MMEngine whenever they start. With ``persistent_workers=True`` and random
     augmentation they carry a random state through the epochs that nothing can restore: set it to False
@@ -30,29 +31,41 @@ class RandomStreamsHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self):
-        self._data_state: Optional[tuple] = None
-
     def before_train_epoch(self, runner) -> None:
-        """Begin the data stream of this epoch."""
-        _seed(runner.seed, 0, runner.epoch)
+        """Seed the first batch of an epoch; in an iteration-based loop, each batch when it is loaded."""
+        _seed(runner.seed, DATA, runner.iter)
+        loop = runner.train_loop
+        if hasattr(loop, 'dataloader_iterator'):
+            # That loop validates between batches, and skips batches when it resumes, in one way
+            # or another depending on MMEngine's version: only here is the position known.
+            loop.dataloader_iterator = SeededIterator(
+                loop.dataloader_iterator, lambda: _seed(runner.seed, DATA, runner.iter))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        """The batch is loaded: lay the data stream aside, begin the model's."""
-        self._data_state = _state()
-        _seed(runner.seed, 1, runner.iter)
+        """The batch is loaded: seed the model."""
+        _seed(runner.seed, MODEL, runner.iter)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Go on with the data stream."""
-        _restore(self._data_state)
+        """Seed the next batch."""
+        _seed(runner.seed, DATA, runner.iter + 1)
 
-    def before_val_epoch(self, runner) -> None:
-        """Validation is not to move the data stream."""
-        self._data_state = _state()
 
-    def after_val_epoch(self, runner, metrics=None) -> None:
-        """Go on with the data stream."""
-        _restore(self._data_state)
+class SeededIterator:
+    """An iterator that calls something before each step; all else is as in the original."""
+
+    def __init__(self, iterator: Iterator, before: Callable[[], None]):
+        self._iterator = iterator
+        self._before = before
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        self._before()
+        return next(self._iterator)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
 
 
 def _seed(seed: int, stream: int, position: int) -> None:
@@ -61,14 +74,3 @@ def _seed(seed: int, stream: int, position: int) -> None:
     np.random.seed(numpy_seed)
     random.seed(int(python_seed))
     torch.manual_seed(int(torch_seed))
-
-
-def _state() -> tuple:
-    return np.random.get_state(), random.getstate(), torch.get_rng_state()
-
-
-def _restore(state: tuple) -> None:
-    numpy_state, python_state, torch_state = state
-    np.random.set_state(numpy_state)
-    random.setstate(python_state)
-    torch.set_rng_state(torch_state)

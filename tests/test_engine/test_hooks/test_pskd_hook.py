@@ -9,6 +9,7 @@ pytest.importorskip('mmdet')
 
 from mmengine.hooks import Hook  # noqa: E402
 
+from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
 from mmskd.engine.hooks.pskd_hook import STATE_KEY  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
@@ -136,7 +137,7 @@ def test_a_checkpoint_holds_the_past_self_only_where_it_is_needed(data_root, tmp
     runs.train(runs.config(data_root, tmp_path / 'epochs', length=5, hook=dict(interval=2)))
 
     def carried(name):
-        return [STATE_KEY in torch.load(path, weights_only=True)
+        return [STATE_KEY in load_checkpoint_safely(path)
                 for path in sorted((tmp_path / name).glob('*.pth'))]
 
     assert carried('epoch') == [False, False, False]  # the student is the next past self
@@ -146,7 +147,7 @@ def test_a_checkpoint_holds_the_past_self_only_where_it_is_needed(data_root, tmp
 
 def test_checkpoint_has_the_keys_of_the_stock_model_and_the_model_is_given_back(data_root, tmp_path):
     runner = runs.train(runs.config(data_root, tmp_path / 'run', length=2))
-    saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
+    saved = load_checkpoint_safely(str(tmp_path / 'run/epoch_2.pth'))
     stock = detectors.MODELS.build(runner.cfg.model)
     stock.load_state_dict(saved['state_dict'], strict=True)
     assert type(runner.model.bbox_head.loss_cls).__name__ == 'FocalLoss'

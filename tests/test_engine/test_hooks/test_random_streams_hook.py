@@ -2,21 +2,22 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from mmskd.engine.hooks import RandomStreamsHook
 from mmskd.registry import HOOKS
 
 
-def draw() -> list:
-    return [random.random(), np.random.rand(), torch.rand(1).item()]
+def draw() -> tuple:
+    return random.random(), np.random.rand(), torch.rand(1).item()
 
 
-def run(first: int, last: int, model_draws: int = 1, validate: bool = False) -> list:
-    """The draws of the data pipeline and the model in iterations first..last of an epoch loop."""
+def epoch_loop(first: int, last: int, model_draws: int = 1) -> list:
+    """What data pipeline and model draw in epochs first..last of two iterations."""
     hook, log = RandomStreamsHook(), []
     for epoch in range(first, last):
-        runner = SimpleNamespace(seed=3, epoch=epoch, iter=epoch * 2)
+        runner = SimpleNamespace(seed=3, iter=epoch * 2, train_loop=SimpleNamespace())
         draw()  # whatever the process did before
         hook.before_train_epoch(runner)
         for _ in range(2):
@@ -25,23 +26,62 @@ def run(first: int, last: int, model_draws: int = 1, validate: bool = False) -> 
             log.append((data, [draw() for _ in range(model_draws)]))
             hook.after_train_iter(runner, 0)
             runner.iter += 1
-            if validate:
-                hook.before_val_epoch(runner)
-                draw()
-                hook.after_val_epoch(runner)
     return log
 
 
-def test_a_resumed_run_draws_what_the_whole_run_does():
-    whole = run(0, 4)
-    assert run(2, 4) == whole[4:]
-    assert len({str(entry) for entry in whole}) == len(whole)
+def iteration_loop(first: int, last: int, replay: bool = False) -> list:
+    """The same for iterations first..last; a resume may load the batches that it skips, or not."""
+
+    def batches():
+        while True:
+            yield draw()
+
+    loop = SimpleNamespace(dataloader_iterator=batches())
+    hook, log = RandomStreamsHook(), []
+    runner = SimpleNamespace(seed=3, iter=first, train_loop=loop)
+    draw()
+    hook.before_train_epoch(runner)
+    for _ in range(first if replay else 0):
+        next(loop.dataloader_iterator)
+    for _ in range(first, last):
+        data = next(loop.dataloader_iterator)
+        hook.before_train_iter(runner, 0)
+        log.append((data, [draw()]))
+        hook.after_train_iter(runner, 0)
+        runner.iter += 1
+        draw()  # validation
+    return log
 
 
-def test_the_model_and_the_validation_do_not_move_the_data():
-    data = [entry[0] for entry in run(0, 2)]
-    assert [entry[0] for entry in run(0, 2, model_draws=5)] == data
-    assert [entry[0] for entry in run(0, 2, validate=True)] == data
+def test_a_resumed_epoch_loop_draws_what_the_whole_run_does():
+    whole = epoch_loop(0, 4)
+    assert epoch_loop(2, 4) == whole[4:]
+    assert len(set(map(str, whole))) == len(whole)
+
+
+@pytest.mark.parametrize('replay', [False, True])
+def test_a_resumed_iteration_loop_draws_what_the_whole_run_does(replay):
+    whole = iteration_loop(0, 6)
+    assert iteration_loop(3, 6, replay) == whole[3:]
+    assert len(set(map(str, whole))) == len(whole)
+
+
+def test_the_model_does_not_move_the_data():
+    assert [data for data, _ in epoch_loop(0, 2)] == \
+        [data for data, _ in epoch_loop(0, 2, model_draws=5)]
+
+
+def test_an_iterator_keeps_its_own_methods():
+    class Batches:
+        skipped = 7
+
+        def __next__(self):
+            return 1
+
+    loop = SimpleNamespace(dataloader_iterator=Batches())
+    RandomStreamsHook().before_train_epoch(SimpleNamespace(seed=0, iter=0, train_loop=loop))
+    assert loop.dataloader_iterator.skipped == 7 and next(loop.dataloader_iterator) == 1
+    assert iter(loop.dataloader_iterator) is loop.dataloader_iterator
 
 
 def test_registered_by_name():
