@@ -1,5 +1,6 @@
 """PS-KD in two processes, started as a user starts them: bash tools/dist_train.sh CONFIG 2."""
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,15 @@ from tests import runs  # noqa: E402
 ROOT = Path(__file__).parents[2]
 
 
+def free_port() -> str:
+    """One that nobody listens on, so that two test runs on a machine do not meet."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
 def dist_train(config: Path, *args) -> None:
-    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT='29611',
+    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=free_port(),
                        PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
     done = subprocess.run(['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', *args],
                           env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
