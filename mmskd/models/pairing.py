@@ -56,7 +56,7 @@ class Pair(Tensor):
                 teacher_out = func(*map_leaves(teacher_side, args),
                                    **map_leaves(teacher_side, kwargs))
             return map_leaves(lambda s, t: _wrap(s, t, source.overrides), out, teacher_out)
-        if name in ('__setitem__', ) or out is source.student:
+        if name == '__setitem__' or out is source.student:
             source.teacher = None  # the student's values have changed in place
         return out
 

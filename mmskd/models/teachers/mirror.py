@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from ..pairing import has_pair, map_leaves, pair, student_side, unpair
+from ..pairing import has_pair, map_leaves, pair, student_side, teacher_side
 
 # The links between the image and the heads, in mmdet's names; those that a model has are hooked. The
 # first is called with the images, the others count only when they are called with pairs.
@@ -60,8 +60,7 @@ class Mirror:
             :func:`~mmskd.models.pairing.pair`). A head's first output is its class scores.
 
     Attributes:
-        teacher (nn.Module, optional): Who is asked; None switches the mirror off. The attribute is to
-            be set for the time of one training forward only.
+        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
         dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
     """
 
@@ -139,8 +138,7 @@ class Mirror:
         """An argument as the teacher gets it: its own tensor, its own module."""
         if isinstance(value, nn.Module):
             return self._counterparts.get(value, value)
-        student, teacher = unpair(value)
-        return student if teacher is None else teacher
+        return teacher_side(value)
 
 
 def feature_links(model: nn.Module) -> List[str]:
