@@ -1,0 +1,17 @@
+_base_ = 'mmpose::wholebody_2d_keypoint/rtmpose/coco-wholebody/rtmpose-l_8xb32-270e_coco-wholebody-384x288.py'  # noqa: E501
+optim_wrapper = dict(clip_grad=dict(max_norm=1., norm_type=2))
+# A list replaces that of the base: name its hooks first, or they are lost
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='mmskd.DistillHook',
+        teacher=dict(
+            config='mmpose::wholebody_2d_keypoint/rtmpose/coco-wholebody/'
+            'rtmpose-x_8xb32-270e_coco-wholebody-384x288.py',
+            checkpoint='https://download.openmmlab.com/mmpose/v1/projects/rtmposev1/'
+            'rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.pth'),
+        losses=[
+            dict(type='mmskd.FeatureDistillLoss', weight=7e-5),
+            dict(type='mmskd.SimCCDistillLoss', weight=0.1)
+        ])
+]

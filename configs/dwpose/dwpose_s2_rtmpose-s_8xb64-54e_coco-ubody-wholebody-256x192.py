@@ -1,0 +1,19 @@
+_base_ = 'dwpose_s1_rtmpose-l_rtmpose-s_8xb64-270e_coco-ubody-wholebody-256x192.py'
+# A fifth of the epochs of stage 1, and of all that is counted in epochs
+max_epochs = 54
+stage2_num_epochs = 6  # with weaker augmentation, at the end
+train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+default_hooks = dict(checkpoint=dict(interval=6))
+# A list replaces that of the base
+param_scheduler = [
+    _base_.param_scheduler[0],
+    dict(_base_.param_scheduler[1], begin=max_epochs // 2, end=max_epochs, T_max=max_epochs // 2)
+]
+custom_hooks = [
+    _base_.custom_hooks[0],
+    dict(_base_.custom_hooks[1], switch_epoch=max_epochs - stage2_num_epochs),
+    dict(
+        type='mmskd.HeadDistillHook',
+        checkpoint='work_dirs/'
+        'dwpose_s1_rtmpose-l_rtmpose-s_8xb64-270e_coco-ubody-wholebody-256x192/epoch_270.pth')
+]
