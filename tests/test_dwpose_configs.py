@@ -100,7 +100,7 @@ def test_pairs_are_there():
 def test_stage1_is_the_stock_config_and_one_hook(name):
     stock, cfg = plain(read(stock_of(name))), plain(ours(name))
     hook = cfg['custom_hooks'].pop()
-    assert cfg.pop('custom_hooks') == stock.pop('custom_hooks'), 'a hook of the stock config is lost'
+    assert cfg.pop('custom_hooks') == stock.pop('custom_hooks'), 'a stock hook is lost'
     if '_rtmpose-' in name:
         assert 'clip_grad' not in stock['optim_wrapper']
         assert cfg['optim_wrapper'].pop('clip_grad') == dict(max_norm=1., norm_type=2)
@@ -121,7 +121,7 @@ def test_name_says_teacher_and_student(name):
 
 @pytest.mark.parametrize('name', STAGE1)
 def test_pair_speaks_of_the_same_bins(name):
-    """Same keypoints, input, bins or heatmap: else the teacher's prediction means something else."""
+    """Keypoints, input, bins or heatmap: else the teacher's prediction means something else."""
     teacher, student = read(teacher_of(name).config), ours(name)
     assert plain(teacher.codec) == plain(student.codec)
     assert teacher.model.type == student.model.type == 'TopdownPoseEstimator'
