@@ -77,58 +77,64 @@ def stage_of_config(text: str) -> Optional[int]:
     return None
 
 
-def stage_of(checkpoint: dict) -> Optional[int]:
-    """The stage that a distiller's checkpoint comes from; None if it cannot be told."""
+def stage_of(checkpoint: dict, given: Optional[int] = None) -> int:
+    """The stage that a distiller's checkpoint comes from.
+
+    Raises:
+        ValueError: If neither the file nor ``given`` says it, or if they say different things.
+    """
     stage = stage_of_config(str(checkpoint['meta'].get('cfg')))
     student, teacher = (part(checkpoint['state_dict'], name) for name in ('student', 'teacher'))
     if stage is None and body_shapes(student) != body_shapes(teacher):
-        return 1  # the student's head would not fit on such a teacher
-    return stage
+        stage = 1  # the student's head would not fit on such a teacher
+    if stage is None and given is None:
+        raise ValueError(
+            'the file does not say which stage it comes from: give --stage 1 (the student was '
+            'trained) or --stage 2 (two_dis=True: the head alone was)')
+    if None not in (stage, given) and stage != given:
+        raise ValueError(f'--stage {given} was given, but the file comes from stage {stage}')
+    return stage or given
 
 
-def stock_checkpoint(checkpoint: dict, stage: Optional[int] = None) -> dict:
-    """The stock model's part of a distiller's checkpoint.
+def check_is_distiller(weights: dict) -> None:
+    """Raise ValueError if a state dict lacks a part that every distiller has."""
+    for name in ('student.backbone', 'student.head', 'teacher.backbone'):
+        if not part(weights, name):
+            found = ', '.join(sorted({key.partition('.')[0] for key in weights}))
+            raise ValueError(f'the file has no {name}: it is not a checkpoint of DWPoseDistiller '
+                             f'(its state_dict has {found})')
+
+
+def stock_weights(checkpoint: dict, stage: Optional[int] = None) -> OrderedDict:
+    """The stock model's part of a distiller's weights.
 
     Args:
         checkpoint (dict): As :func:`publishable` gives it.
         stage (int, optional): 1 or 2. Default: None, as the checkpoint says.
 
     Returns:
-        dict: ``meta``, without the config, which is the distiller's; and ``state_dict``, which is
-        that of the checkpoint if it is a stock model's.
+        OrderedDict: A state dict; that of the checkpoint if it is a stock model's already.
 
     Raises:
-        ValueError: If it is not a distiller's checkpoint, lacks a part, or does not say which
-            stage it comes from; or if it says something else than ``stage``.
+        ValueError: If it is not a distiller's checkpoint or lacks a part, and as
+            :func:`stage_of` does.
     """
     weights = checkpoint['state_dict']
-    meta = {key: value for key, value in checkpoint['meta'].items() if key != 'cfg'}
     if part(weights, 'backbone') and part(weights, 'head'):
         print("the file has a stock model's weights already")
-        return dict(meta=meta, state_dict=weights)
-    student, teacher = part(weights, 'student'), part(weights, 'teacher')
-    for name in ('student.backbone', 'student.head', 'teacher.backbone'):
-        if not part(weights, name):
-            found = ', '.join(sorted({key.partition('.')[0] for key in weights}))
-            raise ValueError(f'the file has no {name}: it is not a checkpoint of DWPoseDistiller '
-                             f'(its state_dict has {found})')
-    said = stage_of(checkpoint)
-    if stage is None and said is None:
-        raise ValueError(
-            'the file does not say which stage it comes from: give --stage 1 (the student was '
-            'trained) or --stage 2 (two_dis=True: the head alone was)')
-    if None not in (stage, said) and stage != said:
-        raise ValueError(f'--stage {stage} was given, but the file comes from stage {said}')
-    stage = stage or said
-    stock = join(student, teacher, stage)
+        return weights
+    check_is_distiller(weights)
+    stage = stage_of(checkpoint, stage)
+    student = part(weights, 'student')
+    stock = join(student, part(weights, 'teacher'), stage)
     if shapes(stock) != shapes(student):
         wrong = sorted(key for key, _ in shapes(stock).items() ^ shapes(student).items())
-        raise ValueError(f'teacher and student are not the same model, as they are in stage 2: '
+        raise ValueError('teacher and student are not the same model, as they are in stage 2: '
                          f'{wrong[0]} is not in both, or of another shape')
     metadata = weights._metadata
     stock._metadata = join(part(metadata, 'student'), part(metadata, 'teacher'), stage)
-    print(f"stage {stage}: {'the student' if stage == 1 else 'its head on the body of the teacher'}")
-    return dict(meta=meta, state_dict=stock)
+    print(f'stage {stage}:', 'the student' if stage == 1 else "its head on the teacher's body")
+    return stock
 
 
 def convert(in_file: str, out_file: str, stage: Optional[int] = None) -> None:
@@ -139,8 +145,10 @@ def convert(in_file: str, out_file: str, stage: Optional[int] = None) -> None:
         ValueError, RuntimeError, pickle.UnpicklingError: If it cannot be converted.
     """
     checkpoint = publishable(load_checkpoint_safely(in_file, map_location='cpu'))
+    checkpoint['state_dict'] = stock_weights(checkpoint, stage)
+    checkpoint['meta'].pop('cfg', None)  # it is the distiller's
     unfinished = Path(f'{out_file}.unfinished')
-    write_checkpoint(stock_checkpoint(checkpoint, stage), unfinished)
+    write_checkpoint(checkpoint, unfinished)
     os.replace(unfinished, out_file)
 
 

@@ -136,7 +136,7 @@ def test_metadata_goes_with_the_weights(two_dis, models, load_tool):
     model = distiller('small')
     checkpoint = dict(meta=dict(), state_dict=model.state_dict())
     tool = load_tool('convert_dwpose_checkpoint')
-    converted = tool.stock_checkpoint(checkpoint, 2 if two_dis else 1)['state_dict']
+    converted = tool.stock_weights(checkpoint, 2 if two_dis else 1)
     expected = model.student.state_dict()
     assert dict(converted._metadata) == dict(expected._metadata)
     assert set(converted) == set(expected)
