@@ -1,5 +1,5 @@
 _base_ = 'dwpose_s1_rtmpose-l_rtmpose-m_8xb256-420e_coco-256x192.py'
-# A fifth of the epochs of stage 1, and of all that is counted in epochs
+# A fifth of the epochs of stage 1; 6 divides them, so that the last is validated and saved too
 max_epochs = 84
 stage2_num_epochs = 6  # with weaker augmentation, at the end
 train_cfg = dict(max_epochs=max_epochs, val_interval=6)
