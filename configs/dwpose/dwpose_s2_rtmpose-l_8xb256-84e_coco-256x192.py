@@ -1,7 +1,7 @@
 # No larger model teaches this one in stage 1: the published RTMPose-l teaches its own head
 _base_ = 'mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-l_8xb256-420e_coco-256x192.py'
 optim_wrapper = dict(clip_grad=dict(max_norm=1., norm_type=2))
-# A fifth of the epochs of that training; 6 divides them, so that the last is validated and saved too
+# A fifth of the epochs it was trained for; 6 divides them: the last is validated and saved too
 max_epochs = 84
 stage2_num_epochs = 6  # with weaker augmentation, at the end
 train_cfg = dict(max_epochs=max_epochs, val_interval=6)
