@@ -13,7 +13,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 from urllib.parse import urlparse
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
+from torch import nn
 
 # What numpy calls to make an array and a number from a pickle
 RECONSTRUCT = np.zeros(0).__reduce__()[0]
@@ -124,6 +125,43 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
         raise RuntimeError(f'{path} cannot be read as a checkpoint: {error}') from error
     _drop_config(checkpoint, path)
     return checkpoint
+
+
+def load_weights(model: nn.Module, path: str, prefixes: Sequence[str] = ('', )) -> None:
+    """Load the weights of a checkpoint into a model, all of them or those of some of its modules.
+
+    Args:
+        model (nn.Module): As the checkpoint's model was built.
+        path (str): A file or URL.
+        prefixes (Sequence[str]): Which keys to load, by their beginning, as ``('backbone.', )``. Defaults
+            to all.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it lacks a weight that the model has, has one that the model lacks, or one of
+            another shape; names the file and the keys.
+        pickle.UnpicklingError, RuntimeError: If it is not a checkpoint.
+    """
+    load = load_from_http_safely if '://' in path else load_from_local_safely
+    checkpoint = load(path, map_location='cpu')
+    weights = checkpoint.get('state_dict', checkpoint)
+    chosen = lambda state: {key: value for key, value in state.items()  # noqa: E731
+                            if key.startswith(tuple(prefixes))}
+    wanted, given = chosen(model.state_dict()), chosen(weights)
+    problems = {
+        'lacks': wanted.keys() - given.keys(),
+        'has beyond the model': given.keys() - wanted.keys(),
+        'has in another shape': [key for key in wanted.keys() & given.keys()
+                                 if wanted[key].shape != given[key].shape]
+    }
+    found = [f'{what} {len(keys)} weights, such as {sorted(keys)[0]}'
+             for what, keys in problems.items() if keys]
+    if found:
+        hint = ('; it was saved by a distiller that holds two models: '
+                'tools/convert_dwpose_checkpoint.py makes a stock checkpoint of it'
+                if any(key.startswith('student.') for key in weights) else '')
+        raise ValueError(f'{path} does not fit {type(model).__name__}: it {"; ".join(found)}{hint}')
+    model.load_state_dict(given, strict=False)
 
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> str:

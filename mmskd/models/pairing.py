@@ -84,6 +84,11 @@ def pair(student: Tensor,
     return _wrap(student_side(student), teacher.detach(), overrides or {})
 
 
+def ride(student: Tensor, teacher: Tensor) -> Pair:
+    """As :func:`pair`, for features on the way: their channels may differ, their scores may not."""
+    return _wrap(student_side(student), teacher.detach(), {})
+
+
 def unpair(value: Any) -> Tuple[Any, Optional[Tensor]]:
     """Split into the student's plain tensor and the teacher's.
 

@@ -1,9 +1,6 @@
 """Hooks: when a teacher is refreshed, saved and asked, and what makes a resume exact."""
-from mmskd.optional import HAS_MMDET
+from .distill_hook import DistillHook
+from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
 
-__all__ = ['RandomStreamsHook']
-
-if HAS_MMDET:
-    from .pskd_hook import PSKDHook
-    __all__ += ['PSKDHook']
+__all__ = ['DistillHook', 'PSKDHook', 'RandomStreamsHook']

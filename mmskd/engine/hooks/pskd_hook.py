@@ -12,10 +12,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmskd.models.soft_heads import SoftHead, soften_heads
-from mmskd.models.teachers import Mirror, PastSelf
+from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
+from mmskd.models.teachers import PastSelf
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS
+
+from .preconditions import loss_mode, refuse_second_teacher, refuse_unsupported
 
 STATE_KEY = 'mmskd_past_self'
 PATIENCE = 10  # training passes in which a head may have nothing to classify
@@ -24,17 +26,18 @@ PRECISIONS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 
 @HOOKS.register_module()
 class PSKDHook(Hook):
-    """Progressive self-knowledge distillation for any detector, in one line of its config.
+    """Progressive self-knowledge distillation for any detector or top-down pose estimator, in one line
+    of its config.
 
     Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021. In epoch t
-    of T the classification target is ``(1 - alpha_t) y + alpha_t P_{t-1}`` with
+    of T the target of each class score (SimCC distribution, heatmap) is ``(1 - alpha_t) y + alpha_t P_{t-1}`` with
     ``alpha_t = alpha_T * t / T``, where ``P_{t-1}`` is what the model as it was at the end of epoch t - 1
     predicts for the same augmented batch. In the first epoch there is no past self and the targets are
     hard. Box regression is untouched.
 
     What the past self's prediction is aligned to: the same priors for one-stage heads, the student's
     sampled RoIs for two-stage heads, the student's queries for DETR-like models (see
-    :mod:`mmskd.models.teachers.mirror`). The past self uses batch statistics where the student does (see
+    :mod:`mmskd.models.teachers.mirror`); for pose estimators the same crop, keypoint by keypoint. The past self uses batch statistics where the student does (see
     :class:`~mmskd.models.teachers.past_self.PastSelf`).
 
     For the duration of the training a classification loss that is named by its stock type is replaced by
@@ -65,7 +68,7 @@ class PSKDHook(Hook):
         heads (sequence[str], optional): Names of the classification heads whose targets are softened,
             e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
             out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
-            (``bbox_head``, ``roi_head.bbox_head`` with all stages).
+            (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
 
     Attributes:
         alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
@@ -108,7 +111,7 @@ class PSKDHook(Hook):
         """Let the classification losses of ``model`` (or of the model in its DDP wrapper) accept a past self.
 
         Args:
-            model (nn.Module): An mmdet detector.
+            model (nn.Module): An mmdet detector or a top-down mmpose estimator.
 
         Raises:
             RuntimeError: If the hook is attached already.
@@ -117,9 +120,10 @@ class PSKDHook(Hook):
         if self._model is not None:
             raise RuntimeError('PSKDHook is attached to a model already; call detach() first')
         model = model.module if is_model_wrapper(model) else model
+        refuse_second_teacher(model, self)
         past = PastSelf(model)
         self._soft_heads: List[SoftHead] = soften_heads(model, self.heads)
-        self._mirror = Mirror(model, {head.name: head.overrides for head in self._soft_heads})
+        self._mirror = mirror_of(model, self._soft_heads)
         self._mirror.dtype = PRECISIONS[self.precision]
         self._handles = [
             model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
@@ -160,10 +164,9 @@ class PSKDHook(Hook):
         return float(torch.stack(seen).mean()) if seen and self._has_past else 0.0
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
         # The first training pass asks the untrained past self, with weight 0: a head that loses the
         # prediction on the way to its loss is to be refused now, not in the second epoch.
-        if mode != 'loss' or not (self._has_past or self._unproven):
+        if not loss_mode(args, kwargs) or not (self._has_past or self._unproven):
             self._mirror.stop()
             return
         for head in self._soft_heads:
@@ -189,16 +192,7 @@ class PSKDHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse what would fail later, or silently not distil."""
-        if runner.cfg.get('compile') not in (None, False):
-            raise RuntimeError(
-                'PSKDHook: `compile` in the config is not supported: torch.compile traces past the '
-                'forward hooks and tensor subclass that bring the past prediction to the loss. '
-                'Remove `compile`, or set it to False.')
-        wrapper = type(runner.model).__name__
-        if is_model_wrapper(runner.model) and 'DistributedDataParallel' not in wrapper:
-            raise RuntimeError(
-                f'PSKDHook: the model wrapper {wrapper} is not supported, since the past self '
-                'needs whole parameters to copy. Use MMDistributedDataParallel.')
+        refuse_unsupported(runner, self)
 
     def before_train(self, runner) -> None:
         """Attach; take up the past self of the checkpoint that the run is resumed from."""

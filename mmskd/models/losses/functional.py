@@ -6,6 +6,8 @@ Refinement of Targets", ICCV 2021) ``q`` is the model's own prediction one epoch
 
 No function keeps state. No gradient flows into the past prediction.
 """
+from typing import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -161,6 +163,82 @@ def varifocal_to_target(logits: Tensor, target: Tensor, positive: Tensor, alpha:
     negative_weight = alpha * _focus(logits.sigmoid() - target, gamma)
     weight = torch.where(positive, positive_weight, negative_weight)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+
+
+def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: float,
+                  beta: float = 1.0) -> Tensor:
+    """Divergence of a SimCC prediction from the progressive target, as mmpose averages it.
+
+    ``mean_w KL(y_t[w] || softmax(beta z)[w])`` over the bins of one axis, with the past distribution
+    ``softmax(beta past)`` mixed into the target. (Li et al., "SimCC", ECCV 2022; the mean over bins
+    instead of the sum is mmpose's.)
+
+    Args:
+        logits (Tensor): ``z`` of shape (N, K, W) for N images, K keypoints and W bins.
+        target (Tensor): The label's values at the bins, same shape; they need not add up to 1.
+        past_logits (Tensor): The past self's logits, same shape.
+        alpha_t (float): Weight of the past self.
+        beta (float): Inverse temperature of the predictions. Defaults to 1.0.
+
+    Returns:
+        Tensor: Divergence of each keypoint, (N, K).
+    """
+    soft = progressive_target(target, (past_logits * beta).softmax(-1), alpha_t)
+    return F.kl_div((logits * beta).log_softmax(-1), soft, reduction='none').mean(-1)
+
+
+def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: float,
+             weight: float = 1.0) -> Tensor:
+    """DWPose's logit loss: divergence of the student's SimCC distributions from the teacher's.
+
+    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023, eq. (2):
+    ``-1/N sum_n sum_k sum_w T[w] log S[w]`` up to the teacher's entropy, which has no gradient; x and y added,
+    divided by K as in the authors' code. All keypoints count alike, visible or not: the teacher has an opinion on
+    each.
+
+    Args:
+        student_xy (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, Wx) and (N, K, Wy).
+        teacher_xy (Sequence[Tensor]): The same of the teacher. Detached here.
+        beta (float): Inverse temperature of both, that of the student's own loss.
+        weight (float): Factor. Defaults to 1.0; DWPose uses 0.1 in its first stage.
+
+    Returns:
+        Tensor: The loss, a scalar.
+    """
+    loss = 0.
+    for student, teacher in zip(student_xy, teacher_xy):
+        target = (teacher.detach() * beta).softmax(-1)
+        divergence = F.kl_div((student * beta).log_softmax(-1), target, reduction='none')
+        loss = loss + divergence.sum((1, 2)).mean()
+    return weight * loss / student_xy[0].size(1)
+
+
+def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
+    """Mean squared difference between heatmaps, all keypoints alike.
+
+    Args:
+        student (Tensor): Heatmaps (N, K, H, W).
+        teacher (Tensor): The same of the teacher. Detached here.
+        weight (float): Factor. Defaults to 1.0.
+
+    Returns:
+        Tensor: The loss, a scalar.
+    """
+    return weight * F.mse_loss(student, teacher.detach())
+
+
+def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
+    """DWPose's feature loss, eq. (1): squared difference, summed, over the batch size.
+
+    Args:
+        student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.
+        teacher (Tensor): The teacher's, of the same shape. Detached here.
+        weight (float): Factor; DWPose uses 5e-5 to 7e-5.
+
+    Returns:
+        Tensor: The loss, a scalar.
+    """
+    return weight * F.mse_loss(student, teacher.detach(), reduction='sum') / student.size(0)
 
 
 def _bce(pred: Tensor, target: Tensor, activated: bool) -> Tensor:

@@ -69,29 +69,6 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
         weight = valid.to(loss) if weight is None else weight.float() * valid
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
 
-    def cross_entropy(self, input: Tensor, target: Tensor, weight: Optional[Tensor] = None,
-                      size_average=None, ignore_index: int = -100, reduce=None,
-                      reduction: str = 'mean', label_smoothing: float = 0.0) -> Tensor:
-        """In place of ``torch.nn.functional.cross_entropy`` in heads that call that (SSD).
-
-        Args: As there; see :meth:`forward` for what changes.
-
-        Raises:
-            ValueError: For options that no detection head uses with it.
-        """
-        logits, past = self.split(input)
-        if past is None:
-            return F.cross_entropy(logits, target, weight, size_average, ignore_index, reduce,
-                                   reduction, label_smoothing)
-        if not (weight is size_average is reduce is None) or label_smoothing:
-            raise ValueError('PS-KD of torch.nn.functional.cross_entropy: weight, size_average, '
-                             'reduce and label_smoothing are not supported')
-        loss, valid = self._softmax(at_least_float32(logits), target, past, ignore_index)
-        loss = loss * valid
-        if reduction == 'none':
-            return loss
-        return loss.sum() if reduction == 'sum' else loss.sum() / valid.sum()
-
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid() if self.use_sigmoid else pred.softmax(-1)
 

@@ -1,10 +1,12 @@
 """What every loss that softens its hard target with a teacher's prediction has in common."""
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from ..pairing import unpair
+
+Prediction = Union[Tensor, Sequence[Tensor]]
 
 
 class SoftTargetLoss:
@@ -36,25 +38,35 @@ class SoftTargetLoss:
         self.num_calls = self.num_paired = 0
         self.disagreement = None
 
-    def split(self, pred: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+    def split(self, pred: Prediction) -> Tuple[Prediction, Optional[Prediction]]:
         """Take a prediction apart and count the call.
+
+        Args:
+            pred (Tensor | tuple[Tensor]): The prediction, or one for each axis (SimCC).
 
         Returns:
             tuple: The plain prediction, and the teacher's logits (or probabilities, where the loss
             works on these) in the same floating type, at least float32; None if the hard target is to be
             used as it is.
         """
-        pred, teacher = unpair(pred)
+        one = isinstance(pred, Tensor)
+        students, teachers = zip(*map(unpair, (pred, ) if one else pred))
         self.num_calls += 1
-        if teacher is None:
-            return pred, None
+        if any(teacher is None for teacher in teachers):
+            return (students[0] if one else students), None
         self.num_paired += 1
-        teacher = at_least_float32(teacher)
-        with torch.no_grad():
-            if pred.numel():
-                difference = self.probability(at_least_float32(pred)) - self.probability(teacher)
-                self.disagreement = difference.abs().mean()
-        return pred, teacher if self.alpha_t else None
+        teachers = tuple(map(at_least_float32, teachers))
+        self.disagreement = self._difference(students, teachers)
+        if one:
+            students, teachers = students[0], teachers[0]
+        return students, teachers if self.alpha_t else None
+
+    @torch.no_grad()
+    def _difference(self, students: Sequence[Tensor],
+                    teachers: Sequence[Tensor]) -> Optional[Tensor]:
+        means = [(self.probability(at_least_float32(student)) - self.probability(teacher)).abs().mean()
+                 for student, teacher in zip(students, teachers) if student.numel()]
+        return torch.stack(means).mean() if means else None
 
     def probability(self, pred: Tensor) -> Tensor:
         """What the loss takes a prediction's probabilities to be."""

@@ -1,5 +1,6 @@
 """Where a teacher's prediction comes from."""
 from .mirror import Mirror
 from .past_self import PastSelf
+from .pose_mirror import PoseMirror
 
-__all__ = ['Mirror', 'PastSelf']
+__all__ = ['Mirror', 'PastSelf', 'PoseMirror']

@@ -26,7 +26,7 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 from torch import Tensor, nn
 
-from ..pairing import has_pair, map_leaves, pair, student_side, teacher_side
+from ..pairing import has_pair, map_leaves, pair, ride, student_side, teacher_side
 
 # The links between the image and the heads, in mmdet's names; those that a model has are hooked. The
 # first is called with the images, the others count only when they are called with pairs.
@@ -166,8 +166,8 @@ def members(modules: Dict[str, nn.Module], name: str) -> List[str]:
 
 
 def _all_tensors(output: Any, answer: Any) -> Any:
-    """Pair all of a link's outputs."""
-    join = lambda mine, theirs: pair(mine, theirs) if isinstance(mine, Tensor) else mine  # noqa: E731
+    """Pair all of a link's outputs. A bigger teacher has more channels there."""
+    join = lambda mine, theirs: ride(mine, theirs) if isinstance(mine, Tensor) else mine  # noqa: E731
     return map_leaves(join, output, answer)
 
 

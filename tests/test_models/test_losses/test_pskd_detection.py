@@ -163,19 +163,6 @@ def test_a_mask_loss_is_refused():
         build('CrossEntropyLoss', use_mask=True)
 
 
-def test_in_place_of_the_torch_function():
-    """SSD calls ``F.cross_entropy`` itself."""
-    ours, _ = build('CrossEntropyLoss', alpha_t=0.6)
-    labels, logits = torch.randint(C, (N, )), torch.randn(N, C)
-    labels[3] = -100
-    past = pair(logits, F.one_hot(labels.clamp(0), C) * CERTAIN)
-    for reduction in ('none', 'mean', 'sum'):
-        assert torch.allclose(ours.cross_entropy(past, labels, reduction=reduction),
-                              F.cross_entropy(logits, labels, reduction=reduction), atol=1e-6)
-    with pytest.raises(ValueError, match='label_smoothing'):
-        ours.cross_entropy(past, labels, label_smoothing=0.1)
-
-
 def test_disagreement_is_the_mean_difference_of_probabilities():
     ours, _ = build('FocalLoss')
     assert ours.disagreement is None

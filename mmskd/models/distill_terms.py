@@ -1,0 +1,115 @@
+"""Terms that a teacher adds to the student's losses in one forward pass."""
+from collections import defaultdict
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
+                             SimCCDistillLoss)
+from .pairing import has_pair
+from .soft_heads import SoftHead
+from .teachers.fixed import feature_maps, feature_module
+from .teachers.mirror import Tap
+
+
+class LogitTerms:
+    """Asks losses of predictions at each call of the heads' own losses.
+
+    Args:
+        heads (sequence[SoftHead]): The heads. Their predictions arrive with the teacher's.
+        losses (sequence[nn.Module]): Losses with a method ``of_call``.
+        gt_weight (float): Factor of the heads' own losses.
+
+    Attributes:
+        scale (float): Factor of all terms. Defaults to 1.
+    """
+
+    def __init__(self, heads: Sequence[SoftHead], losses: Sequence[nn.Module], gt_weight: float):
+        self.scale = 1.0
+        self._losses, self._gt_weight = losses, gt_weight
+        self._terms: Dict[str, List[Tensor]] = defaultdict(list)
+        self._handles = [loss.register_forward_hook(Tap(self._after_loss), with_kwargs=True)
+                         for head in heads for loss in head.losses]
+
+    def take(self) -> Dict[str, Tensor]:
+        """The terms since the last time, summed over the calls, by the name they are logged under."""
+        terms = {name: torch.stack(values).sum() for name, values in self._terms.items()}
+        self._terms.clear()
+        return terms
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _after_loss(self, loss: nn.Module, args: tuple, kwargs: dict,
+                    output: Tensor) -> Optional[Tensor]:
+        if not has_pair(args):
+            return None
+        hard = output if self._gt_weight == 1 else output * self._gt_weight
+        for term in self._losses:
+            value = term.of_call(LossCall(loss, args, kwargs)) * self.scale
+            if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
+                hard = hard + value
+            else:
+                self._terms[term.log_name].append(value.sum())
+        return hard
+
+
+class FeatureTerm:
+    """Compares the features of student and teacher, whenever both have run.
+
+    Args:
+        student (nn.Module): The student.
+        teacher (nn.Module): The teacher.
+        loss (nn.Module): A connected FeatureDistillLoss.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, loss: nn.Module):
+        self._loss = loss
+        self._maps: Dict[str, List[Tensor]] = {}
+        self._handles = []
+        for side, model in (('student', student), ('teacher', teacher)):
+            self._handles.append(feature_module(model).register_forward_hook(
+                Tap(self._keep(side, model))))
+
+    def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
+        """Call what ``wrapper`` makes of the loss instead of the loss."""
+        self._loss = wrapper(self._loss)
+
+    def take(self) -> Dict[str, Tensor]:
+        """The term of the latest forward pass."""
+        maps, self._maps = self._maps, {}
+        if len(maps) < 2:
+            return {}
+        return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self._maps = {}
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, side: str, model: nn.Module) -> Any:
+
+        def keep(module: nn.Module, args: tuple, output: Any) -> None:
+            self._maps[side] = feature_maps(model, output)
+
+        return keep
+
+
+def default_losses(heads: Sequence[SoftHead], features: bool = True) -> List[nn.Module]:
+    """What DWPose uses where a config names nothing, by the kind of the heads' own losses.
+
+    Features and logits for pose estimators; for detectors the class scores alone, because the weight
+    of a sum over all of an FPN's places has to be chosen for the size of the images.
+    """
+    own = heads[0].losses[0]
+    if hasattr(own, 'beta') and hasattr(own, 'label_softmax'):
+        logits: nn.Module = SimCCDistillLoss()
+    elif hasattr(own, 'use_target_weight'):
+        logits = HeatmapDistillLoss()
+    else:
+        return [ClassDistillLoss()]
+    return [FeatureDistillLoss(), logits] if features else [logits]

@@ -1,0 +1,201 @@
+"""What a teacher adds to the student's losses: DWPose's feature and logit losses, and the class logits'.
+
+A loss of features gets the features of both. A loss of predictions is asked each time that one of
+the head's own losses is called, and gets that call (:class:`LossCall`).
+"""
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from mmskd.registry import MODELS
+from ..pairing import map_leaves, student_side, teacher_side
+from .functional import feature_l2, heatmap_l2, simcc_kl
+from .soft_target import SoftTargetLoss
+
+Maps = Union[Tensor, Sequence[Tensor]]
+
+
+class LossCall(NamedTuple):
+    """A call of one of the head's own losses with a prediction that carries the teacher's.
+
+    Attributes:
+        loss (SoftTargetLoss): The head's loss.
+        args (tuple): The prediction, as :class:`~mmskd.models.pairing.Pair`, then the target and so on.
+        kwargs (dict): As the head gave them.
+    """
+    loss: SoftTargetLoss
+    args: Tuple[Any, ...]
+    kwargs: Dict[str, Any]
+
+    @property
+    def student(self) -> Any:
+        """What the student predicts."""
+        return map_leaves(student_side, self.args[0])
+
+    @property
+    def teacher(self) -> Any:
+        """What the teacher predicts of the same."""
+        return map_leaves(teacher_side, self.args[0])
+
+
+@MODELS.register_module()
+class FeatureDistillLoss(nn.Module):
+    """Squared difference between the features of student and teacher (DWPose, first stage).
+
+    Where the numbers of channels differ, a trained 1x1 convolution takes the student's features to
+    the teacher's channels. It belongs to the training, not to the model.
+
+    Args:
+        weight (float): Factor; the sum of squares is divided by the batch size alone, so it depends on
+            the size of the map. Defaults to 7e-5, DWPose's for 1024 channels of 8x6; 5e-5 there for
+            larger maps.
+        student_channels (int, optional): Channels of the student's map. Defaults to None: seen
+            when the loss is :meth:`connected <connect>`.
+        teacher_channels (int, optional): The same of the teacher.
+    """
+    log_name = 'loss_feature'
+
+    def __init__(self, weight: float = 7e-5, student_channels: Optional[int] = None,
+                 teacher_channels: Optional[int] = None):
+        super().__init__()
+        self.weight = weight
+        self.projections = nn.ModuleList()
+        if student_channels is not None and teacher_channels is not None:
+            self.projections.append(_projection(student_channels, teacher_channels))
+
+    def connect(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+        """Make the projections for maps like these.
+
+        Args:
+            student (Sequence[Tensor]): A map (N, C, H, W) of each level.
+            teacher (Sequence[Tensor]): The same of the teacher; C may differ.
+
+        Raises:
+            ValueError: If the number of levels or the height and width of a level differ.
+        """
+        sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f'FeatureDistillLoss: the features of the student are {sizes[0]} (height, '
+                             f'width of each level) and those of the teacher {sizes[1]}. Take a '
+                             'teacher with the same strides, or leave this loss out.')
+        self.projections = nn.ModuleList(
+            _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
+
+    def forward(self, student: Maps, teacher: Maps) -> Tensor:
+        """Sum over the levels of :func:`~mmskd.models.losses.functional.feature_l2`.
+
+        Args:
+            student (Tensor | Sequence[Tensor]): A map (N, C, H, W), or one of each level.
+            teacher (Tensor | Sequence[Tensor]): The same of the teacher.
+
+        Returns:
+            Tensor: The loss, a scalar.
+        """
+        if isinstance(student, Tensor):
+            student, teacher = [student], [teacher]
+        terms = [feature_l2(projection(mine), theirs, self.weight)
+                 for projection, mine, theirs in zip(self.projections, student, teacher)]
+        return torch.stack(terms).sum()
+
+
+@MODELS.register_module()
+class SimCCDistillLoss(nn.Module):
+    """Divergence between the SimCC distributions of student and teacher (DWPose, both stages).
+
+    Args:
+        weight (float): Factor. Defaults to 0.1, DWPose's in the first stage.
+    """
+    log_name = 'loss_logit'
+
+    def __init__(self, weight: float = 0.1):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
+        """See :func:`~mmskd.models.losses.functional.simcc_kl`.
+
+        Args:
+            student (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, W) each.
+            teacher (Sequence[Tensor]): The same of the teacher.
+            beta (float): Inverse temperature, that of the head's own loss.
+
+        Returns:
+            Tensor: The loss, a scalar.
+        """
+        return simcc_kl(student, teacher, beta, self.weight)
+
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss of a call of ``KLDiscretLoss``."""
+        _require(self, call, 'beta', 'KLDiscretLoss, that of a SimCC head')
+        return self(call.student, call.teacher, call.loss.beta)
+
+
+@MODELS.register_module()
+class HeatmapDistillLoss(nn.Module):
+    """Mean squared difference between the heatmaps of student and teacher.
+
+    Args:
+        weight (float): Factor. Defaults to 1.0.
+    """
+    log_name = 'loss_logit'
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`~mmskd.models.losses.functional.heatmap_l2`.
+
+        Args:
+            student (Tensor): Heatmaps (N, K, H, W).
+            teacher (Tensor): The same of the teacher.
+
+        Returns:
+            Tensor: The loss, a scalar.
+        """
+        return heatmap_l2(student, teacher, self.weight)
+
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss of a call of ``KeypointMSELoss``, with the factor that the head gives it."""
+        _require(self, call, 'use_target_weight', 'KeypointMSELoss, that of a heatmap head')
+        return self(call.student, call.teacher) * call.loss.loss_weight
+
+
+@MODELS.register_module()
+class ClassDistillLoss(nn.Module):
+    """The head's own class loss with the teacher's scores for a target (a detector's logit loss).
+
+    The soft-target form of the loss at alpha 1, with the sample weights and ``avg_factor`` of the call.
+    For a cross entropy, ``(1 - a)`` times the hard loss plus ``a`` times this one is the loss towards the
+    target ``(1 - a) y + a q``.
+
+    Args:
+        weight (float): Factor. Defaults to 1.0.
+    """
+    log_name = 'loss_logit'
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss of a call of any loss that takes a soft target."""
+        loss, before = call.loss, call.loss.alpha_t
+        loss.alpha_t = 1.0
+        try:
+            return self.weight * loss.forward(*call.args, **call.kwargs)
+        finally:
+            loss.alpha_t = before
+
+
+def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
+    if student_channels == teacher_channels:
+        return nn.Identity()
+    return nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
+
+
+def _require(term: nn.Module, call: LossCall, attribute: str, owner: str) -> None:
+    if not hasattr(call.loss, attribute):
+        raise ValueError(f'{type(term).__name__} goes with {owner}, but the head has '
+                         f'{type(call.loss).__name__}. Choose another in the option `losses`.')
