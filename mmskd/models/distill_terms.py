@@ -9,8 +9,9 @@ from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistil
                              SimCCDistillLoss)
 from .pairing import has_pair
 from .soft_heads import SoftHead
-from .teachers.fixed import feature_maps, feature_module
+from .teachers.fixed import feature_maps
 from .teachers.mirror import Tap
+from .teachers.pose_mirror import feature_module
 
 
 class LogitTerms:

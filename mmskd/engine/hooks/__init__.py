@@ -1,6 +1,7 @@
 """Hooks: when a teacher is refreshed, saved and asked, and what makes a resume exact."""
 from .distill_hook import DistillHook
+from .head_distill_hook import HeadDistillHook
 from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
 
-__all__ = ['DistillHook', 'PSKDHook', 'RandomStreamsHook']
+__all__ = ['DistillHook', 'HeadDistillHook', 'PSKDHook', 'RandomStreamsHook']

@@ -86,13 +86,8 @@ QUESTION = {
 """What a head is asked, by its attributes."""
 
 
-def feature_module(model: nn.Module) -> nn.Module:
-    """The module whose output the head sees: the neck, or the backbone if there is none."""
-    return model.neck if getattr(model, 'with_neck', False) else model.backbone
-
-
 def feature_maps(model: nn.Module, output: Any) -> List[Tensor]:
-    """The maps to compare, of what :func:`feature_module` returned.
+    """The maps to compare, of what :func:`~mmskd.models.teachers.pose_mirror.feature_module` returned.
 
     The last one of a pose estimator, as in DWPose; those of all levels of a detector.
     """

@@ -22,19 +22,25 @@ class PoseMirror:
         student (nn.Module): A top-down mmpose estimator (not a wrapper around it).
         heads (dict): Name of the head -> its loss modules, which are called in the order of the
             head's outputs, once for each stage. Empty: the teacher goes no further than its features.
+        share_features (bool): Whether the teacher's heads get the student's own features, instead of
+            those that the teacher finds in the images. Defaults to False.
 
     Attributes:
         teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
         dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
     """
 
-    def __init__(self, student: nn.Module, heads: Dict[str, Sequence[nn.Module]]):
+    def __init__(self, student: nn.Module, heads: Dict[str, Sequence[nn.Module]],
+                 share_features: bool = False):
         self.teacher: Optional[nn.Module] = None
         self.dtype: Optional[torch.dtype] = None
         self._heads = list(heads)
         self._answers: List[Any] = []
-        root = student.get_submodule(ROOT)
-        self._handles = [root.register_forward_pre_hook(Tap(self._ask))]
+        if share_features:
+            self._handles = [feature_module(student).register_forward_hook(Tap(self._pass_on))]
+        else:
+            root = student.get_submodule(ROOT)
+            self._handles = [root.register_forward_pre_hook(Tap(self._ask))]
         self._handles += [loss.register_forward_pre_hook(Tap(self._join))
                           for losses in heads.values() for loss in losses]
 
@@ -62,17 +68,30 @@ class PoseMirror:
             return
         precision = nullcontext() if self.dtype is None else torch.autocast(
             args[0].device.type, dtype=self.dtype)
-        self._answers = []
         with precision:
-            features = self.teacher.extract_feat(*args)
-            for name in self._heads:
-                self._answers += stages(self.teacher.get_submodule(name).forward(features))
+            self._answer(self.teacher.extract_feat(*args))
+
+    @torch.no_grad()
+    def _pass_on(self, module: nn.Module, args: tuple, features: Any) -> None:
+        """Features come out: let the teacher's heads answer."""
+        if self.teacher is not None:
+            self._answer(features)
+
+    def _answer(self, features: Any) -> None:
+        self._answers = []
+        for name in self._heads:
+            self._answers += stages(self.teacher.get_submodule(name).forward(features))
 
     def _join(self, loss: nn.Module, args: tuple) -> Optional[tuple]:
         """A prediction enters its loss: let the teacher's ride along."""
         if not self._answers:
             return None
         return (map_leaves(pair, args[0], self._answers.pop(0)), *args[1:])
+
+
+def feature_module(model: nn.Module) -> nn.Module:
+    """The module whose output the head sees: the neck, or the backbone if there is none."""
+    return model.neck if getattr(model, 'with_neck', False) else model.backbone
 
 
 def stages(output: Any) -> List[Any]:

@@ -1,0 +1,62 @@
+"""A trained head that teaches another on the same frozen features: DWPose's second stage."""
+import copy
+from typing import List, Sequence
+
+from torch import nn
+
+from mmskd.engine.checkpoint import load_weights
+from .fixed import freeze
+
+FEATURE_PARTS = ('backbone', 'neck')
+
+
+def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
+    """A frozen copy of a model with the weights of a checkpoint; the model is not changed.
+
+    Raises:
+        FileNotFoundError, ValueError: If the checkpoint is not there, or not that of such a model.
+    """
+    trained = copy.deepcopy(model)
+    load_weights(trained, checkpoint)
+    return freeze(trained)
+
+
+def without_features(trained: nn.Module) -> nn.Module:
+    """What teaches on given features: the model without its backbone and neck."""
+    for name in FEATURE_PARTS:
+        if hasattr(trained, name):
+            delattr(trained, name)
+    return trained
+
+
+class FrozenParts:
+    """Everything of a model but some heads, without gradients and in eval mode.
+
+    Args:
+        model (nn.Module): The model.
+        heads (sequence[str]): Names of the heads that go on learning.
+    """
+
+    def __init__(self, model: nn.Module, heads: Sequence[str]):
+        learning = {id(module) for name in heads for module in model.get_submodule(name).modules()}
+        above = {name.rpartition('.')[0] for name in heads} | {''}
+        self._modules: List[nn.Module] = [
+            module for name, module in model.named_modules()
+            if id(module) not in learning and name not in above
+        ]
+        learns = {id(parameter) for name in heads
+                  for parameter in model.get_submodule(name).parameters()}
+        self._flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()
+                       if id(parameter) not in learns]
+        for parameter, _ in self._flags:
+            parameter.requires_grad_(False)
+
+    def keep_eval(self) -> None:
+        """Again: ``model.train()`` has put them in train mode."""
+        for module in self._modules:
+            module.training = False
+
+    def release(self) -> None:
+        """Let the parameters learn that learned before."""
+        for parameter, requires_grad in self._flags:
+            parameter.requires_grad_(requires_grad)
