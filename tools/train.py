@@ -1,17 +1,20 @@
-"""Train a model of MMDetection or MMPose, with self-distillation if --pskd is given."""
+"""Train a model of MMDetection or MMPose; with distillation if the config or a flag says so."""
 import argparse
 import inspect
+import os
 import sys
 
 from mmengine.config import Config
 
-from mmskd.config import load_config, project_of
+from mmskd.config import find_config, load_config, project_of
 from mmskd.engine.checkpoint import use_safe_loading
 from mmskd.engine.launch import (KeyValueAction, UsageError, add_common_arguments, build_runner,
                                  check_checkpoint, check_data, draw_predictions, set_launcher,
                                  set_local_rank, set_work_dir)
+from mmskd.engine.schedule import shorten_schedule
 
-PSKD_HOOK = 'mmskd.PSKDHook'
+TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')
+HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
 RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
 
@@ -20,10 +23,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'config', help='a config file, or one that comes with a package, as '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
-    parser.add_argument(
+    method = parser.add_mutually_exclusive_group()
+    method.add_argument(
         '--pskd', nargs='*', action=KeyValueAction, metavar='KEY=VALUE',
         help='train with PS-KD, whatever the config says; options of PSKDHook may follow, as '
         'alpha_T=0.8')
+    method.add_argument(
+        '--distill-from', nargs=2, metavar=('CONFIG', 'CHECKPOINT'),
+        help='let this trained model teach (DWPose, stage 1), with the losses that DistillHook '
+        'takes for the kind of head')
+    method.add_argument(
+        '--head-distill', metavar='CHECKPOINT',
+        help='let the head of this trained model of the same config teach a fresh head on frozen '
+        'features (DWPose, stage 2), for a fifth of the epochs of the config')
     parser.add_argument(
         '--resume', nargs='?', const='auto',
         help='go on from this checkpoint, or, without a name, from the latest in the work dir')
@@ -40,33 +52,70 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def add_pskd(cfg: Config, options: dict) -> None:
-    """Add PSKDHook to the hooks of a config, or change the options of the one that is there.
+def add_method(cfg: Config, args: argparse.Namespace) -> None:
+    """Put the hook of --pskd, --distill-from or --head-distill into the config.
 
     Raises:
-        UsageError: If PSKDHook has no such option, or does not take the value.
+        UsageError: If the hook does not take what is given.
+        FileNotFoundError, ModuleNotFoundError: If there is no such config or checkpoint.
     """
-    try:
-        from mmskd.engine.hooks import PSKDHook
-    except ImportError:
-        raise UsageError('--pskd needs MMDetection, which is not installed') from None
-    known = list(inspect.signature(PSKDHook).parameters)
-    unknown = [name for name in options if name not in known]
+    if args.pskd is not None:
+        set_hook(cfg, 'PSKDHook', '--pskd', args.pskd)
+    elif args.distill_from:
+        config, checkpoint = args.distill_from
+        # In full: a relative path in a config is relative to the config
+        config = config if '::' in config else os.path.abspath(find_config(config))
+        find_config(config)
+        check_checkpoint(checkpoint)
+        set_hook(cfg, 'DistillHook', '--distill-from',
+                 dict(teacher=dict(config=config, checkpoint=checkpoint)))
+    elif args.head_distill:
+        check_checkpoint(args.head_distill)
+        set_hook(cfg, 'HeadDistillHook', '--head-distill', dict(checkpoint=args.head_distill))
+        print(f'--head-distill: {shorten_schedule(cfg, HEAD_DISTILL_SHARE)}')
+
+
+def set_hook(cfg: Config, name: str, flag: str, options: dict) -> None:
+    """Add a hook to those of a config, or change the options of the one that is there.
+
+    Raises:
+        UsageError: If the hook has no such option, or does not take the value, or the config names
+            another hook that teaches.
+    """
+    import mmskd.engine.hooks as ours
+    hook_class = getattr(ours, name)
+    known = list(inspect.signature(hook_class).parameters)
+    unknown = [option for option in options if option not in known]
     if unknown:
-        raise UsageError(f'--pskd has no option {unknown[0]}; there are {", ".join(known)}')
+        raise UsageError(f'{flag} has no option {unknown[0]}; there are {", ".join(known)}')
     hooks = list(cfg.get('custom_hooks') or [])
-    for hook in hooks:
-        if isinstance(hook, dict) and hook.get('type') in (PSKD_HOOK, PSKDHook):
-            break
-    else:
-        hook = dict(type=PSKD_HOOK)
+    there = {name_of(hook): hook for hook in hooks if name_of(hook) in TEACHING_HOOKS}
+    if set(there) - {name}:
+        raise UsageError(f'{flag}: the config has {", ".join(there)} already, and a model has one '
+                         'teacher at a time; take it out of custom_hooks')
+    hook = there.get(name)
+    if hook is None:
+        hook = dict(type=f'mmskd.{name}')
         hooks.append(hook)
     hook.update(options)
     try:
-        PSKDHook(**{name: value for name, value in hook.items() if name in known})
+        hook_class(**{option: value for option, value in hook.items() if option in known})
     except (TypeError, ValueError) as error:
-        raise UsageError(f'--pskd: {error}') from error
+        raise UsageError(f'{flag}: {error}') from error
     cfg.custom_hooks = hooks
+
+
+def name_of(hook: object) -> str:
+    """The class name of a hook in a config, which may be a class or a hook itself."""
+    kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def method_suffix(args: argparse.Namespace) -> str:
+    """What to add to the name of the work dir, so that it is not the baseline's."""
+    if args.pskd is not None:
+        return '_pskd'
+    return '_distill' if args.distill_from else '_head_distill' if args.head_distill else ''
 
 
 def make_resume_exact(cfg: Config) -> None:
@@ -118,7 +167,7 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options or {})
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    set_work_dir(cfg, args, suffix='' if args.pskd is None else '_pskd')
+    set_work_dir(cfg, args, suffix=method_suffix(args))
     if args.amp:
         enable_amp(cfg, project)
     if args.resume is not None:
@@ -132,8 +181,7 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options or {})
         if 'preprocess_cfg' in cfg:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
-    if args.pskd is not None:
-        add_pskd(cfg, args.pskd)
+    add_method(cfg, args)
     make_resume_exact(cfg)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
