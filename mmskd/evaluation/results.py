@@ -57,10 +57,12 @@ class ResultsUnpickler(pickle.Unpickler):
     """Finds what tensors and arrays are pickled with; nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        # Protocol 2, which MMEngine writes, has the module names of Python 2
+        full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
         try:
-            return _known_globals()[f'{module}.{name}']
+            return _known_globals()[full_name]
         except KeyError:
-            raise Refused(f'{module}.{name}') from None
+            raise Refused(full_name) from None
 
 
 def _load_storage(data: bytes) -> Any:
@@ -73,6 +75,7 @@ def _known_globals() -> Dict[str, Callable]:
     """numpy 2 renamed ``numpy.core`` to ``numpy._core``; a file may come from either."""
     return {
         '_codecs.encode': encode,
+        'builtins.bytes': bytes,  # how protocol 2 writes empty ones
         'collections.OrderedDict': OrderedDict,
         'numpy.ndarray': np.ndarray,
         'numpy.dtype': numeric_dtype,

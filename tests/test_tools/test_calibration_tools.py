@@ -178,7 +178,7 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
     with pytest.raises(SystemExit, match='evil.pkl was not loaded: it asks for posix.system'):
         run_tool('analysis/eval_calibration', 'evil.pkl', 'tiny.py')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
-    with pytest.raises(Exception, match='evil.pth was not loaded: it asks for posix.system'):
+    with pytest.raises(SystemExit, match='evil.pth was not loaded: it asks for posix.system'):
         run_tool('analysis/fit_temperature', 'tiny.py', 'evil.pth')
     assert not Path('evil_was_here').exists()
 

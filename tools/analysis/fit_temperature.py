@@ -7,6 +7,7 @@ it is.
 import argparse
 import json
 import math
+import pickle
 import sys
 from typing import List
 
@@ -109,7 +110,7 @@ def main() -> None:
     args = parse_args()
     try:
         report = run(args)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f'fit_temperature.py: {error}')
     console = Console()
     console.print('T = {temperature:.4f}, fitted on {predictions} predictions of {fitted_on}, '
