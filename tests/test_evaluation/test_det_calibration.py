@@ -248,8 +248,9 @@ def test_temperature():
 @pytest.mark.parametrize('temperature', [.5, 3.])
 def test_temperature_counts_the_same_detections(temperature):
     """Scores far below score_thr, which a temperature would lift above it, stay out."""
-    samples = [sample(0, [([0, 0, 10, 10], 0)],
-                      [([0, 0, 10, 10], 0, .75), ([20, 0, 30, 10], 0, .04), ([40, 0, 50, 10], 0, .3)])]
+    samples = [sample(0, [([0, 0, 10, 10], 0)], [([0, 0, 10, 10], 0, .75),
+                                                 ([20, 0, 30, 10], 0, .04),
+                                                 ([40, 0, 50, 10], 0, .3)])]
     metric = build(temperature=temperature)
     metric.process(None, samples)
     scores, hits = metric.scores_and_hits(metric.results)

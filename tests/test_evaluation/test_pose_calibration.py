@@ -330,7 +330,8 @@ def test_an_instance_without_size_does_not_count(hit):
     meta = dict(META, sigmas=META['sigmas'][:2])
     flat = sample([50, 50], [.9, .9], size=0)
     normal = sample([0, 0], [.75, .25])
-    assert_same(evaluate([flat, normal], hit=hit, meta=meta), evaluate([normal], hit=hit, meta=meta))
+    assert_same(evaluate([flat, normal], hit=hit, meta=meta),
+                evaluate([normal], hit=hit, meta=meta))
 
 
 def test_visibility_may_carry_a_weight():
@@ -349,7 +350,7 @@ def test_visibility_may_carry_a_weight():
 def test_missing_fields_are_named(instances, field):
     broken = sample([0, 0], [.5, .5])
     del broken[instances][field]
-    with pytest.raises(ValueError, match=f'PoseCalibrationMetric: .* no {field} in its {instances}'):
+    with pytest.raises(ValueError, match=f'CalibrationMetric: .* no {field} in its {instances}'):
         evaluate([broken])
     del broken[instances]
     with pytest.raises(ValueError, match=f'in its {instances}'):

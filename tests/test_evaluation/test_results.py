@@ -12,7 +12,8 @@ from mmskd.evaluation.results import load_results
 SAMPLE = dict(
     img_id=3, img_path='a.jpg', ori_shape=(4, 5), flags=[True, None], rle=b'\x00\xff',
     number=np.float32(1.5), count=np.int64(7), array=np.arange(6, dtype=np.float32).reshape(2, 3),
-    mask=np.array([True, False]), empty=np.zeros((0, 4), np.float32), nothing=b'',
+    mask=np.array([True, False]), swapped=np.arange(3, dtype='>i4'), pair=(np.ones(1), 2),
+    columns=np.asfortranarray(np.arange(6.).reshape(2, 3)), empty=np.zeros((0, 4), np.float32), nothing=b'',
     pred_instances=dict(
         bboxes=torch.rand(3, 4), labels=torch.arange(3), part=torch.arange(10.)[3:7:2],
         half=torch.ones(2, dtype=torch.float16), flag=torch.tensor([True]), none=torch.zeros(0, 4)))
@@ -24,6 +25,11 @@ def assert_equal(a, b):
         assert a.keys() == b.keys()
         for key in a:
             assert_equal(a[key], b[key])
+    elif isinstance(a, np.ndarray):
+        # numpy itself reads swapped bytes into native ones
+        assert a.dtype == b.dtype.newbyteorder('=') and np.array_equal(a, b)
+    elif isinstance(a, tuple):
+        assert_equal(dict(enumerate(a)), dict(enumerate(b)))
     elif isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype and torch.equal(a, b)
     else:
@@ -88,6 +94,52 @@ def test_runs_nothing(evil, protocol, tmp_path):
     assert not trace.exists()
     pickle.loads(path.read_bytes())
     assert trace.exists(), 'the file does run code where it may'
+
+
+class Call:
+
+    def __init__(self, function, *args, state=None):
+        self.reduced = (function, args) if state is None else (function, args, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+class Layout:
+    """A dtype of plain numbers whose flags say that they are pointers to objects."""
+
+    def __reduce__(self):
+        return np.dtype, ('f8', False, True), (3, '<', None, None, None, -1, -1, 63)
+
+
+ARRAY = np.zeros(1).__reduce__()[0]
+ADDRESS = b'A' * 8
+
+
+@pytest.mark.parametrize('evil', [
+    Call(np.ndarray, (1, ), 'O', ADDRESS),
+    Call(np.dtype, 'O'),
+    Layout(),
+    Call(ARRAY, np.ndarray, (0, ), b'b', state=(1, (1, ), Layout(), False, ADDRESS)),
+    Call(ARRAY, np.ndarray, (0, ), b'b', state=(1, (9, ), np.dtype('f8'), False, ADDRESS)),
+])
+def test_numbers_are_not_taken_for_addresses(evil, tmp_path):
+    """numpy itself builds arrays of objects at addresses that a pickle names."""
+    path = tmp_path / 'evil.pkl'
+    path.write_bytes(pickle.dumps([dict(pred_instances=evil)], protocol=2))
+    with pytest.raises((pickle.UnpicklingError, ValueError), match='evil.pkl'):
+        load_results(str(path))
+
+
+def test_programs_are_refused(tmp_path):
+    import io
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), buffer)
+    path = tmp_path / 'evil.pkl'
+    path.write_bytes(pickle.dumps(
+        [Call(torch.storage._load_from_bytes, buffer.getvalue())], protocol=2))
+    with pytest.raises(pickle.UnpicklingError, match='evil.pkl was not loaded: .*torch.jit'):
+        load_results(str(path))
 
 
 def test_a_refusal_names_file_and_class(tmp_path):
