@@ -360,6 +360,8 @@ def test_missing_fields_are_named(instances, field):
 def test_missing_sizes_and_sigmas_are_named():
     with pytest.raises(ValueError, match='no head_size in its gt_instances'):
         evaluate([sample([0, 0], [.5, .5])], norm_item='head')
+    with pytest.raises(ValueError, match="norm_item='torso' needs .* there are 2"):
+        evaluate([sample([0, 0], [.5, .5])], norm_item='torso')
     with pytest.raises(ValueError, match="hit='oks' needs .*sigmas"):
         evaluate([sample([0, 0], [.5, .5])], hit='oks', meta=None)
     with pytest.raises(ValueError, match='6 sigmas, but 2 keypoints'):

@@ -13,7 +13,8 @@ SAMPLE = dict(
     img_id=3, img_path='a.jpg', ori_shape=(4, 5), flags=[True, None], rle=b'\x00\xff',
     number=np.float32(1.5), count=np.int64(7), array=np.arange(6, dtype=np.float32).reshape(2, 3),
     mask=np.array([True, False]), swapped=np.arange(3, dtype='>i4'), pair=(np.ones(1), 2),
-    columns=np.asfortranarray(np.arange(6.).reshape(2, 3)), empty=np.zeros((0, 4), np.float32), nothing=b'',
+    columns=np.asfortranarray(np.arange(6.).reshape(2, 3)),
+    empty=np.zeros((0, 4), np.float32), nothing=b'',
     pred_instances=dict(
         bboxes=torch.rand(3, 4), labels=torch.arange(3), part=torch.arange(10.)[3:7:2],
         half=torch.ones(2, dtype=torch.float16), flag=torch.tensor([True]), none=torch.zeros(0, 4)))

@@ -167,6 +167,15 @@ def test_no_temperature_is_explained(run_tool, tiny, detector):
                  'score_thr=1.0')
 
 
+def test_weights_of_another_model_are_refused(run_tool, tiny, detector):
+    """Half-loaded, it would be measured all the same."""
+    weights = torch.load(detector, weights_only=True)['state_dict']
+    del weights['bbox_head.retina_cls.bias']
+    torch.save(dict(state_dict=weights), 'other.pth')
+    with pytest.raises(SystemExit, match='(?s)other.pth is no checkpoint of this .*retina_cls'):
+        run_tool('analysis/fit_temperature', 'measured.py', 'other.pth', '--quiet')
+
+
 class Evil:
 
     def __reduce__(self):
@@ -188,6 +197,8 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
     ('eval_calibration', ['nowhere.pkl', 'nowhere.py'], 'no config file nowhere.py'),
     ('fit_temperature', ['tiny.py', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
     ('fit_temperature', ['tiny.py', 'https://host/x.pth', '--out', 'x.txt'], 'must end in .json'),
+    ('fit_temperature', ['tiny.py', 'https://host/x.pth', '--cfg-options', 'test_dataloader=None',
+                         '--eval-split', 'test'], 'the config has no test_dataloader'),
     ('fit_temperature', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'https://host/x.pth'],
      'instances_val2017.json (val), which is not there'),
 ])

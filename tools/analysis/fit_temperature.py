@@ -52,7 +52,11 @@ def prepare(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     check_checkpoint(args.checkpoint)
-    check_data(cfg, [args.split, args.eval_split or args.split])
+    splits = [args.split, args.eval_split or args.split]
+    for split in splits:
+        if not cfg.get(f'{split}_dataloader'):
+            raise UsageError(f'the config has no {split}_dataloader')
+    check_data(cfg, splits)
     if args.out and not args.out.endswith('.json'):
         raise UsageError('--out writes a json file: its name must end in .json')
     return cfg
@@ -61,7 +65,10 @@ def prepare(args: argparse.Namespace) -> Config:
 def build_model(cfg: Config, checkpoint: str) -> torch.nn.Module:
     """The trained model, on the device at hand, ready to predict."""
     model = MODELS.build(cfg.model)
-    load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True, logger='silent')
+    except RuntimeError as error:
+        raise UsageError(f'{checkpoint} is no checkpoint of this model: {error}') from error
     return model.to(get_device()).eval()
 
 

@@ -38,11 +38,12 @@ class PoseCalibrationMetric(BaseMetric):
     What mmpose calls a score is the maximum of a heatmap, or for SimCC the lower of the two axes'
     maxima. Nothing keeps either in [0, 1]: a heatmap is regressed, so that its maximum strays a
     little below 0 or above 1 (MegviiHeatmap: from about 0.5 to 1.5), and SimCC's outputs go into a
-    softmax, to which only their differences matter. So there is no true probability to go back to.
-    This takes the score for one as every user of a threshold does, clipped to [0, 1], and tells as
-    ``clipped`` which share of the scores that changed; where it is large, the scores say little
-    more than yes. ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score
-    that is not finite is an error.
+    softmax, to which only their differences matter. (Regression heads: 1 minus the deviation that
+    RLE predicts, else always 1.) So there is no true probability to go back to. This takes the
+    score for one as every user of a threshold does, clipped to [0, 1], and tells as ``clipped``
+    which share of the scores that changed; where it is large, the scores say little more than yes.
+    ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score that is not
+    finite is an error.
 
     The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
     all. Keys, under the prefix ``calibration``:
@@ -235,6 +236,8 @@ def _reference_size(norm_item: str, sample: dict, predicted, annotated) -> float
         return np.max(box[2:] - box[:2])
     if norm_item == 'head':
         return _array(sample, 'gt_instances', 'head_size').reshape(-1)[0]
+    _require(len(annotated) > 5, "norm_item='torso' needs JHMDB's keypoints, of which 4 and 5 span "
+             f'the torso, but there are {len(annotated)}')
     size = np.linalg.norm(annotated[4] - annotated[5])
     return size if size >= 1 else np.linalg.norm(predicted[4] - predicted[5])
 
