@@ -68,10 +68,11 @@ def _named(function: Callable, module: str, name: str) -> Callable:
 def checkpoint_classes() -> List[Callable]:
     """What MMEngine's checkpoints hold beyond tensors and plain containers.
 
-    numpy 2 renamed ``numpy.core`` to ``numpy._core``; a checkpoint may come from either.
+    numpy 2 renamed ``numpy.core`` to ``numpy._core``; a checkpoint may come from either. An empty
+    array is pickled as a call of ``bytes``: a data set without a skeleton has some.
     """
     return [
-        HistoryBuffer, OneCycleParamScheduler, np.ndarray,
+        HistoryBuffer, OneCycleParamScheduler, np.ndarray, bytes,
         *dict.fromkeys(type(dtype) for dtype in NUMERIC_DTYPES),
         _named(numeric_dtype, 'numpy', 'dtype'),
         _named(class_function, 'builtins', 'getattr'),

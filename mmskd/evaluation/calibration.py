@@ -9,7 +9,7 @@ the quantity is undefined, such as the error of no prediction at all.
 None of them depends on the order of the predictions, equal scores included, nor on how often the
 whole data set is repeated.
 """
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -233,6 +233,11 @@ def olrp(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
     fp = last + 1 - tp
     lrp = (np.cumsum(misfit[order])[last] + fp + n_objects - tp) / (fp + n_objects)
     return float(np.min(lrp, initial=1.))  # 1 is the error of a threshold above all scores
+
+
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Mean of the values that are not nan, as of a metric over classes; nan if there are none."""
+    return _mean([value for value in values if not np.isnan(value)])
 
 
 def _as_arrays(scores, hits) -> Tuple[np.ndarray, np.ndarray]:

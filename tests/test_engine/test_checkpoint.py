@@ -38,7 +38,7 @@ class Model(BaseModel):
 class Data(Dataset):
     metainfo = dict(
         classes=('a', 'b'), sigmas=np.ones(3, np.float32), colors=np.zeros((2, 3), np.uint8),
-        weight=np.float32(3), flags=np.array([True, False]))
+        skeleton=np.zeros((0, 3), np.uint8), weight=np.float32(3), flags=np.array([True, False]))
 
     def __len__(self):
         return 8

@@ -12,6 +12,8 @@ from mmengine.evaluator import Evaluator  # noqa: E402
 from mmengine.fileio import load  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
+from mmskd.evaluation.calibration import brier, ece, nll  # noqa: E402
+from mmskd.evaluation.temperature import apply_temperature  # noqa: E402
 from mmskd.registry import METRICS  # noqa: E402
 
 CLASSES = ('cell', 'cat', 'car')
@@ -177,6 +179,15 @@ def test_file_and_data_samples_are_the_same_ground_truth(tmp_path):
         assert_same(metric.evaluate(len(samples)), expected)
 
 
+def test_a_category_that_the_model_does_not_know_is_no_part(tmp_path):
+    samples = detector()
+    expected = evaluate(samples, ann_file=annotations(samples, tmp_path / 'ann.json'))
+    for s in samples:  # objects of a fourth category, where the detector finds others
+        s['instances'].append(dict(bbox=[0, 0, 20, 20], bbox_label=3, ignore_flag=0))
+    ann_file = annotations(samples, tmp_path / 'more.json', classes=(*CLASSES, 'cloud'))
+    assert_same(evaluate(samples, ann_file=ann_file), expected)
+
+
 def test_labels_follow_the_file_as_in_mmdet(tmp_path):
     samples = detector()
     ann_file = annotations(samples, tmp_path / 'ann.json')
@@ -214,6 +225,65 @@ def test_beside_the_metric_of_mmdet_and_from_a_results_file(tmp_path):
     # a results file and the annotations are enough
     assert_same(Evaluator(config[1:]).offline_evaluate(load(str(tmp_path / 'results.pkl'))),
                 expected)
+
+
+def test_temperature():
+    samples = detector()
+    expected = evaluate(samples, classwise=True)
+    assert_same(evaluate(samples, classwise=True, temperature=1), expected)
+    metric = build()
+    metric.process(None, samples)
+    scores, hits = metric.scores_and_hits(metric.results)
+    softer = 1 / (1 + np.exp(-np.log(scores / (1 - scores)) / 2))
+    values = evaluate(samples, temperature=2.)
+    for key, formula in dict(NLL=nll, ECE=ece, Brier=brier).items():
+        assert values[f'calibration/{key}'] == pytest.approx(formula(softer, hits))
+        assert values[f'calibration/{key}'] != expected[f'calibration/{key}']
+    for key in ('AURC', 'EAURC', 'oLRP'):
+        assert values[f'calibration/{key}'] == expected[f'calibration/{key}']
+    with pytest.raises(ValueError, match='DetCalibrationMetric: temperature'):
+        build(temperature=0)
+
+
+@pytest.mark.parametrize('temperature', [.5, 3.])
+def test_temperature_counts_the_same_detections(temperature):
+    """Scores far below score_thr, which a temperature would lift above it, stay out."""
+    samples = [sample(0, [([0, 0, 10, 10], 0)], [([0, 0, 10, 10], 0, .75),
+                                                 ([20, 0, 30, 10], 0, .04),
+                                                 ([40, 0, 50, 10], 0, .3)])]
+    metric = build(temperature=temperature)
+    metric.process(None, samples)
+    scores, hits = metric.scores_and_hits(metric.results)
+    np.testing.assert_allclose(scores, [.75, .3])
+    assert hits.tolist() == [True, False]
+    expected = nll(apply_temperature([.75, .3], temperature), [1, 0])
+    assert evaluate(samples, temperature=temperature)['calibration/NLL'] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('temperature', [.5, 3.])
+def test_mapped_scores_keep_ap_and_measure_as_with_the_temperature(temperature, tmp_path):
+    """What the metric does with a temperature is what a detector that applies it would score."""
+    samples = detector()
+    for s in samples:  # in thousandths, so that no two scores fall together in float32
+        s['pred_instances']['scores'] = s['pred_instances']['scores'].double().round(decimals=3)
+    mapped = copy.deepcopy(samples)
+    for s in mapped:
+        s['pred_instances']['scores'] = torch.from_numpy(
+            apply_temperature(s['pred_instances']['scores'], temperature))
+    expected = evaluate(samples, temperature=temperature)
+    score_thr = float(apply_temperature(.05, temperature))
+    values = evaluate(mapped, score_thr=score_thr)
+    for key in expected:
+        assert values[key] == pytest.approx(expected[key], abs=1e-6), key
+
+    ann_file = annotations(samples, tmp_path / 'ann.json')
+    aps = []
+    for variant in (samples, mapped):
+        coco = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=ann_file, metric='bbox'))
+        coco.dataset_meta = dict(classes=CLASSES)
+        coco.process(None, variant)
+        aps.append(coco.evaluate(len(variant)))
+    assert aps[0] == aps[1] and 0 < aps[0]['coco/bbox_mAP'] < 1
 
 
 def test_no_predictions():

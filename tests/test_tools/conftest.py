@@ -96,7 +96,7 @@ def load_tool():
     return tool_module
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run_tool():
     return call_tool
 

@@ -1,6 +1,6 @@
 """How far the scores of a detector can be trusted."""
 import json
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
@@ -9,8 +9,9 @@ from pycocotools.coco import COCO
 
 from mmskd.registry import METRICS
 
-from ..calibration import aurc, brier, eaurc, ece, laece, nll, olrp
+from ..calibration import aurc, brier, eaurc, ece, laece, mean_of_defined, nll, olrp
 from ..matching import Matches, coco_from_annotations, match_detections
+from ..temperature import apply_temperature
 
 
 @METRICS.register_module()
@@ -47,13 +48,19 @@ class DetCalibrationMetric(BaseMetric):
             the D-ECE, 10 and 20 are common as well.
         max_dets (int): Detections per image and class, the highest scores first. Defaults to 100.
         classwise (bool): Whether to report each class as well. Defaults to False.
+        temperature (float): Measure the scores as if divided by it, see
+            :func:`mmskd.evaluation.temperature.apply_temperature`. ``score_thr`` is compared with
+            the scores before that, so that the same detections count at any temperature; and
+            ``AURC``, ``EAURC`` and ``oLRP``, which judge the order, do not depend on it. Defaults
+            to 1, the scores as they are.
         collect_device (str): Where results of several processes are collected, 'cpu' or 'gpu'.
             Defaults to 'cpu'.
         prefix (str, optional): Prefix of the keys. Defaults to None, for ``calibration``.
 
     Raises:
-        ValueError: If ``iou_thr`` is not between 0 and 1; if no source of ground truth is given; if
-            an image is not in ``ann_file``; if a label is none of the data set's classes.
+        ValueError: If ``iou_thr`` is not between 0 and 1, or ``temperature`` not above 0; if no
+            source of ground truth is given; if an image is not in ``ann_file``; if a label is none
+            of the data set's classes.
     """
     default_prefix = 'calibration'
 
@@ -64,17 +71,22 @@ class DetCalibrationMetric(BaseMetric):
                  n_bins: int = 25,
                  max_dets: int = 100,
                  classwise: bool = False,
+                 temperature: float = 1.,
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         if not 0 < iou_thr < 1:
             raise ValueError(
                 f'DetCalibrationMetric: iou_thr must be between 0 and 1, got {iou_thr}')
+        if not temperature > 0:
+            raise ValueError(
+                f'DetCalibrationMetric: temperature must be above 0, got {temperature}')
         self.iou_thr = iou_thr
         self.score_thr = score_thr
         self.n_bins = n_bins
         self.max_dets = max_dets
         self.classwise = classwise
+        self.temperature = temperature
         self._coco = None if ann_file is None else _load_coco(ann_file)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
@@ -92,6 +104,32 @@ class DetCalibrationMetric(BaseMetric):
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Match, and apply the formulas to all classes together and to each."""
+        matches, names = self._match(results)
+        per_class = [self._measure(m) for m in matches]
+        metrics = self._measure(_pool(matches))
+        # Two are means over classes by definition, and a class without objects is no part of them.
+        with_objects = [values for values, m in zip(per_class, matches) if m.n_objects]
+        for key in ('LaECE', 'oLRP'):
+            metrics[key] = mean_of_defined([values[key] for values in with_objects])
+        if self.classwise:
+            metrics.update({f'{name}_{key}': value for name, values in zip(names, per_class)
+                            for key, value in values.items()})
+        return metrics
+
+    def scores_and_hits(self, results: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
+        """The scores of all detections that count, before any temperature, and their hits.
+
+        Args:
+            results (list[dict]): What :meth:`process` kept.
+
+        Returns:
+            tuple[ndarray, ndarray]: Scores and hits, shape (N,) each.
+        """
+        matches = _pool(self._match(results)[0]).above(self.score_thr)
+        return matches.scores, matches.hits
+
+    def _match(self, results: List[dict]) -> Tuple[List[Matches], List[str]]:
+        """The matches and the name of each class."""
         classes = list((self.dataset_meta or {}).get('classes', []))
         coco = self._coco or _coco_from_instances(results, classes)
         # In the order of the file, which is how mmdet's data sets number their labels; a file used
@@ -102,25 +140,16 @@ class DetCalibrationMetric(BaseMetric):
         matches = match_detections(
             coco, _to_coco(results, cat_ids), [r['img_id'] for r in results], cat_ids,
             self.iou_thr, self.max_dets)
-
-        per_class = [self._measure(m) for m in matches]
-        metrics = self._measure(_pool(matches))
-        # Two are means over classes by definition, and a class without objects is no part of them.
-        with_objects = [values for values, m in zip(per_class, matches) if m.n_objects]
-        for key in ('LaECE', 'oLRP'):
-            metrics[key] = _nanmean([values[key] for values in with_objects])
-        if self.classwise:
-            metrics.update({f'{name}_{key}': value for name, values in zip(names, per_class)
-                            for key, value in values.items()})
-        return metrics
+        return matches, names
 
     def _measure(self, matches: Matches) -> Dict[str, float]:
         scores, hits, ious, _ = matches.above(self.score_thr)
+        probs = apply_temperature(scores, self.temperature)
         return dict(
-            NLL=nll(scores, hits),
-            ECE=ece(scores, hits, self.n_bins),
-            LaECE=laece(scores, hits, ious, self.n_bins),
-            Brier=brier(scores, hits),
+            NLL=nll(probs, hits),
+            ECE=ece(probs, hits, self.n_bins),
+            LaECE=laece(probs, hits, ious, self.n_bins),
+            Brier=brier(probs, hits),
             AURC=aurc(scores, hits),
             EAURC=eaurc(scores, hits),
             oLRP=olrp(*matches, self.iou_thr))
@@ -187,8 +216,3 @@ def _pool(matches: List[Matches]) -> Matches:
         return Matches(np.zeros(0), np.zeros(0, bool), np.zeros(0), 0)
     scores, hits, ious, n_objects = zip(*matches)
     return Matches(*map(np.concatenate, (scores, hits, ious)), sum(n_objects))
-
-
-def _nanmean(values: List[float]) -> float:
-    values = [v for v in values if not np.isnan(v)]
-    return float(np.mean(values)) if values else np.nan

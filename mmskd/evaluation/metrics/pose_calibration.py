@@ -1,0 +1,251 @@
+"""How far the keypoint scores of a pose estimator can be trusted."""
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+
+from mmskd.registry import METRICS
+
+from ..calibration import aurc, brier, eaurc, ece, mean_of_defined, nll
+from ..keypoint_hits import normalized_distances, oks_terms
+from ..temperature import apply_temperature
+
+THRESHOLDS = dict(pck=0.05, oks=0.5)
+
+
+class Keypoints(NamedTuple):
+    """The keypoints of some instances; arrays of shape (N, K) for N instances of K keypoints.
+
+    Attributes:
+        scores (ndarray): Scores as the model gives them, float64.
+        hits (ndarray): Whether near enough to the annotation, bool.
+        counts (ndarray): Whether there is an annotation, bool. What is not does not count.
+    """
+    scores: np.ndarray
+    hits: np.ndarray
+    counts: np.ndarray
+
+
+@METRICS.register_module()
+class PoseCalibrationMetric(BaseMetric):
+    """Calibration of a top-down pose estimator: does a keypoint with score p hit with chance p?
+
+    Every annotated keypoint of every instance is one prediction, which hits or misses. Annotated is
+    what mmpose's data sets mark visible: seen or occluded, COCO's v > 0. All other keypoints are
+    left out, however high they score, as they are in mmpose's metrics.
+
+    What mmpose calls a score is the maximum of a heatmap, or for SimCC the lower of the two axes'
+    maxima. Nothing keeps either in [0, 1]: a heatmap is regressed, so that its maximum strays a
+    little below 0 or above 1 (MegviiHeatmap: from about 0.5 to 1.5), and SimCC's outputs go into a
+    softmax, to which only their differences matter. (Regression heads: 1 minus the deviation that
+    RLE predicts, else always 1.) So there is no true probability to go back to. This takes the
+    score for one as every user of a threshold does, clipped to [0, 1], and tells as ``clipped``
+    which share of the scores that changed; where it is large, the scores say little more than yes.
+    ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score that is not
+    finite is an error.
+
+    The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
+    all. Keys, under the prefix ``calibration``:
+
+    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``, and
+      ``clipped``;
+    - the mean over the keypoints of a body, of those that are annotated anywhere: ``mean_{key}``;
+    - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``.
+
+    An undefined value is nan: the ECE of a keypoint that is annotated nowhere.
+
+    Use it beside mmpose's own metric, or on a file that ``tools/test.py --dump`` wrote::
+
+        val_evaluator = [
+            dict(type='PCKAccuracy', thr=0.05),
+            dict(type='mmskd.PoseCalibrationMetric', thr=0.05)]
+
+    Args:
+        hit (str): ``'pck'``: a hit is nearer than ``thr`` times a reference size, as in mmpose's
+            PCKAccuracy. ``'oks'``: a hit has a term exp(-d^2 / (2 s^2 k^2)) of the OKS of at least
+            ``thr``, with the deviations (``sigmas``) of the data set and the area of the
+            annotation (without one, 0.53 times that of its box, as in mmpose). An instance whose
+            size or area is 0 does not count. Defaults to 'pck'.
+        thr (float, optional): Where a hit begins. Defaults to None, for 0.05 (PCK) or 0.5 (OKS).
+        norm_item (str): The reference size of PCK: ``'bbox'``, the longer side of the box;
+            ``'head'``, the data set's ``head_size`` (PCKh); ``'torso'``, the distance between
+            keypoints 4 and 5, which is JHMDB's (tPCK). Not read for OKS. Defaults to 'bbox'.
+        n_bins (int): Score bins of ``ECE``. Defaults to 25.
+        per_keypoint (bool): Whether to report each keypoint as well. Defaults to False.
+        temperature (float): Measure the clipped scores as if divided by it, see
+            :func:`mmskd.evaluation.temperature.apply_temperature`. ``AURC`` and ``EAURC``, which
+            judge the order, do not depend on it. Defaults to 1, the scores as they are.
+        collect_device (str): Where results of several processes are collected, 'cpu' or 'gpu'.
+            Defaults to 'cpu'.
+        prefix (str, optional): Prefix of the keys. Defaults to None, for ``calibration``.
+
+    Raises:
+        ValueError: If ``hit`` or ``norm_item`` is none of the above; if ``thr`` is not above 0 (for
+            OKS: and at most 1) or ``temperature`` not above 0; if a sample lacks what is needed, or
+            does not hold one prediction and one annotation of the same keypoints, as of a bottom-up
+            model; if a score is not finite; if a data set read with ``bbox_file`` has no
+            annotations.
+    """
+    default_prefix = 'calibration'
+
+    def __init__(self,
+                 hit: str = 'pck',
+                 thr: Optional[float] = None,
+                 norm_item: str = 'bbox',
+                 n_bins: int = 25,
+                 per_keypoint: bool = False,
+                 temperature: float = 1.,
+                 collect_device: str = 'cpu',
+                 prefix: Optional[str] = None) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        _require(hit in THRESHOLDS, f"hit must be 'pck' or 'oks', got {hit!r}")
+        _require(norm_item in ('bbox', 'head', 'torso'),
+                 f"norm_item must be 'bbox', 'head' or 'torso', got {norm_item!r}")
+        thr = THRESHOLDS[hit] if thr is None else thr
+        _require(0 < thr and (hit == 'pck' or thr <= 1), 'thr must be above 0, and for OKS at most '
+                 f'1, got {thr}')
+        _require(temperature > 0, f'temperature must be above 0, got {temperature}')
+        self.hit = hit
+        self.thr = thr
+        self.norm_item = norm_item
+        self.n_bins = n_bins
+        self.per_keypoint = per_keypoint
+        self.temperature = temperature
+
+    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+        """Keep of each instance, per keypoint, its score, whether it hits, and whether it counts.
+
+        Each is an array of shape (K,).
+        """
+        for sample in data_samples:
+            predicted, scores, annotated, visible = _keypoints(sample)
+            if self.hit == 'oks':
+                size, sigmas = _area(sample), self._sigmas(len(scores))
+                near = oks_terms(predicted, annotated, size or 1., sigmas) >= self.thr
+            else:
+                size = _reference_size(self.norm_item, sample, predicted, annotated)
+                near = normalized_distances(predicted, annotated, size or 1.) < self.thr
+            counts = visible & (size > 0)
+            self.results.append(dict(scores=scores, hits=near & counts, counts=counts))
+
+    def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
+        """Apply the formulas to all keypoints together and to each."""
+        keypoints = self._stack(results)
+        columns = [Keypoints(*(array[:, k] for array in keypoints))
+                   for k in range(keypoints.scores.shape[1])]
+        each = [self._measure(column) for column in columns]
+        overall = self._measure(keypoints)
+        scores = keypoints.scores[keypoints.counts]
+        metrics = dict(
+            overall, clipped=float(np.mean(scores != _clip(scores))) if scores.size else np.nan,
+            **{f'mean_{key}': mean_of_defined([values[key] for values in each])
+               for key in overall})
+        if self.per_keypoint:
+            metrics.update({f'{name}_{key}': value
+                            for name, values in zip(self._names(len(each)), each)
+                            for key, value in values.items()})
+        return metrics
+
+    def scores_and_hits(self, results: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
+        """The clipped scores of all keypoints that count, before any temperature, and their hits.
+
+        Args:
+            results (list[dict]): What :meth:`process` kept.
+
+        Returns:
+            tuple[ndarray, ndarray]: Scores and hits, shape (N,) each.
+        """
+        scores, hits, counts = self._stack(results)
+        return _clip(scores[counts]), hits[counts]
+
+    def _measure(self, keypoints: Keypoints) -> Dict[str, float]:
+        scores, hits = keypoints.scores[keypoints.counts], keypoints.hits[keypoints.counts]
+        probs = apply_temperature(_clip(scores), self.temperature)
+        # Ranks have the order of the scores, equal ones included, and lie in [0, 1]
+        ranks = np.unique(scores, return_inverse=True)[1].reshape(-1) / max(scores.size, 1)
+        return dict(
+            NLL=nll(probs, hits),
+            ECE=ece(probs, hits, self.n_bins),
+            Brier=brier(probs, hits),
+            AURC=aurc(ranks, hits),
+            EAURC=eaurc(ranks, hits))
+
+    def _stack(self, results: List[dict]) -> Keypoints:
+        if not results:
+            empty = np.zeros((0, (self.dataset_meta or {}).get('num_keypoints', 0)))
+            return Keypoints(empty, empty.astype(bool), empty.astype(bool))
+        return Keypoints(*(np.stack([result[key] for result in results])
+                           for key in Keypoints._fields))
+
+    def _names(self, n_keypoints: int) -> List[str]:
+        """The keypoints' names; their numbers if the data set is not known."""
+        names = (self.dataset_meta or {}).get('keypoint_id2name', {})
+        return [names.get(k, str(k)) for k in range(n_keypoints)]
+
+    def _sigmas(self, n_keypoints: int) -> np.ndarray:
+        sigmas = (self.dataset_meta or {}).get('sigmas')
+        _require(sigmas is not None, "hit='oks' needs the data set's meta information (sigmas)")
+        _require(len(sigmas) == n_keypoints, f'the data set has {len(sigmas)} sigmas, but '
+                 f'{n_keypoints} keypoints are predicted')
+        return np.asarray(sigmas)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f'PoseCalibrationMetric: {message}')
+
+
+def _clip(scores: np.ndarray) -> np.ndarray:
+    return np.clip(scores, 0, 1)
+
+
+def _array(sample: dict, instances: str, key: str) -> np.ndarray:
+    values = sample.get(instances, {}).get(key)
+    _require(values is not None, f'a sample has no {key} in its {instances}')
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Predicted keypoints (K, 2), scores (K,), annotated keypoints (K, 2), annotated or not (K,).
+    """
+    predicted = _array(sample, 'pred_instances', 'keypoints')
+    annotated = _array(sample, 'gt_instances', 'keypoints')
+    _require(len(predicted) == len(annotated) == 1 and predicted.shape == annotated.shape,
+             'a sample must hold one prediction and one annotation of the same keypoints, got '
+             f'shapes {predicted.shape} and {annotated.shape}; bottom-up models, which find '
+             'the instances themselves, cannot be measured')
+    scores = _array(sample, 'pred_instances', 'keypoint_scores').astype(np.float64).reshape(-1)
+    _require(len(scores) == predicted.shape[1] and np.isfinite(scores).all(),
+             f'keypoint_scores must be {predicted.shape[1]} finite numbers, got {scores}')
+    visible = _array(sample, 'gt_instances', 'keypoints_visible')
+    if visible.ndim == 3:  # beside the visibility, its weight in the loss
+        visible = visible[..., 0]
+    visible = visible.reshape(-1).astype(bool)
+    # Else every keypoint would be measured against the corner of the image
+    _require(annotated.any() or not visible.all() or visible.size < 2,
+             'all annotated keypoints of a sample lie at (0, 0): the data set was read with '
+             "bbox_file, and has boxes but no annotations; set bbox_file='' in the data set")
+    return predicted[0], scores, annotated[0], visible
+
+
+def _reference_size(norm_item: str, sample: dict, predicted, annotated) -> float:
+    """The size in pixels by which mmpose's PCKAccuracy divides distances."""
+    if norm_item == 'bbox':
+        box = _array(sample, 'gt_instances', 'bboxes')[0]
+        return np.max(box[2:] - box[:2])
+    if norm_item == 'head':
+        return _array(sample, 'gt_instances', 'head_size').reshape(-1)[0]
+    _require(len(annotated) > 5, "norm_item='torso' needs JHMDB's keypoints, of which 4 and 5 span "
+             f'the torso, but there are {len(annotated)}')
+    size = np.linalg.norm(annotated[4] - annotated[5])
+    return size if size >= 1 else np.linalg.norm(predicted[4] - predicted[5])
+
+
+def _area(sample: dict) -> float:
+    """Area of the annotated instance in square pixels."""
+    area = (sample.get('raw_ann_info') or {}).get('area')
+    if not area:
+        width, height = np.diff(_array(sample, 'gt_instances', 'bboxes').reshape(2, 2), axis=0)[0]
+        area = 0.53 * width * height
+    return float(area)

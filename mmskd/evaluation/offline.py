@@ -1,0 +1,66 @@
+"""What the tools that measure calibration have in common."""
+from typing import Any, Dict, List, Optional
+
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DATASETS
+from rich.table import Table
+
+from mmskd.config import project_of
+from mmskd.registry import METRICS
+
+METRIC_OF = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
+
+
+def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) -> BaseMetric:
+    """The calibration metric for a model.
+
+    Args:
+        cfg (Config): A config of MMDetection or MMPose. If its evaluator has the metric, that
+            metric's settings hold; if not, the defaults, with the ``ann_file`` of the evaluator's
+            other metrics.
+        split (str): ``'val'`` or ``'test'``, whose evaluator to look at.
+        options (dict, optional): Settings that come first. Defaults to None.
+
+    Raises:
+        ValueError: If an option is not the metric's, or has a wrong value.
+    """
+    name = METRIC_OF[project_of(cfg)]
+    metrics = _metrics(cfg.get(f'{split}_evaluator'))
+    settings = next((dict(metric) for metric in metrics if _class_name(metric) == name), None)
+    if settings is None:
+        files = [metric['ann_file'] for metric in metrics if metric.get('ann_file')]
+        settings = dict(ann_file=files[0]) if files and name == 'DetCalibrationMetric' else {}
+    try:
+        return METRICS.build(dict(settings, **{**(options or {}), 'type': f'mmskd.{name}'}))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def dataset_meta(dataset: dict) -> dict:
+    """Class names, or keypoint names and sigmas, of a data set of which no file need be there."""
+    return DATASETS.build(dict(dataset, lazy_init=True)).metainfo
+
+
+def metrics_table(columns: Dict[str, Dict[str, float]]) -> Table:
+    """A table with a row for each metric, and the given columns of values by their headings."""
+    table = Table('')
+    for heading in columns:
+        table.add_column(heading, justify='right')
+    for key in next(iter(columns.values())):
+        table.add_row(key, *(f'{values[key]:.4f}' for values in columns.values()))
+    return table
+
+
+def _metrics(evaluator: Any) -> List[dict]:
+    """The settings of the metrics of an evaluator, in whichever form a config has it."""
+    if not evaluator:
+        return []
+    if isinstance(evaluator, dict):
+        return _metrics(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
+    return [metric for metric in evaluator if isinstance(metric, dict)]
+
+
+def _class_name(metric: dict) -> str:
+    kind = metric['type']
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__

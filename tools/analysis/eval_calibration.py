@@ -1,0 +1,51 @@
+"""Measure calibration on predictions that tools/test.py saved. Needs no model and no GPU."""
+import argparse
+import pickle
+import sys
+
+from mmengine.evaluator import Evaluator
+from mmengine.registry import init_default_scope
+from rich.console import Console
+
+from mmskd.config import load_config, project_of
+from mmskd.engine.launch import KeyValueAction
+from mmskd.evaluation.offline import calibration_metric, dataset_meta, metrics_table
+from mmskd.evaluation.results import load_results
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('results', help='what tools/test.py --dump (or, for MMDetection, --out) '
+                        'wrote; read without running code from it')
+    parser.add_argument('config', help='the config that was tested, as a file or as mmdet::...')
+    parser.add_argument(
+        '--options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
+        help='settings of the metric that override those of test_evaluator, as iou_thr=0.75 '
+        'classwise=True, or hit=oks per_keypoint=True')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
+        help='settings that override those of the config')
+    return parser.parse_args()
+
+
+def evaluate(args: argparse.Namespace) -> dict:
+    cfg = load_config(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    init_default_scope(cfg.get('default_scope', project_of(cfg)))
+    results = load_results(args.results)
+    evaluator = Evaluator([calibration_metric(cfg, 'test', args.options)])
+    evaluator.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
+    return evaluator.offline_evaluate(results)
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        metrics = evaluate(args)
+    except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f'eval_calibration.py: {error}')
+    Console().print(metrics_table({'value': metrics}))
+
+
+if __name__ == '__main__':
+    main()
