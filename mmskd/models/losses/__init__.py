@@ -2,9 +2,12 @@
 from mmskd.optional import HAS_MMDET
 from .functional import (one_hot, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, pskd_focal)
+from .nkd import NKDLoss
+from .uskd import USKDLoss
 
 __all__ = [
-    'one_hot', 'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal'
+    'one_hot', 'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy',
+    'pskd_focal', 'NKDLoss', 'USKDLoss'
 ]
 
 if HAS_MMDET:
