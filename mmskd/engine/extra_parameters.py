@@ -9,6 +9,7 @@ import copy
 import math
 from typing import List
 
+from mmengine.device import get_device
 from mmengine.optim import ApexOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer.zero_optimizer import _ZeroRedundancyOptimizer
 from mmengine.registry import MODEL_WRAPPERS
@@ -54,8 +55,10 @@ def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
     Raises:
         RuntimeError: If the model is wrapped by something else than DistributedDataParallel.
     """
+    if not runner.distributed:
+        return module.to(get_device())
     cfg = runner.cfg.get('model_wrapper_cfg')
-    if runner.distributed and cfg is not None:
+    if cfg is not None:
         wrapper = MODEL_WRAPPERS.get(cfg.get('type', 'MMDistributedDataParallel'))
         if not issubclass(wrapper, DistributedDataParallel):
             raise RuntimeError(
