@@ -13,6 +13,8 @@ from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.models.pairing import student_side
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
+from .class_loss import (find_loss_module, find_module, is_loss_pass, read_call, require_logits,
+                         require_one)
 
 STATE_KEY = 'mmskd_uskd'
 
@@ -104,9 +106,8 @@ class USKDHook(Hook):
         if self._model is not None:
             raise RuntimeError('USKDHook is attached to a model already; call detach() first')
         model = model.module if is_model_wrapper(model) else model
-        layer = self._find(model, 'layer', self.layer)
-        loss_module = self._find(model, 'loss_module', self.loss_module)
-        self._require_softmax(loss_module)
+        layer = find_module('USKDHook', model, 'layer', self.layer)
+        loss_module = find_loss_module('USKDHook', model, self.loss_module)
         if self.classifier is None:
             self._build_classifier()
             self.classifier.to(next(model.parameters()).device)
@@ -131,7 +132,7 @@ class USKDHook(Hook):
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._stop()
-        self._active = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor') == 'loss'
+        self._active = is_loss_pass(args, kwargs)
 
     def _after_layer(self, layer: nn.Module, args: tuple, output: Any) -> None:
         """The middle feature is there: compute the weak logits."""
@@ -142,26 +143,26 @@ class USKDHook(Hook):
         """The logits meet their labels: compute USKD's loss."""
         if not self._active:
             return
-        self._require_one(self._weak, 'layer', self.layer)
-        weak, logits = self._weak[0], student_side(args[0]) if len(args) > 1 else None
-        self._require_logits(logits, (len(weak), self.num_classes))
+        require_one('USKDHook', self._weak, 'layer', self.layer)
+        weak, call = self._weak[0], read_call(args, kwargs)
+        require_logits('USKDHook', self.loss_module, call.logits, (len(weak), self.num_classes),
+                       f'as many rows as model.{self.layer} gives and `num_classes` columns')
         if torch.is_grad_enabled() and not weak.requires_grad:
             raise RuntimeError(
                 f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
                 'its activations. Take that module out of `activation_checkpointing`.')
-        weight = kwargs.get('weight', args[2] if len(args) > 2 else None)
-        avg_factor = kwargs.get('avg_factor', args[3] if len(args) > 3 else None)
-        self._losses.append(self.loss(logits, weak, args[1], weight, avg_factor))
+        self._losses.append(
+            self.loss(call.logits, weak, call.labels, call.weight, call.avg_factor))
 
     def _after_forward(self, model: nn.Module, args: tuple, losses: Any) -> Optional[Dict[str, Any]]:
         """Add the loss to the model's own."""
         if not self._active:
             return None
-        self._require_one(self._weak, 'layer', self.layer)
+        require_one('USKDHook', self._weak, 'layer', self.layer)
         weak, own = self._weak[0], self._losses
         if not len(weak):  # a head may skip the loss of no RoIs at all
             own = own or [weak.sum() * 0]
-        self._require_one(own, 'loss_module', self.loss_module)
+        require_one('USKDHook', own, 'loss_module', self.loss_module)
         self._stop()
         return {**losses, 'loss_uskd': own[0]}
 
@@ -183,39 +184,6 @@ class USKDHook(Hook):
             raise ValueError(f'USKDHook: model.{self.layer} gives {tuple(feature.shape)} after averaging, '
                              f'which is not (N, {self.channels}). Correct `channels` or `layer`.')
         return feature
-
-    def _find(self, model: nn.Module, option: str, name: str) -> nn.Module:
-        modules = dict(model.named_modules())
-        if not name or name not in modules:
-            parent = name.rpartition('.')[0]
-            parent = parent if parent in modules else ''
-            known = ', '.join(child for child, _ in modules[parent].named_children())
-            raise ValueError(f'USKDHook: {type(model).__name__} has no module {name!r}. Choose another '
-                             f'`{option}`; {"model." + parent if parent else "the model"} has: {known}')
-        return modules[name]
-
-    def _require_softmax(self, loss_module: nn.Module) -> None:
-        if getattr(loss_module, 'use_sigmoid', False) or isinstance(loss_module, nn.BCEWithLogitsLoss):
-            raise ValueError(
-                f'USKDHook: model.{self.loss_module} ({type(loss_module).__name__}) is a sigmoid loss. '
-                'USKD ranks and normalises the classes of a softmax; name a softmax loss in '
-                '`loss_module`.')
-
-    def _require_logits(self, logits: Any, expected: tuple) -> None:
-        if isinstance(logits, Tensor) and logits.shape == expected:
-            return
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else f'a {type(logits).__name__}'
-        raise ValueError(
-            f'USKDHook: model.{self.loss_module} is called with {got} where (logits, labels) with '
-            f'logits of shape {expected} were expected: as many rows as model.{self.layer} gives, and '
-            '`num_classes` columns. USKD is for heads that classify each row by one softmax.')
-
-    def _require_one(self, calls: list, option: str, name: str) -> None:
-        if len(calls) != 1:
-            raise RuntimeError(
-                f'USKDHook: model.{name} was called {len(calls)} times in a forward pass when its result '
-                f'was needed, not once. Choose another `{option}`: USKD needs one feature and one '
-                'classification loss of the same samples.')
 
     # In a Runner -------------------------------------------------------------------------------
 

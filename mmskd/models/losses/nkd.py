@@ -24,7 +24,7 @@ class NKDLoss(nn.Module):
     Args:
         gamma (float): Weight of the other classes. Defaults to 1.5, the paper's choice.
         tau (float): Temperature of the other classes. Defaults to 1.0.
-        loss_weight (float): Factor of the whole. Defaults to 1.0.
+        weight (float): Factor of the whole. Defaults to 1.0.
         ignore_background (bool): Whether the last class is a background that is not to be distilled: its
             samples have no loss, and it is left out of ``N`` in all others. Defaults to False: the
             background is a class like any other.
@@ -33,14 +33,16 @@ class NKDLoss(nn.Module):
         ValueError: If ``tau`` is not positive.
     """
 
-    def __init__(self, gamma: float = 1.5, tau: float = 1.0, loss_weight: float = 1.0,
+    log_name = 'loss_nkd'
+
+    def __init__(self, gamma: float = 1.5, tau: float = 1.0, weight: float = 1.0,
                  ignore_background: bool = False):
         super().__init__()
         if tau <= 0:
             raise ValueError(f'NKDLoss: tau must be positive, got {tau}')
         self.gamma = gamma
         self.tau = tau
-        self.loss_weight = loss_weight
+        self.weight = weight
         self.ignore_background = ignore_background
 
     def forward(self, cls_score: Tensor, teacher_score: Tensor, label: Tensor,
@@ -72,7 +74,25 @@ class NKDLoss(nn.Module):
             others[:, -1] = False
         loss = nkd_target(student, teacher, target) + self.gamma * nkd_nontarget(
             student, teacher, others, self.tau)
-        return self.loss_weight * average(loss, weight, avg_factor)
+        return self.weight * average(loss, weight, avg_factor)
+
+
+    def of_call(self, call) -> Tensor:
+        """The loss beside a call of a head's own softmax loss, as ``mmskd.DistillHook`` asks for it.
+
+        Args:
+            call: With the head's ``loss``, its ``args`` and ``kwargs``, and the logits of ``student`` and
+                ``teacher``.
+
+        Raises:
+            ValueError: If the head's loss is one of sigmoids.
+        """
+        if getattr(call.loss, 'use_sigmoid', False):
+            raise ValueError(f'NKDLoss goes with a softmax head, but the head has a sigmoid '
+                             f'{type(call.loss).__name__}. Choose another in the option `losses`.')
+        args = (*call.args[1:], None)  # label, and perhaps weight
+        return self(call.student, call.teacher, args[0], call.kwargs.get('weight', args[1]),
+                    call.kwargs.get('avg_factor'))
 
 
 def require_same_shape(name: str, cls_score: Tensor, **others: Tensor) -> None:

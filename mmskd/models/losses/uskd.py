@@ -30,18 +30,18 @@ class USKDLoss(nn.Module):
         alpha (float): Weight of the target part. Defaults to 1.0, the paper's choice for ImageNet.
         beta (float): Weight of the non-target part. Defaults to 0.1.
         mu (float): Weight of the weak logits' own loss. Defaults to 0.005.
-        loss_weight (float): Factor of the whole. Defaults to 1.0.
+        weight (float): Factor of the whole. Defaults to 1.0.
         ignore_background (bool): Whether the last class is a background: its samples have no loss, and it is
             left out of ``N`` in all others. Defaults to False: the background is a class like any other.
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1, mu: float = 0.005,
-                 loss_weight: float = 1.0, ignore_background: bool = False):
+                 weight: float = 1.0, ignore_background: bool = False):
         super().__init__()
         self.alpha = alpha
         self.beta = beta
         self.mu = mu
-        self.loss_weight = loss_weight
+        self.weight = weight
         self.ignore_background = ignore_background
 
     def forward(self, cls_score: Tensor, weak_score: Tensor, label: Tensor,
@@ -73,4 +73,4 @@ class USKDLoss(nn.Module):
         loss = (self.alpha * uskd_target(final, label) +
                 self.beta * uskd_nontarget(final, weak, others) +
                 self.mu * uskd_weak(weak, label))
-        return self.loss_weight * average(loss, weight, avg_factor)
+        return self.weight * average(loss, weight, avg_factor)

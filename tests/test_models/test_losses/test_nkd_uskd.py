@@ -1,5 +1,6 @@
 """NKD and USKD against scalar loops in float64, and the properties that the paper asks for."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -252,7 +253,7 @@ def test_options_are_the_arguments():
 @LOSSES
 def test_samples_without_a_class_or_weight_do_not_exist(name, function):
     first, second, labels = numbers()
-    loss = build(name, loss_weight=2.)
+    loss = build(name, weight=2.)
     for absent in (-100, C):
         gaps = labels.clone()
         gaps[[1, 4]] = absent
@@ -328,3 +329,22 @@ def test_shapes_that_do_not_fit_are_refused(name, function):
 def test_temperature_must_be_positive():
     with pytest.raises(ValueError, match='tau must be positive, got 0'):
         build('NKDLoss', tau=0)
+
+
+def test_nkd_beside_a_call_of_the_heads_own_loss():
+    """What DistillHook hands over: the head's loss, and how the head called it."""
+    first, second, labels = numbers()
+    weight = torch.rand(N, dtype=torch.float64) + 0.1
+
+    def call(*args, use_sigmoid=False, **kwargs):
+        return SimpleNamespace(loss=SimpleNamespace(use_sigmoid=use_sigmoid), args=(first, *args),
+                               kwargs=kwargs, student=first, teacher=second)
+
+    loss = build('NKDLoss')
+    expected = loss(first, second, labels, weight, 7.)
+    assert torch.equal(loss.of_call(call(labels, weight, avg_factor=7.)), expected)
+    assert torch.equal(loss.of_call(call(labels, weight=weight, avg_factor=7.)), expected)
+    assert torch.equal(loss.of_call(call(labels, reduction_override='none')),
+                       loss(first, second, labels))
+    with pytest.raises(ValueError, match='NKDLoss goes with a softmax head.*sigmoid SimpleNamespace'):
+        loss.of_call(call(labels, use_sigmoid=True))
