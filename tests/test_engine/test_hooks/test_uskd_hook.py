@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmskd.engine.checkpoint import load_checkpoint_safely
-from mmskd.engine.hooks import USKDHook
+from mmskd.engine.hooks import NKDHook, USKDHook
 from mmskd.engine.hooks.uskd_hook import STATE_KEY
 from mmskd.models.losses.functional import uskd
 from mmskd.optional import HAS_MMDET
@@ -339,3 +339,35 @@ def test_other_detectors_are_refused(family, message):
     with pytest.raises(ValueError, match=message):
         hook.attach(model)
         detectors.losses(model)
+
+
+# Classifiers of mmpretrain ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('mixup', [False, True])
+def test_mmpretrain(mixup):
+    pytest.importorskip('mmpretrain')
+    from mmengine.registry import MODELS
+    from mmpretrain.structures import DataSample
+    torch.manual_seed(0)
+    model = MODELS.build(dict(
+        type='mmpretrain.ImageClassifier', _scope_='mmpretrain',
+        data_preprocessor=dict(mean=[127.5] * 3, std=[64.] * 3, num_classes=4),
+        train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)) if mixup else None,
+        backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=64,
+                  loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1))))
+    data = model.data_preprocessor(dict(
+        inputs=[torch.randint(256, (3, 32, 32), dtype=torch.uint8) for _ in range(4)],
+        data_samples=[DataSample().set_gt_label(label) for label in range(4)]), training=True)
+    assert ('gt_score' in data['data_samples'][0]) == mixup
+    teacher = copy.deepcopy(model)
+    uskd_hook = USKDHook(layer='backbone.layer3', channels=32, num_classes=4)
+    nkd_hook = NKDHook(teacher=teacher)
+    uskd_hook.attach(model)
+    nkd_hook.attach(model)
+    ours = model(**data, mode='loss')
+    assert ours.keys() == {'loss', 'loss_uskd', 'loss_nkd'}
+    sum(ours.values()).backward()
+    assert uskd_hook.classifier.weight.grad.any() and sum(ours.values()).isfinite()
