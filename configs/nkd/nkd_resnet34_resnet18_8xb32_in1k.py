@@ -1,5 +1,6 @@
 _base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
-# gamma 1.5, temperature 1, the paper's for ImageNet (yzd-v/cls_KD, configs/distillers/imagenet/res34_distill_res18_img.py)
+# gamma 1.5, temperature 1, the paper's for ImageNet (yzd-v/cls_KD,
+# configs/distillers/imagenet/res34_distill_res18_img.py)
 custom_hooks = [
     dict(type='mmskd.NKDHook',
          teacher=dict(

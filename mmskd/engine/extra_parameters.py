@@ -10,8 +10,8 @@ import math
 from typing import List
 
 from mmengine.device import get_device
-from mmengine.optim import ApexOptimWrapper, OptimWrapper, OptimWrapperDict
-from mmengine.optim.optimizer.zero_optimizer import _ZeroRedundancyOptimizer
+from mmengine.optim import (ApexOptimWrapper, OptimWrapper, OptimWrapperDict,
+                            ZeroRedundancyOptimizer)
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -73,7 +73,7 @@ def _optimizer(runner):
         wrapper, (OptimWrapperDict, ApexOptimWrapper))
     # ZeRO divides the parameters among the ranks when it is built
     found = wrapper.optimizer if plain else wrapper
-    if not plain or isinstance(found, _ZeroRedundancyOptimizer):
+    if not plain or isinstance(found, ZeroRedundancyOptimizer):
         raise RuntimeError(
             f'optim_wrapper: {type(found).__name__} cannot take the parameters of a module beside the '
             'model. Use one optimizer in an OptimWrapper or AmpOptimWrapper.')

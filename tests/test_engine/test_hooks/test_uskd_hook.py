@@ -290,6 +290,15 @@ def test_a_loss_module_that_is_not_called_is_refused():
         losses(model)
 
 
+def test_a_loss_of_several_distributions_is_refused():
+    """SimCC's is called with the bins of x and those of y."""
+    model, hook = build()
+    model.net.register_forward_hook(lambda module, args, logits: (logits, logits))
+    hook.attach(model)
+    with pytest.raises(ValueError, match='model.criterion is called with a tuple'):
+        losses(model)
+
+
 def test_a_sigmoid_loss_is_refused():
     model, hook = build()
     model.criterion = nn.BCEWithLogitsLoss()
