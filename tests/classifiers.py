@@ -4,8 +4,10 @@ from typing import Dict, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, MODELS
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.registry import DATASETS, HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -27,6 +29,26 @@ class TinyClassifier(BaseModel):
     def forward(self, inputs: Tensor, labels: Optional[Tensor] = None, mode: str = 'tensor'):
         logits = self.net(inputs)
         return dict(loss=self.criterion(logits, labels)) if mode == 'loss' else logits
+
+
+@HOOKS.register_module(force=True)
+class USKDRecorder(Hook):
+    """Saves what this process of a run with USKD ends with: weights, classifier and all losses."""
+
+    priority = 'HIGH'
+
+    def before_train(self, runner):
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({key: value.item() for key, value in outputs.items()})
+
+    def after_train(self, runner):
+        uskd = next(hook for hook in runner.hooks if type(hook).__name__ == 'USKDHook')
+        torch.save(dict(weights=dict(runner.model.named_parameters()), losses=self.losses,
+                        classifier=dict(uskd.classifier.named_parameters()),
+                        wrapped=is_model_wrapper(uskd._called)),
+                   Path(runner.work_dir) / f'rank{get_rank()}.pt')
 
 
 @DATASETS.register_module(force=True)

@@ -9,8 +9,9 @@ import copy
 import math
 from typing import List
 
-from mmengine.optim import ApexOptimWrapper, OptimWrapper, OptimWrapperDict
-from mmengine.optim.optimizer.zero_optimizer import _ZeroRedundancyOptimizer
+from mmengine.device import get_device
+from mmengine.optim import (ApexOptimWrapper, OptimWrapper, OptimWrapperDict,
+                            ZeroRedundancyOptimizer)
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -54,8 +55,10 @@ def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
     Raises:
         RuntimeError: If the model is wrapped by something else than DistributedDataParallel.
     """
+    if not runner.distributed:
+        return module.to(get_device())
     cfg = runner.cfg.get('model_wrapper_cfg')
-    if runner.distributed and cfg is not None:
+    if cfg is not None:
         wrapper = MODEL_WRAPPERS.get(cfg.get('type', 'MMDistributedDataParallel'))
         if not issubclass(wrapper, DistributedDataParallel):
             raise RuntimeError(
@@ -70,7 +73,7 @@ def _optimizer(runner):
         wrapper, (OptimWrapperDict, ApexOptimWrapper))
     # ZeRO divides the parameters among the ranks when it is built
     found = wrapper.optimizer if plain else wrapper
-    if not plain or isinstance(found, _ZeroRedundancyOptimizer):
+    if not plain or isinstance(found, ZeroRedundancyOptimizer):
         raise RuntimeError(
             f'optim_wrapper: {type(found).__name__} cannot take the parameters of a module beside the '
             'model. Use one optimizer in an OptimWrapper or AmpOptimWrapper.')

@@ -1,8 +1,4 @@
 """PS-KD in two processes, started as a user starts them: bash tools/dist_train.sh CONFIG 2."""
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,24 +7,7 @@ import torch
 pytest.importorskip('mmdet')
 
 from tests import runs  # noqa: E402
-
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> str:
-    """One that nobody listens on, so that two test runs on a machine do not meet."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
-
-def dist_train(config: Path, *args) -> None:
-    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=free_port(),
-                       PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
-    done = subprocess.run(['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', *args],
-                          env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout[-3000:]
+from tests.processes import dist_train  # noqa: E402
 
 
 def ranks(folder: Path) -> list:

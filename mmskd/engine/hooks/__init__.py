@@ -1,7 +1,11 @@
 """Hooks: when a teacher is refreshed, saved and asked, and what makes a resume exact."""
 from .distill_hook import DistillHook
 from .head_distill_hook import HeadDistillHook
+from .nkd_hook import NKDHook
 from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
+from .uskd_hook import USKDHook
 
-__all__ = ['DistillHook', 'HeadDistillHook', 'PSKDHook', 'RandomStreamsHook']
+__all__ = [
+    'DistillHook', 'HeadDistillHook', 'NKDHook', 'PSKDHook', 'RandomStreamsHook', 'USKDHook'
+]

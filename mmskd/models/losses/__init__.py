@@ -9,12 +9,14 @@ from .distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, 
 from .functional import (feature_l2, heatmap_l2, one_hot, progressive_target,
                          pskd_binary_cross_entropy, pskd_cross_entropy, pskd_focal, pskd_simcc_kl,
                          simcc_kl)
+from .nkd import NKDLoss
 from .soft_target import SoftTargetLoss
+from .uskd import USKDLoss
 
 __all__ = [
     'COUNTERPARTS', 'ClassDistillLoss', 'FeatureDistillLoss', 'HeatmapDistillLoss', 'LossCall',
-    'SimCCDistillLoss', 'SoftTargetLoss', 'feature_l2', 'heatmap_l2', 'one_hot',
-    'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
+    'NKDLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'feature_l2', 'heatmap_l2',
+    'one_hot', 'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
     'pskd_simcc_kl', 'simcc_kl'
 ]
 

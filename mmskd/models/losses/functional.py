@@ -1,12 +1,16 @@
 """The soft-target losses as plain tensor functions, to be read against the papers.
 
-Every method mixes the hard target ``y`` with a teacher's prediction ``q`` of the same thing,
-``y_soft = (1 - alpha) y + alpha q``. In PS-KD (Kim et al., "Self-Knowledge Distillation with Progressive
-Refinement of Targets", ICCV 2021) ``q`` is the model's own prediction one epoch ago, eq. (3) and (4) there.
+PS-KD mixes the hard target ``y`` with a teacher's prediction ``q`` of the same thing,
+``y_soft = (1 - alpha) y + alpha q`` (Kim et al., "Self-Knowledge Distillation with Progressive
+Refinement of Targets", ICCV 2021); ``q`` is the model's own prediction one epoch ago, eq. (3) and (4) there.
+
+NKD and USKD add a loss beside the hard one, in two parts: the target class, and the distribution
+over all others (Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
+Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
 
 No function keeps state. No gradient flows into the past prediction.
 """
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -239,6 +243,214 @@ def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         Tensor: The loss, a scalar.
     """
     return weight * F.mse_loss(student, teacher.detach(), reduction='sum') / student.size(0)
+def nkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: float = 1.5,
+        tau: float = 1.0) -> Tensor:
+    """Normalised knowledge distillation, mean over the samples.
+
+    ``-T_t log S_t - gamma tau^2 sum_{i != t} N(T_i) log N(S_i)``: ``S`` and ``T`` are the probabilities of
+    student and teacher, ``t`` the target class, and ``N`` is the softmax over the other classes at
+    temperature ``tau``. Plain distillation compares ``S_i`` with ``T_i``, which sum to ``1 - S_t`` and
+    ``1 - T_t`` and so can never agree while these differ.
+
+    Args:
+        student_logits (Tensor): (N, C).
+        teacher_logits (Tensor): (N, C). Detached here.
+        labels (Tensor): Class indices (N,), or soft labels (N, C), of which the largest is the target.
+        gamma (float): Weight of the other classes. Defaults to 1.5.
+        tau (float): Temperature of the other classes. Defaults to 1.0.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    target = target_classes(labels)[0][:, :1]
+    others = ~mask_of(target, student_logits)
+    return (nkd_target(student_logits, teacher_logits, target) +
+            gamma * nkd_nontarget(student_logits, teacher_logits, others, tau)).mean()
+
+
+def nkd_target(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
+    """``-T_t log S_t``, at temperature 1.
+
+    Args:
+        student_logits (Tensor): (N, C).
+        teacher_logits (Tensor): (N, C). Detached here.
+        target (Tensor): The target class, (N, 1).
+
+    Returns:
+        Tensor: Loss of each sample, (N,).
+    """
+    teacher_prob = teacher_logits.detach().softmax(1).gather(1, target)
+    return -(teacher_prob * student_logits.log_softmax(1).gather(1, target)).sum(1)
+
+
+def nkd_nontarget(student_logits: Tensor, teacher_logits: Tensor, others: Tensor,
+                  tau: float = 1.0) -> Tensor:
+    """``-tau^2 sum_i N(T_i) log N(S_i)`` over the classes ``i`` that are in ``others``.
+
+    Args:
+        student_logits (Tensor): (N, C).
+        teacher_logits (Tensor): (N, C). Detached here.
+        others (Tensor): Which classes are compared, bool (N, C).
+        tau (float): Temperature. Defaults to 1.0.
+
+    Returns:
+        Tensor: Loss of each sample, (N,); 0 where ``others`` has no class.
+    """
+    teacher_prob = _among(teacher_logits.detach() / tau, others).softmax(1)
+    return tau**2 * cross_entropy_among(student_logits / tau, teacher_prob, others)
+
+
+def uskd(logits: Tensor, weak_logits: Tensor, labels: Tensor, alpha: float = 1.0,
+         beta: float = 0.1, mu: float = 0.005) -> Tensor:
+    """Universal self-knowledge distillation, mean over the samples: a loss without a teacher.
+
+    ``alpha`` :func:`uskd_target` + ``beta`` :func:`uskd_nontarget` + ``mu`` :func:`uskd_weak`. It is added
+    to the hard loss.
+
+    Args:
+        logits (Tensor): (N, C).
+        weak_logits (Tensor): What an auxiliary classifier makes of a feature from the middle of the
+            network, (N, C).
+        labels (Tensor): Class indices (N,), or soft labels (N, C) with at most two classes (mixup,
+            CutMix), as in the authors' code.
+        alpha (float): Weight of the target part. Defaults to 1.0.
+        beta (float): Weight of the non-target part. Defaults to 0.1.
+        mu (float): Weight of the weak logits' own loss. Defaults to 0.005.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    others = ~mask_of(labels, logits)
+    return (alpha * uskd_target(logits, labels) +
+            beta * uskd_nontarget(logits, weak_logits, others) +
+            mu * uskd_weak(weak_logits, labels)).mean()
+
+
+def uskd_target(logits: Tensor, labels: Tensor) -> Tensor:
+    """``-(S_t^2 + y_t - mean(S_t^2)) log S_t``, the mean over the samples; no gradient in the bracket.
+
+    A sample that the model is surer of than it is on average gets a target above 1, any other one
+    below. Squaring keeps the targets close together while all probabilities are small. Soft labels: summed
+    over the (two) target classes, with one mean for the larger labels and one for the smaller.
+
+    Args:
+        logits (Tensor): (N, C).
+        labels (Tensor): (N,) or (N, C).
+
+    Returns:
+        Tensor: Loss of each sample, (N,).
+    """
+    target, value = target_classes(labels)
+    log_prob = logits.log_softmax(1).gather(1, target)
+    present = value > 0
+    square = log_prob.detach().exp()**2 * present
+    mean = square.sum(0) / present.sum(0).clamp(min=1)
+    return -((square + value - mean) * present * log_prob).sum(1)
+
+
+def uskd_nontarget(logits: Tensor, weak_logits: Tensor, others: Tensor) -> Tensor:
+    """``-sum_i N(Z_i) log N(S_i)`` over the classes ``i`` in ``others``, Z from :func:`zipf_weights`.
+
+    Args:
+        logits (Tensor): (N, C).
+        weak_logits (Tensor): (N, C). No gradient flows into them here.
+        others (Tensor): Which classes are compared, bool (N, C).
+
+    Returns:
+        Tensor: Loss of each sample, (N,); 0 where ``others`` has no class.
+    """
+    return cross_entropy_among(logits, zipf_weights(logits, weak_logits, others), others)
+
+
+@torch.no_grad()
+def zipf_weights(logits: Tensor, weak_logits: Tensor, others: Tensor) -> Tensor:
+    """Soft labels for the classes in ``others`` that depend on their rank alone: ``N(Z)``.
+
+    Zipf's law: ``Z_i = 1 / R_i``, where ``R_i`` in 1..C is the rank of the class by ``N(W_i) + N(S_i)``,
+    the weak and the final probability, each divided by the sum over ``others``. ``N(Z)`` divides by
+    the sum over ``others`` as well. A class that is not in ``others`` (the target) has a rank, too: where the
+    model is right, that is rank 1 and the others begin at 1/2.
+
+    The authors' code adds ``log S_i / (1 - log S_t)`` in place of ``N(S_i) = S_i / (1 - S_t)``.
+
+    Args:
+        logits (Tensor): (N, C).
+        weak_logits (Tensor): (N, C).
+        others (Tensor): Which classes get a weight, bool (N, C).
+
+    Returns:
+        Tensor: (N, C) without gradient; rows sum to 1 over ``others`` and are 0 elsewhere.
+    """
+    score = sum((z - _among(z, others).logsumexp(1, keepdim=True)).exp()
+                for z in (logits, weak_logits))
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(1) + 1
+    weights = others / rank.to(logits.dtype)
+    return weights / weights.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def uskd_weak(weak_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the weak logits with the smoothed label ``0.9 y + 0.1 / C``.
+
+    Args:
+        weak_logits (Tensor): (N, C).
+        labels (Tensor): (N,) or (N, C).
+
+    Returns:
+        Tensor: Loss of each sample, (N,).
+    """
+    labels = labels if labels.dim() == 1 else labels.to(weak_logits.dtype)
+    return F.cross_entropy(weak_logits, labels, label_smoothing=0.1, reduction='none')
+
+
+def cross_entropy_among(logits: Tensor, target: Tensor, classes: Tensor) -> Tensor:
+    """Cross entropy of distributions over some of the classes: ``-sum_i target_i log N(S_i)``.
+
+    Args:
+        logits (Tensor): (N, C).
+        target (Tensor): (N, C); what it holds for other classes does not matter.
+        classes (Tensor): Bool (N, C).
+
+    Returns:
+        Tensor: Loss of each sample, (N,).
+    """
+    log_prob = _among(logits, classes).log_softmax(1).masked_fill(~classes, 0)
+    return -(target * log_prob).sum(1)
+
+
+def target_classes(labels: Tensor) -> Tuple[Tensor, Tensor]:
+    """The target class of each sample, or the two of a mixture.
+
+    Args:
+        labels (Tensor): Class indices (N,), or soft labels (N, C).
+
+    Returns:
+        tuple[Tensor]: Class indices and their labels, both (N, K), the largest label first: K = 1 and
+        labels 1 for class indices, K = 2 for soft labels (one of which may be 0).
+    """
+    if labels.dim() == 1:
+        return labels.unsqueeze(1), torch.ones_like(labels).unsqueeze(1)
+    value, target = labels.topk(2, dim=1)
+    return target, value
+
+
+def mask_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """Which classes are a sample's target.
+
+    Args:
+        labels (Tensor): Class indices (N,) or (N, 1), or soft labels (N, C).
+        logits (Tensor): (N, C).
+
+    Returns:
+        Tensor: Bool, (N, C).
+    """
+    if labels.shape == logits.shape:
+        return labels > 0
+    return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels.view(-1, 1), True)
+
+
+def _among(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits whose softmax is 0 outside of ``classes``; not -inf, of which a gradient may be NaN."""
+    return logits.masked_fill(~classes, torch.finfo(logits.dtype).min)
 
 
 def _bce(pred: Tensor, target: Tensor, activated: bool) -> Tensor:
