@@ -1,4 +1,4 @@
-"""The stock mmpose estimators that the tests run on: real configs, small backbones."""
+"""The stock mmpose estimators that the tests run on: real configs, small crops and backbones."""
 from typing import List, Tuple
 
 import numpy as np
@@ -26,12 +26,18 @@ KL = ('rtmpose', 'rtmw', 'simcc')
 """The families with a KL loss; the others compare heatmaps by MSE."""
 
 R18 = {'backbone.depth': 18, 'head.in_channels': 512}
+SIMCC = {'head.input_size': (96, 128), 'head.in_featuremap_size': (3, 4),
+         'head.decoder.input_size': (96, 128)}
+HEATMAP = {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (24, 32)}
 SMALLER = {
-    'rtmw': {'backbone.deepen_factor': 0.167, 'neck.num_csp_blocks': 1},
-    'simcc': R18, 'heatmap': R18,
-    'mspn': {'backbone.num_blocks': [1, 1, 1, 1]},
+    'rtmpose': SIMCC,
+    'rtmw': {**SIMCC, 'backbone.deepen_factor': 0.167, 'neck.num_csp_blocks': 1},
+    'simcc': {**R18, **SIMCC}, 'heatmap': {**R18, **HEATMAP}, 'hrnet': HEATMAP,
+    'mspn': {'backbone.num_blocks': [1, 1, 1, 1], **HEATMAP, 'head.out_shape': (32, 24)},
+    'hourglass': {'head.decoder.input_size': (128, 128), 'head.decoder.heatmap_size': (32, 32)},
+    'cpm': {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (12, 16)},
 }
-"""What makes the stock model quick on a CPU; its heads and losses are not touched."""
+"""What makes the stock model quick on a CPU: small crops and backbones, its own heads and losses."""
 
 
 def stock_config(name: str, **options) -> ConfigDict:
