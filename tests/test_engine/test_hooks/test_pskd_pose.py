@@ -168,7 +168,8 @@ def test_trains_resumes_and_saves_a_stock_checkpoint(data_root, tmp_path, kind):
 
 def test_a_past_self_in_half_precision():
     """MMEngine's AmpOptimWrapper wants a GPU; what it does is autocast."""
-    model = poses.build('rtmpose')
+    # numpy has no bfloat16, so the stock heads cannot measure their accuracy in it
+    model = poses.build('heatmap', train_cfg=dict(compute_acc=False))
     hook = attached(model, alpha_t=0.5, precision='bfloat16')
     with torch.autocast('cpu', dtype=torch.bfloat16):
         loss = poses.total(poses.losses(model))
