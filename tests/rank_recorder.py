@@ -9,9 +9,9 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module(force=True)
 class RankRecorder(Hook):
-    """Saves the weights, the past self and all losses of this rank at the end of the training."""
+    """Saves what this rank ends with: weights, all losses, and what the teaching hook holds."""
 
-    priority = 'HIGH'
+    priority = 'HIGH'  # before the hook lets go of it
 
     def before_train(self, runner):
         self.losses = []
@@ -20,11 +20,14 @@ class RankRecorder(Hook):
         self.losses.append({key: value.item() for key, value in outputs.items()})
 
     def after_train(self, runner):
-        from mmskd.engine.hooks import PSKDHook
-        pskd = next(hook for hook in runner.hooks if isinstance(hook, PSKDHook))
-        torch.save(
-            dict(weights={name: value.detach() for name, value in runner.model.named_parameters()},
-                 past=pskd._past.state_dict(), losses=self.losses,
-                 disagreement=pskd.disagreement, wrapper=type(runner.model).__name__,
-                 unused=runner.model.find_unused_parameters),
-            Path(runner.work_dir) / f'rank{get_rank()}.pt')
+        teaching = {type(hook).__name__: hook for hook in runner.hooks}
+        record = dict(
+            weights={name: value.detach() for name, value in runner.model.named_parameters()},
+            losses=self.losses, wrapper=type(runner.model).__name__,
+            unused=runner.model.find_unused_parameters)
+        if 'PSKDHook' in teaching:
+            pskd = teaching['PSKDHook']
+            record.update(past=pskd._past.state_dict(), disagreement=pskd.disagreement)
+        if 'DistillHook' in teaching:
+            record.update(projections=teaching['DistillHook']._projections())
+        torch.save(record, Path(runner.work_dir) / f'rank{get_rank()}.pt')
