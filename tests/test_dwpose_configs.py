@@ -1,4 +1,5 @@
 """Every DWPose config is a stock config of MMPose and one hook more, and its pair fits together."""
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmskd.config import config_root, find_config, load_config
+from mmskd.engine.checkpoint import load_checkpoint_safely
 from mmskd.optional import HAS_MMDET
 
 pytest.importorskip('mmpose')
@@ -219,3 +221,59 @@ def test_stock_hooks_build(name):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         built = [type(HOOKS.build(hook)).__name__ for hook in plain(cfg.custom_hooks)[:-1]]
     assert built == [hook.type.rpartition('.')[2] for hook in stock]
+
+
+# ------------------------------------------------------------------ a real step at full size
+
+
+DATA = os.environ.get('MMSKD_TEST_DATA')
+WHOLEBODY = Path(DATA or '', 'coco_wholebody_tiny')
+STAGES = ('dwpose_s1_rtmpose-l_rtmpose-m_8xb64-270e_coco-wholebody-256x192.py',
+          'dwpose_s2_rtmpose-m_8xb64-54e_coco-wholebody-256x192.py')
+
+
+def four_images(cfg, work_dir):
+    """A config that trains one step on the four images, from random weights and without a download."""
+    pipeline = [step for step in cfg.train_dataloader.dataset.pipeline
+                if step.type not in ('Albumentation', 'PhotometricDistortion')]
+    cfg.merge_from_dict(dict(
+        work_dir=str(work_dir), experiment_name=work_dir.name, launcher='none',
+        train_dataloader=dict(
+            batch_size=4, num_workers=0, persistent_workers=False,
+            dataset=dict(data_root=str(WHOLEBODY), ann_file='annotations/wholebody.json',
+                         data_prefix=dict(img='images/'), indices=4)),
+        train_cfg=dict(max_epochs=1, val_interval=10), param_scheduler=[]))
+    cfg.train_dataloader.dataset.pipeline = pipeline
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.model.backbone.init_cfg = None
+    cfg.model.backbone.norm_cfg.type = 'BN'
+    cfg.visualizer.name = work_dir.name
+    return cfg
+
+
+@pytest.mark.skipif(not HAS_MMDET, reason="RTMPose's backbone and data pipeline are mmdet's")
+@pytest.mark.skipif(not WHOLEBODY.is_dir(), reason='MMSKD_TEST_DATA has no coco_wholebody_tiny')
+def test_both_stages_take_a_real_step_with_133_keypoints(tmp_path):
+    import torch
+    from mmengine.registry import MODELS
+    from mmengine.runner import Runner
+    with DefaultScope.overwrite_default_scope('mmpose'):
+        teacher = MODELS.build(load_config(teacher_of(STAGES[0]).config).model)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'rtmpose-l.pth')
+
+    for name, keys in zip(STAGES, ({'loss_kpt', 'loss_feature', 'loss_logit'}, {'loss_logit'})):
+        cfg = four_images(load_config(str(ROOT / name)), tmp_path / name[:9])
+        hook = cfg.custom_hooks[-1]
+        if 's1' in name:
+            hook.teacher.checkpoint = str(tmp_path / 'rtmpose-l.pth')
+        else:
+            hook.checkpoint = str(tmp_path / 'dwpose_s1' / 'epoch_1.pth')
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        assert runner.iter == 1 and runner.model.head.out_channels == 133
+        losses = {key: runner.message_hub.get_scalar(f'train/{key}').current() for key in keys}
+        assert all(0 < value < 1e5 for value in losses.values()), losses
+        saved = load_checkpoint_safely(str(tmp_path / name[:9] / 'epoch_1.pth'))['state_dict']
+        with DefaultScope.overwrite_default_scope('mmpose'):
+            stock = MODELS.build(load_config(stock_of(name)).model)
+        stock.load_state_dict(saved, strict=True)

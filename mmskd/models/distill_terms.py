@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
-                             SimCCDistillLoss)
+                             SimCCDistillLoss, is_heatmap_loss, is_simcc_loss)
 from .pairing import has_pair
 from .soft_heads import SoftHead
 from .teachers.fixed import feature_maps
@@ -107,9 +107,9 @@ def default_losses(heads: Sequence[SoftHead], features: bool = True) -> List[nn.
     of a sum over all of an FPN's places has to be chosen for the size of the images.
     """
     own = heads[0].losses[0]
-    if hasattr(own, 'beta') and hasattr(own, 'label_softmax'):
+    if is_simcc_loss(own):
         logits: nn.Module = SimCCDistillLoss()
-    elif hasattr(own, 'use_target_weight'):
+    elif is_heatmap_loss(own):
         logits = HeatmapDistillLoss()
     else:
         return [ClassDistillLoss()]

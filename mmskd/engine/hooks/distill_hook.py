@@ -156,6 +156,9 @@ class DistillHook(Hook):
             if not (isinstance(loss, FeatureDistillLoss) or hasattr(loss, 'of_call')):
                 raise ValueError(f'DistillHook: {type(loss).__name__} in the option `losses` is no '
                                  'loss between a student and a teacher')
+            if hasattr(loss, 'check_head'):
+                for head in heads:
+                    loss.check_head(head.losses[0])
         return losses
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -125,9 +125,12 @@ class SimCCDistillLoss(nn.Module):
         """
         return simcc_kl(student, teacher, beta, self.weight)
 
+    def check_head(self, own: nn.Module) -> None:
+        """Raise ValueError if the head's own loss is not ``KLDiscretLoss``."""
+        _require(self, is_simcc_loss(own), own, 'KLDiscretLoss, that of a SimCC head')
+
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``KLDiscretLoss``."""
-        _require(self, call, 'beta', 'KLDiscretLoss, that of a SimCC head')
         return self(call.student, call.teacher, call.loss.beta)
 
 
@@ -156,9 +159,12 @@ class HeatmapDistillLoss(nn.Module):
         """
         return heatmap_l2(student, teacher, self.weight)
 
+    def check_head(self, own: nn.Module) -> None:
+        """Raise ValueError if the head's own loss is not ``KeypointMSELoss`` or of its kind."""
+        _require(self, is_heatmap_loss(own), own, 'KeypointMSELoss, that of a heatmap head')
+
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``KeypointMSELoss``, with the factor that the head gives it."""
-        _require(self, call, 'use_target_weight', 'KeypointMSELoss, that of a heatmap head')
         return self(call.student, call.teacher) * call.loss.loss_weight
 
 
@@ -195,7 +201,17 @@ def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
     return nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
 
 
-def _require(term: nn.Module, call: LossCall, attribute: str, owner: str) -> None:
-    if not hasattr(call.loss, attribute):
-        raise ValueError(f'{type(term).__name__} goes with {owner}, but the head has '
-                         f'{type(call.loss).__name__}. Choose another in the option `losses`.')
+def is_simcc_loss(own: nn.Module) -> bool:
+    """Whether a loss of MMPose compares distributions over bins."""
+    return hasattr(own, 'label_softmax')
+
+
+def is_heatmap_loss(own: nn.Module) -> bool:
+    """Whether a loss of MMPose compares heatmaps."""
+    return hasattr(own, 'use_target_weight') and not is_simcc_loss(own)
+
+
+def _require(term: nn.Module, fits: bool, own: nn.Module, wanted: str) -> None:
+    if not fits:
+        raise ValueError(f'{type(term).__name__} goes with {wanted}, but the head has '
+                         f'{type(own).__name__}. Choose another in the option `losses`.')

@@ -324,12 +324,15 @@ def test_mismatches_are_refused_with_both_sides(change, message):
 
 
 @needs_mmpose
-def test_a_loss_of_another_kind_of_head_is_refused():
-    student, teacher = poses.build('heatmap'), poses.build('heatmap', seed=1)
-    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')])
-    hook.attach(student)
-    with pytest.raises(ValueError, match='SimCCDistillLoss goes with KLDiscretLoss'):
-        poses.losses(student)
+@pytest.mark.parametrize('family,loss,wanted', [('heatmap', 'SimCC', 'KLDiscretLoss'),
+                                                ('rtmpose', 'Heatmap', 'KeypointMSELoss')])
+def test_a_loss_of_another_kind_of_head_is_refused(family, loss, wanted):
+    student, teacher = poses.build(family), poses.build(family, seed=1)
+    before = snapshot(student)
+    hook = DistillHook(teacher=teacher, losses=[dict(type=f'mmskd.{loss}DistillLoss')])
+    with pytest.raises(ValueError, match=f'{loss}DistillLoss goes with {wanted}'):
+        hook.attach(student)
+    assert snapshot(student) == before
 
 
 @needs_mmdet

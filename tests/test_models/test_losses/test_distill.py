@@ -102,7 +102,6 @@ def test_class_loss_is_the_heads_own_with_the_teacher_for_a_target():
 
 def test_a_loss_that_does_not_go_with_the_head_names_both():
     mmdet = pytest.importorskip('mmskd.models.losses.pskd_detection')
-    call = LossCall(mmdet.PSKDFocalLoss(), (pair(*torch.randn(2, N, K)), torch.tensor([0, 1, 2])), {})
     for term in (SimCCDistillLoss(), HeatmapDistillLoss()):
         with pytest.raises(ValueError, match=f'{type(term).__name__} goes with .* PSKDFocalLoss'):
-            term.of_call(call)
+            term.check_head(mmdet.PSKDFocalLoss())
