@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import free_port
+
 pytest.importorskip('mmdet')
 needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')
 
@@ -184,10 +186,79 @@ def test_stock_tools_find_the_hook_and_read_the_checkpoint(tiny):
     assert 'pskd_alpha' in output and 'Epoch(test)' in output
 
 
+STOCK_POSE_TEST = """
+import runpy, sys
+from importlib.util import find_spec
+from pathlib import Path
+sys.argv = [str(Path(find_spec('mmpose').origin).parent / '.mim' / 'tools' / 'test.py'),
+            'tiny_pose.py', sys.argv[1], '--out', 'stock.json', '--work-dir', 'work_dirs/stock_test']
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
 @needs_mmpose
-def test_trains_a_pose_model(run_tool, tiny):
-    run_tool('train', 'tiny_pose.py')
-    assert Path('work_dirs/tiny_pose/epoch_1.pth').is_file()
+def test_pose_through_both_stages_to_the_stock_tool(run_tool, tiny, capsys):
+    """Baseline, teacher and student, fresh head: each checkpoint is the stock model's."""
+    Path('teacher.py').write_text("_base_ = 'tiny_pose.py'\nmodel = dict(backbone=dict("
+                                  "base_channels=16), head=dict(in_channels=128))")
+    run_tool('train', 'teacher.py')
+    run_tool('train', 'tiny_pose.py', '--distill-from', 'teacher.py', 'work_dirs/teacher/epoch_1.pth')
+    first = 'work_dirs/tiny_pose_distill/epoch_1.pth'
+    run_tool('train', 'tiny_pose.py', '--head-distill', first, '--cfg-options',
+             'train_cfg.max_epochs=5', 'train_cfg.val_interval=5')
+    assert '1 instead of 5 epochs' in capsys.readouterr().out
+    second = Path('work_dirs/tiny_pose_head_distill/epoch_1.pth')
+    assert second.is_file() and not second.with_name('epoch_2.pth').exists()
+    weights = [torch.load(path, weights_only=True)['state_dict'] for path in (first, second)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items()
+               if key.startswith('backbone.'))
+
+    run_tool('publish_model', second, 'published.pth')
+    published, = Path().glob('published-*.pth')
+    run_tool('test', 'tiny_pose.py', str(published), '--out', 'ours.json')
+    # The data set of this config is ours, all else is MMPose's
+    done = subprocess.run([sys.executable, '-c', STOCK_POSE_TEST, str(published)], text=True,
+                          capture_output=True, env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    import mmengine
+    assert mmengine.load('stock.json') == mmengine.load('ours.json')
+
+
+@needs_mmpose
+def test_distillation_flags(prepare):
+    cfg = prepare('train', POSE, '--distill-from', POSE, 'teacher.pth')
+    assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', teacher=dict(
+        config=POSE, checkpoint='teacher.pth'))
+    assert cfg.work_dir.endswith('_distill')
+    cfg = prepare('train', POSE, '--head-distill', 'trained.pth')
+    assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth')
+    assert cfg.work_dir.endswith('_head_distill') and cfg.train_cfg.max_epochs == 42
+    assert cfg.param_scheduler[1].milestones == [34, 40]
+
+
+def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
+    cfg = prepare('train', 'tiny.py', '--distill-from', 'tiny.py', 'teacher.pth')
+    hook = [hook for hook in cfg.custom_hooks if hook['type'] == 'mmskd.DistillHook'][0]
+    assert hook['teacher']['config'] == str(tiny / 'tiny.py')
+
+
+@pytest.mark.parametrize('argv, message', [
+    (['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
+    (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
+    (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
+])
+def test_teachers_that_are_not_there(argv, message, run_tool, tiny):
+    with pytest.raises(SystemExit, match=message):
+        run_tool('train', 'tiny.py', *argv)
+
+
+def test_one_teacher_at_a_time(run_tool, prepare, capsys):
+    with pytest.raises(SystemExit):
+        prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
+    assert 'not allowed with' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='has PSKDHook already, and a model has one teacher'):
+        run_tool('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
 
 
 class Evil:
@@ -219,11 +290,11 @@ def test_two_processes_on_the_cpu(tiny):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     code, output = run_script('dist_train.sh', 'tiny.py', 2, '--work-dir', 'two processes',
-                              '--cfg-options', 'custom_hooks=[]', PORT='29517')
+                              '--cfg-options', 'custom_hooks=[]', PORT=free_port())
     assert code == 0, output
     assert 'Epoch(train) [1][1/1]' in output, 'eight images, two processes, four images each'
     code, output = run_script('dist_test.sh', 'tiny.py', 'two processes/epoch_1.pth', 2,
-                              '--work-dir', 'two processes', PORT='29518')
+                              '--work-dir', 'two processes', PORT=free_port())
     assert code == 0, output
     assert re.search(r'Epoch\(test\) \[1/1\] .*bbox_mAP', output)
 
