@@ -5,14 +5,17 @@ colour scheme; beside the page it is a PNG in either scheme. Colours are those o
 Universal Design", 2008, which remain distinct with any colour vision; markers and dashes repeat
 what the colours say.
 """
+import contextlib
+import html
 import io
 import re
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..calibration import reliability_bins, risk_coverage
@@ -80,21 +83,21 @@ def css_variables(theme: Theme) -> Dict[str, str]:
             **{f'series-{i}': colour for i, colour in enumerate(theme.series)}}
 
 
-def to_figure(chart: Chart, theme: Theme = LIGHT) -> Figure:
-    """Draw a chart in a theme."""
-    with matplotlib.rc_context(_settings(theme)):
+@contextlib.contextmanager
+def drawn(chart: Chart, theme: Theme = LIGHT, **settings) -> Iterator[Figure]:
+    """A chart in a theme, to be saved inside the ``with`` block: ticks are made when they are drawn,
+    with the settings of that time."""
+    with matplotlib.rc_context({**_settings(theme), **settings}):
         figure = Figure(figsize=chart.size, layout='constrained', facecolor=theme.paper)
         chart.draw(figure, theme)
-        figure.draw_without_rendering()  # what is laid out now does not depend on later settings
-    return figure
+        yield figure
 
 
 def to_svg(chart: Chart) -> str:
     """An ``<svg>`` element for an HTML page that sets the variables of :func:`css_variables`."""
-    settings = {**_settings(LIGHT), 'svg.fonttype': 'none', 'svg.hashsalt': chart.name}
-    with matplotlib.rc_context(settings):
-        buffer = io.StringIO()
-        to_figure(chart).savefig(buffer, format='svg', transparent=True)
+    buffer = io.StringIO()
+    with drawn(chart, **{'svg.fonttype': 'none', 'svg.hashsalt': chart.name}) as figure:
+        figure.savefig(buffer, format='svg', transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index('<svg'):]
     svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.S)
@@ -102,10 +105,11 @@ def to_svg(chart: Chart) -> str:
     svg = re.sub(r'( id="|"#|url\(#)', rf'\g<1>{chart.name}-', svg)
     for name, colour in css_variables(LIGHT).items():
         svg = re.sub(rf'(?<=: ){colour}\b', f'var(--{name})', svg)
-    label = f'{chart.title}. {chart.alt}'.replace('&', '&amp;').replace('<', '&lt;')
-    label = label.replace('"', '&quot;')
-    return re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"',
-                  rf'<svg role="img" aria-label="{label}" \1'.replace('\\u', r'\\u'), svg, count=1)
+    label = html.escape(f'{chart.title}. {chart.alt}')
+    width, height = (72 * side for side in chart.size)
+    return re.sub(r'<svg [^>]*>', lambda _: (
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'), svg, 1)
 
 
 def save_png(chart: Chart, folder: Path) -> List[Path]:
@@ -113,14 +117,13 @@ def save_png(chart: Chart, folder: Path) -> List[Path]:
     paths = []
     for theme, suffix in ((LIGHT, ''), (DARK, '_dark')):
         paths.append(folder / f'{chart.name}{suffix}.png')
-        to_figure(chart, theme).savefig(paths[-1], dpi=160)
+        with drawn(chart, theme) as figure:
+            figure.savefig(paths[-1], dpi=160)
     return paths
 
 
-def to_array(figure: Figure, dpi: int = 100) -> np.ndarray:
+def to_array(figure: Figure) -> np.ndarray:
     """The figure's pixels, (H, W, 3) of uint8, RGB."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -141,7 +144,9 @@ def _settings(theme: Theme) -> dict:
 
 def _style(group: int, theme: Theme) -> dict:
     i = group % len(theme.series)
-    return dict(color=theme.series[i], linestyle=DASHES[i], marker=MARKERS[i])
+    # Dashes lie on top of solid lines: where curves coincide, both are seen
+    return dict(color=theme.series[i], linestyle=DASHES[i], marker=MARKERS[i],
+                zorder=2.2 if DASHES[i] == '-' else 2.3)
 
 
 # ------------------------------------------------------------------ the charts
@@ -308,7 +313,8 @@ def bars(name: str, title: str, names: Sequence[str], means: np.ndarray, margins
             for i, value in enumerate(means[group]):
                 if not np.isnan(value):
                     edge = value + np.nan_to_num(margins[group][i])
-                    axes.text(edge, i + offset, f' {value:.2f}', va='center', fontsize=8.5)
+                    axes.annotate(f'{value:.2f}', (edge, i + offset), (4, 0), va='center',
+                                  textcoords='offset points', fontsize=8.5)
         axes.set_yticks(y, [str(text).replace('_', ' ') for text in names])
         axes.set(title=title)
         axes.invert_yaxis()

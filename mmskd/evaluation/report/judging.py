@@ -5,13 +5,18 @@ from typing import Dict, List, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
-from pycocotools.cocoeval import COCOeval
+
+from mmskd.optional import HAS_MMDET
 
 from ..calibration import aurc, brier, eaurc, ece, nll
-from ..matching import assign_detections, coco_from_annotations
-from ..metrics.det_calibration import (DetCalibrationMetric, coco_from_instances,
-                                       to_coco_results)
 from .predictions import Predictions
+
+if HAS_MMDET:  # pycocotools comes with it
+    from pycocotools.cocoeval import COCOeval
+
+    from ..matching import assign_detections, coco_from_annotations
+    from ..metrics.det_calibration import (DetCalibrationMetric, coco_from_instances,
+                                           to_coco_results)
 
 
 class Rule(NamedTuple):
@@ -61,11 +66,9 @@ class Judged(NamedTuple):
         images (ndarray): Index into the predictions' image_ids, shape (N,).
         rows (ndarray): Which of the predictions' this is, shape (N,); of poses, the position in the
             flattened (P, K).
+        objects (ndarray): Index of the object that was found, -1 for none, shape (N,).
         found (ndarray): Score of the prediction that found the object, 0 if none did, shape (M,).
         object_images (ndarray): As ``images``, shape (M,).
-        metrics (dict[str, float]): The calibration of all predictions together.
-        per_name (dict[str, ndarray]): Quality (``'AP'`` of detections, ``'PCK'`` of keypoints) and
-            ``'ECE'`` of each name, shape (len(names),) each; nan where undefined.
     """
     names: List[str]
     scores: np.ndarray
@@ -73,10 +76,9 @@ class Judged(NamedTuple):
     labels: np.ndarray
     images: np.ndarray
     rows: np.ndarray
+    objects: np.ndarray
     found: np.ndarray
     object_images: np.ndarray
-    metrics: Dict[str, float]
-    per_name: Dict[str, np.ndarray]
 
     def false_alarms(self, score_thr: float, n_images: int) -> np.ndarray:
         """Number of wrong predictions with at least this score in each image, (n_images,)."""
@@ -84,25 +86,43 @@ class Judged(NamedTuple):
         return np.bincount(self.images[wrong], minlength=n_images)
 
 
-def judge(predictions: Predictions, rule: Rule = Rule(), classwise: bool = True) -> Judged:
+def judge(predictions: Predictions, rule: Rule = Rule()) -> Judged:
     """Judge the predictions of a detector or a pose estimator.
 
     Args:
         predictions (Predictions): What to judge.
         rule (Rule): When a prediction is right. Defaults to the defaults of :class:`Rule`.
-        classwise (bool): Whether to compute ``per_name``. Defaults to True.
     """
-    judge_task = _judge_poses if predictions.task == 'pose' else _judge_detections
-    judged = judge_task(predictions, rule)
-    if not classwise:
-        return judged
-    by_name = [(judged.scores[judged.labels == i], judged.hits[judged.labels == i])
-               for i in range(len(judged.names))]
-    quality = dict(PCK=[hits.mean() if len(hits) else np.nan for _, hits in by_name]) \
-        if predictions.task == 'pose' else dict(AP=_average_precision(predictions, rule.max_dets))
-    eces = [ece(scores, hits, rule.n_bins) for scores, hits in by_name]
-    return judged._replace(per_name=dict(
-        {key: np.array(values) for key, values in quality.items()}, ECE=np.array(eces)))
+    return (_judge_poses if predictions.task == 'pose' else _judge_detections)(predictions, rule)
+
+
+def calibration_metrics(predictions: Predictions, judged: Judged,
+                        rule: Rule = Rule()) -> Dict[str, float]:
+    """What ``DetCalibrationMetric`` reports; of poses, those of its values that they have."""
+    if predictions.task == 'pose':
+        scores, hits = judged.scores, judged.hits
+        values = dict(NLL=nll(scores, hits), ECE=ece(scores, hits, rule.n_bins),
+                      Brier=brier(scores, hits), AURC=aurc(scores, hits),
+                      EAURC=eaurc(scores, hits))
+    else:
+        metric = DetCalibrationMetric(iou_thr=rule.iou_thr, score_thr=rule.score_thr,
+                                      n_bins=rule.n_bins, max_dets=rule.max_dets)
+        metric.dataset_meta = dict(classes=predictions.names)
+        values = metric.compute_metrics(_metric_results(predictions))
+    return {f'calibration/{key}': value for key, value in values.items()}
+
+
+def metrics_by_name(predictions: Predictions, judged: Judged,
+                    rule: Rule = Rule()) -> Dict[str, np.ndarray]:
+    """Quality (``'AP'`` of detections, ``'PCK'`` of keypoints) and ``'ECE'`` of each class or
+    keypoint, shape (len(names),) each; nan where undefined."""
+    apart = [(judged.scores[judged.labels == i], judged.hits[judged.labels == i])
+             for i in range(len(judged.names))]
+    if predictions.task == 'pose':
+        quality = dict(PCK=np.array([hits.mean() if len(hits) else np.nan for _, hits in apart]))
+    else:
+        quality = dict(AP=_average_precision(predictions, rule.max_dets))
+    return dict(quality, ECE=np.array([ece(*one, rule.n_bins) for one in apart]))
 
 
 def _judge_detections(predictions: Predictions, rule: Rule) -> Judged:
@@ -114,23 +134,17 @@ def _judge_detections(predictions: Predictions, rule: Rule) -> Judged:
     order = np.argsort(predictions.images, kind='stable')  # the order of `detections`
     scores = predictions.scores[order].astype(np.float64)
     hits = assigned.counts & (assigned.objects >= 0)
-    real = np.argsort(predictions.gt_images, kind='stable')
-    found = np.zeros(len(real) + 1)  # annotations are numbered from 1 in this order
-    found[assigned.objects[hits]] = scores[hits]
+    real = np.argsort(predictions.gt_images, kind='stable')  # annotations' order, numbered from 1
     counted = ~predictions.gt_ignored[real]
+    position = np.append(-1, np.where(counted, np.cumsum(counted) - 1, -1))
+    objects = np.where(hits, position[np.where(hits, assigned.objects, 0)], -1)
+    found = np.zeros(counted.sum())
+    found[objects[hits]] = scores[hits]
     keep = assigned.counts & (scores >= rule.score_thr)
     return Judged(
         predictions.names, scores[keep], hits[keep], predictions.labels[order][keep],
-        predictions.images[order][keep], order[keep], found[1:][counted],
-        predictions.gt_images[real][counted], _detection_metrics(predictions, results, rule), {})
-
-
-def _detection_metrics(predictions: Predictions, results: List[dict],
-                       rule: Rule) -> Dict[str, float]:
-    metric = DetCalibrationMetric(iou_thr=rule.iou_thr, score_thr=rule.score_thr,
-                                  n_bins=rule.n_bins, max_dets=rule.max_dets)
-    metric.dataset_meta = dict(classes=predictions.names)
-    return {f'calibration/{key}': value for key, value in metric.compute_metrics(results).items()}
+        predictions.images[order][keep], order[keep], objects[keep], found,
+        predictions.gt_images[real][counted])
 
 
 def _metric_results(predictions: Predictions) -> List[dict]:
@@ -186,9 +200,6 @@ def _judge_poses(predictions: Predictions, rule: Rule) -> Judged:
     scores = np.clip(predictions.scores.astype(np.float64), 0, 1)
     images = np.broadcast_to(predictions.images[:, None], counts.shape)
     scores, hits, images = scores[counts], hits[counts], images[counts]
-    metrics = dict(NLL=nll(scores, hits), ECE=ece(scores, hits, rule.n_bins),
-                   Brier=brier(scores, hits), AURC=aurc(scores, hits), EAURC=eaurc(scores, hits))
     return Judged(
-        predictions.names, scores, hits, np.nonzero(counts)[1], images,
-        np.flatnonzero(counts), np.where(hits, 1., 0.), images,
-        {f'calibration/{key}': value for key, value in metrics.items()}, {})
+        predictions.names, scores, hits, np.nonzero(counts)[1], images, np.flatnonzero(counts),
+        np.where(hits, np.arange(len(hits)), -1), np.where(hits, 1., 0.), images)

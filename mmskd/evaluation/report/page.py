@@ -17,7 +17,7 @@ from mmskd.progress import track
 from mmskd.version import __version__
 
 from . import charts, pictures
-from .judging import Judged, Rule, judge
+from .judging import Judged, Rule, calibration_metrics, judge, metrics_by_name
 from .predictions import Predictions, predictions_of
 from .runs import Group, Run, config_differences, group_runs
 from .statistics import Interval, mean_interval, paired_difference
@@ -42,11 +42,13 @@ NUM_BARS = 30
 
 
 class Member(NamedTuple):
-    """A run with what its checkpoint predicts; both None where that could not be had."""
+    """A run of a group, its metrics, and what its checkpoint predicts, where that could be had."""
     group: int
     run: Run
-    predictions: Optional[Predictions]
-    judged: Optional[Judged]
+    metrics: Dict[str, float]
+    predictions: Optional[Predictions] = None
+    judged: Optional[Judged] = None
+    by_name: Optional[Dict[str, np.ndarray]] = None
 
 
 class Row(NamedTuple):
@@ -127,17 +129,21 @@ def _members(groups: List[Group], split: str, which: str, rule: Rule, notes: Lis
         for run in group.runs:
             if not run.train and not run.val:
                 notes.append(f'{run.folder}: no vis_data/scalars.json, so no curves of this run.')
-            predictions = judged = None
+            member = Member(index, run, run.last_metrics())
             try:
                 predictions = predictions_of(run, split, which, quiet)
                 first = first or (run, predictions)
                 _check_comparable(run, predictions, *first)
                 judged = judge(predictions, rule)
+                # The run's own evaluators have the last word
+                metrics = {**predictions.metrics, **calibration_metrics(predictions, judged, rule),
+                           **predictions.metrics}
+                member = Member(index, run, metrics, predictions, judged,
+                                metrics_by_name(predictions, judged, rule))
             except UsageError as error:
-                predictions = None
                 notes.append(f'{run.folder}: no predictions ({error}); its metrics are those of '
                              'its last logged validation.')
-            members.append(Member(index, run, predictions, judged))
+            members.append(member)
     return members
 
 
@@ -152,28 +158,18 @@ def _check_comparable(run: Run, predictions: Predictions, other: Run, theirs: Pr
 # ------------------------------------------------------------------ numbers
 
 
-def _metrics(member: Member) -> Dict[str, float]:
-    if member.judged is None:
-        return member.run.last_metrics()
-    return {**member.judged.metrics, **member.predictions.metrics}
-
-
 def _rows(members: List[Member], groups: List[Group]) -> List[Row]:
     """The table of metrics, those of single classes left out."""
-    values = [(member, _metrics(member)) for member in members]
-    per_name = {f'{name}_' for member in members if member.judged for name in member.judged.names}
-    keys = dict.fromkeys(key for member, found in values
-                         for key in [*(member.predictions.metrics if member.predictions else ()),
-                                     *found])
+    single = tuple({f'{name}_' for m in members if m.judged for name in m.judged.names})
     rows = []
-    for key in keys:
-        if key.rpartition('/')[2].startswith(tuple(per_name)):
+    for key in dict.fromkeys(key for member in members for key in member.metrics):
+        if single and key.rpartition('/')[2].startswith(single):
             continue
-        by_group = [{} for _ in groups]
-        for i, (member, found) in enumerate(values):
-            if key in found:
-                seed = member.run.seed
-                by_group[member.group][f'run {i}' if seed is None else seed] = found[key]
+        by_group: List[Dict[Any, float]] = [{} for _ in groups]
+        for i, member in enumerate(members):
+            if key in member.metrics:
+                seed = f'run {i}' if member.run.seed is None else member.run.seed
+                by_group[member.group][seed] = member.metrics[key]
         rows.append(Row(_label(key), key, _lower(key),
                         [mean_interval(list(of.values())) for of in by_group],
                         [paired_difference(of, by_group[0]) for of in by_group[1:]]))
@@ -189,28 +185,28 @@ def _lower(key: str) -> bool:
 
 
 def _summary(rows: List[Row], names: List[str]) -> List[str]:
-    """One sentence for each group against the baseline, on the first metric and the ECE."""
+    """For each group against the baseline: the first metric and the ECE, and what to make of it."""
     chosen = rows[:1] + [row for row in rows[1:] if row.label == 'ECE']
     sentences = []
     for i, name in enumerate(names[1:]):
-        parts = []
-        for row in chosen:
-            difference = row.differences[i]
-            if not difference.n:
-                continue
-            if difference.n < 2:
-                verdict = 'one seed, so chance cannot be told'
-            elif difference.excludes_zero:
-                better = (difference.mean < 0) == row.lower
-                verdict = f'{"better" if better else "worse"} beyond chance over ' \
-                          f'{difference.n} seeds'
-            else:
-                verdict = f'within chance over {difference.n} seeds'
-            parts.append(f'{row.label} {number(row.means[i + 1].mean)} against '
-                         f'{number(row.means[0].mean)} ({verdict})')
-        if parts:
-            sentences.append(f'{name} against {names[0]}: {"; ".join(parts)}.')
+        known = [row for row in chosen if row.differences[i].n]
+        if known:
+            parts = [f'{row.label} {number(row.means[i + 1].mean)} against '
+                     f'{number(row.means[0].mean)}{_verdict(row, i)}' for row in known]
+            end = '' if known[0].differences[i].n > 1 else \
+                ' One seed: the difference may be chance.'
+            sentences.append(f'{name} and {names[0]}: {", ".join(parts)}.{end}')
     return sentences
+
+
+def _verdict(row: Row, i: int) -> str:
+    difference = row.differences[i]
+    if difference.n < 2:
+        return ''
+    if not difference.excludes_zero:
+        return f' (within chance over {difference.n} seeds)'
+    better = (difference.mean < 0) == row.lower
+    return f' ({"better" if better else "worse"} beyond chance over {difference.n} seeds)'
 
 
 def _meanings(rows: List[Row]) -> Dict[str, str]:
@@ -271,13 +267,13 @@ def _reliability_charts(known: List[Member], names: List[str], rule: Rule,
                         noun: str) -> List[charts.Chart]:
     drawn = []
     for group, name in enumerate(names):
-        mine = [member.judged for member in known if member.group == group]
+        mine = [member for member in known if member.group == group]
         if mine:
-            error = mean_interval([judged.metrics['calibration/ECE'] for judged in mine])
+            error = mean_interval([member.metrics['calibration/ECE'] for member in mine])
             title = name + (f', {len(mine)} seeds' if len(mine) > 1 else '')
             drawn.append(charts.reliability(
-                f'reliability_{group}', title, np.concatenate([j.scores for j in mine]),
-                np.concatenate([j.hits for j in mine]), group, rule.n_bins, error.mean, noun))
+                f'reliability_{group}', title, np.concatenate([m.judged.scores for m in mine]),
+                np.concatenate([m.judged.hits for m in mine]), group, rule.n_bins, error.mean, noun))
     return drawn
 
 
@@ -287,8 +283,8 @@ def _bar_charts(known: List[Member], names: List[str]) -> Tuple[List[charts.Char
         return [], 0
     drawn, left_out = [], 0
     present = sorted({member.group for member in known})
-    for key in known[0].judged.per_name:
-        intervals = [[mean_interval([member.judged.per_name[key][i] for member in known
+    for key in known[0].by_name:
+        intervals = [[mean_interval([member.by_name[key][i] for member in known
                                      if member.group == group])
                       for i in range(len(known[0].judged.names))] for group in present]
         means = np.array([[interval.mean for interval in row] for row in intervals])
@@ -311,27 +307,26 @@ def _scenes(known: List[Member], names: List[str], out_dir: Path, notes: List[st
     if len(firsts) < 2:
         return []
     predictions, task = firsts[0].predictions, firsts[0].predictions.task
-    chosen = pictures.disagreements(
+    chosen, differ = pictures.disagreements(
         [member.judged for member in firsts], len(predictions.image_ids), SCORE_THR, NUM_PICTURES,
         count_alarms=task == 'detection')
     scenes = []
-    for rank, chosen_one in enumerate(track(chosen, 'pictures', quiet), 1):
-        index = chosen_one.image
-        path = str(predictions.image_paths[index])
+    for rank, one in enumerate(track(chosen, 'pictures', quiet), 1):
+        path = str(predictions.image_paths[one.image])
         image = pictures.load_image(path)
         if image is None:
             notes.append(f'{path} cannot be read, so it is not shown.')
             continue
-        columns = [('ground truth', predictions, None)] + [
-            (names[m.group], m.predictions, m.judged) for m in firsts]
-        pictures.montage(image, columns, index, SCORE_THR).savefig(
-            out_dir / f'disagreement_{rank}.png')
+        columns = [('ground truth', pictures.Scene(predictions, None, one.image, SCORE_THR))] + [
+            (names[m.group],
+             pictures.Scene(m.predictions, m.judged, one.image, SCORE_THR, differ)) for m in firsts]
+        pictures.montage([(image, columns)]).savefig(out_dir / f'disagreement_{rank}.png')
         scenes.append(dict(
-            id=f'disagreement_{rank}', file=Path(path).name, objects=chosen_one.objects,
-            alarms=chosen_one.alarms, panels=[dict(
-                title=title, src=_data_uri(pictures.picture(image, of, judged, index, SCORE_THR)),
-                text='' if judged is None else pictures.counts(judged, index, SCORE_THR, task))
-                for title, of, judged in columns]))
+            id=f'disagreement_{rank}', file=Path(path).name, objects=one.objects,
+            alarms=one.alarms, panels=[dict(
+                title=title, src=_data_uri(pictures.picture(image, scene)),
+                text=pictures.counts(scene.judged, one.image, SCORE_THR, task)
+                if scene.judged else '') for title, scene in columns]))
     return scenes
 
 

@@ -137,7 +137,7 @@ def _predict(cfg: Config, checkpoint: Path, split: str, title: str, quiet: bool)
     _check_dataset(loader_cfg.dataset)
     check_data(cfg, [split])
     # Metrics report to the current logger; the page shows what they say
-    MMLogger.get_instance('mmskd_report', log_level='WARNING').setLevel(logging.WARNING)
+    MMLogger.get_instance('mmskd_report').setLevel(logging.WARNING)
     init_default_scope(cfg.get('default_scope') or project_of(cfg))
     with contextlib.redirect_stdout(io.StringIO()):
         loader = Runner.build_dataloader(loader_cfg, seed=0)
