@@ -134,6 +134,7 @@ def _settings(theme: Theme) -> dict:
         'font.size': 10.5, 'axes.titlesize': 11, 'legend.fontsize': 9.5,
         'font.family': 'sans-serif',
         'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
+        'axes.axisbelow': True,
         'grid.alpha': 0.25, 'grid.color': theme.muted, 'grid.linewidth': 0.8,
         'axes.facecolor': 'none', 'axes.edgecolor': theme.muted, 'axes.labelcolor': theme.ink,
         'axes.titlecolor': theme.ink, 'text.color': theme.ink, 'xtick.color': theme.muted,

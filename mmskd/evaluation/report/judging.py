@@ -67,7 +67,7 @@ class Judged(NamedTuple):
         rows (ndarray): Which of the predictions' this is, shape (N,); of poses, the position in the
             flattened (P, K).
         objects (ndarray): Index of the object that was found, -1 for none, shape (N,).
-        found (ndarray): Score of the prediction that found the object, 0 if none did, shape (M,).
+        found (ndarray): Score of the prediction that found the object, -1 if none did, shape (M,).
         object_images (ndarray): As ``images``, shape (M,).
     """
     names: List[str]
@@ -138,7 +138,7 @@ def _judge_detections(predictions: Predictions, rule: Rule) -> Judged:
     counted = ~predictions.gt_ignored[real]
     position = np.append(-1, np.where(counted, np.cumsum(counted) - 1, -1))
     objects = np.where(hits, position[np.where(hits, assigned.objects, 0)], -1)
-    found = np.zeros(counted.sum())
+    found = np.full(counted.sum(), -1.)
     found[objects[hits]] = scores[hits]
     keep = assigned.counts & (scores >= rule.score_thr)
     return Judged(
@@ -202,4 +202,4 @@ def _judge_poses(predictions: Predictions, rule: Rule) -> Judged:
     scores, hits, images = scores[counts], hits[counts], images[counts]
     return Judged(
         predictions.names, scores, hits, np.nonzero(counts)[1], images, np.flatnonzero(counts),
-        np.where(hits, np.arange(len(hits)), -1), np.where(hits, 1., 0.), images)
+        np.where(hits, np.arange(len(hits)), -1), np.where(hits, 1., -1.), images)

@@ -17,7 +17,7 @@ from .predictions import Predictions
 RIGHT, WRONG, MISSED, TRUTH = (dict(color='#56b4e9', ls='-'), dict(color='#e69f00', ls=(0, (4, 2))),
                                dict(color='#f0e442', ls=(0, (1, 1.5))), dict(color='#ffffff',
                                                                             ls='-'))
-WIDTH = 480  # of a drawn image, in pixels
+WIDTH = 3.6  # of a drawn image, in inches
 
 
 class Disagreement(NamedTuple):
@@ -88,7 +88,7 @@ class Scene(NamedTuple):
 def picture(image: np.ndarray, scene: Scene) -> Figure:
     """An image, (H, W, 3), and nothing around it."""
     height, width = image.shape[:2]
-    figure = Figure(figsize=(WIDTH / 100, WIDTH / 100 * height / width), dpi=100)
+    figure = Figure(figsize=(WIDTH, WIDTH * height / width))
     draw_scene(figure.add_axes((0, 0, 1, 1)), image, scene)
     return figure
 
@@ -107,7 +107,7 @@ def counts(judged: Judged, index: int, score_thr: float, task: str) -> str:
     """How many objects of an image were found, in words."""
     mine = judged.object_images == index
     if task == 'pose':
-        return f'{int((judged.found[mine] > 0).sum())} of {mine.sum()} keypoints right'
+        return f'{int((judged.found[mine] >= 0).sum())} of {mine.sum()} keypoints right'
     wrong = ((judged.images == index) & ~judged.hits & (judged.scores >= score_thr)).sum()
     return f'{int((judged.found[mine] >= score_thr).sum())} of {mine.sum()} found, {wrong} false'
 
@@ -186,8 +186,8 @@ def montage(rows: Sequence[Tuple[np.ndarray, Sequence[Tuple[str, Scene]]]]) -> F
             of each image.
     """
     columns = len(rows[0][1])
-    heights = [3.6 * image.shape[0] / image.shape[1] + 0.3 for image, _ in rows]
-    figure = Figure(figsize=(3.6 * columns, sum(heights)), dpi=140, layout='constrained',
+    heights = [WIDTH * image.shape[0] / image.shape[1] + 0.3 for image, _ in rows]
+    figure = Figure(figsize=(WIDTH * columns, sum(heights)), dpi=140, layout='constrained',
                     facecolor='white')
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for row, (image, scenes) in zip(axes, rows):
