@@ -84,21 +84,33 @@ def css_variables(theme: Theme) -> Dict[str, str]:
 
 
 @contextlib.contextmanager
-def drawn(chart: Chart, theme: Theme = LIGHT, **settings) -> Iterator[Figure]:
-    """A chart in a theme, to be saved inside the ``with`` block: ticks are made when they are drawn,
-    with the settings of that time."""
-    with matplotlib.rc_context({**_settings(theme), **settings}):
+def drawn(chart: Chart, theme: Theme = LIGHT) -> Iterator[Figure]:
+    """A chart in a theme, to be saved inside the ``with`` block: some settings are only read then."""
+    with matplotlib.rc_context({**_settings(theme), 'svg.hashsalt': chart.name}):
         figure = Figure(figsize=chart.size, layout='constrained', facecolor=theme.paper)
         chart.draw(figure, theme)
+        figure.draw_without_rendering()
+        figure.set_layout_engine('none')  # laid out once, saved more than once
         yield figure
 
 
-def to_svg(chart: Chart) -> str:
-    """An ``<svg>`` element for an HTML page that sets the variables of :func:`css_variables`."""
+def save(chart: Chart, folder: Path) -> str:
+    """Write ``<name>.png`` and ``<name>_dark.png``.
+
+    Returns:
+        str: An ``<svg>`` element for an HTML page that sets the variables of :func:`css_variables`.
+    """
+    with drawn(chart, DARK) as figure:
+        figure.savefig(folder / f'{chart.name}_dark.png', dpi=150)
     buffer = io.StringIO()
-    with drawn(chart, **{'svg.fonttype': 'none', 'svg.hashsalt': chart.name}) as figure:
+    with drawn(chart, LIGHT) as figure:
+        figure.savefig(folder / f'{chart.name}.png', dpi=150)
         figure.savefig(buffer, format='svg', transparent=True)
-    svg = buffer.getvalue()
+    return _for_page(chart, buffer.getvalue())
+
+
+def _for_page(chart: Chart, svg: str) -> str:
+    """An SVG file in the light theme as an element that takes the page's width and colours."""
     svg = svg[svg.index('<svg'):]
     svg = re.sub(r'<metadata>.*?</metadata>|<!--.*?-->', '', svg, flags=re.S)
     # Ids are unique in a file, not on a page with many
@@ -112,16 +124,6 @@ def to_svg(chart: Chart) -> str:
         'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'), svg, 1)
 
 
-def save_png(chart: Chart, folder: Path) -> List[Path]:
-    """Write ``<name>.png`` and ``<name>_dark.png``."""
-    paths = []
-    for theme, suffix in ((LIGHT, ''), (DARK, '_dark')):
-        paths.append(folder / f'{chart.name}{suffix}.png')
-        with drawn(chart, theme) as figure:
-            figure.savefig(paths[-1], dpi=160)
-    return paths
-
-
 def to_array(figure: Figure) -> np.ndarray:
     """The figure's pixels, (H, W, 3) of uint8, RGB."""
     canvas = FigureCanvasAgg(figure)
@@ -132,7 +134,7 @@ def to_array(figure: Figure) -> np.ndarray:
 def _settings(theme: Theme) -> dict:
     return {
         'font.size': 10.5, 'axes.titlesize': 11, 'legend.fontsize': 9.5,
-        'font.family': 'sans-serif',
+        'font.family': 'sans-serif', 'svg.fonttype': 'none',
         'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
         'axes.axisbelow': True,
         'grid.alpha': 0.25, 'grid.color': theme.muted, 'grid.linewidth': 0.8,

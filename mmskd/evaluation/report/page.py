@@ -36,6 +36,7 @@ MEANINGS = {
     'EAURC': 'the part of AURC that a better order of the same predictions would remove',
     'oLRP': 'localisation, false alarms and misses in one error, at the best score threshold',
 }
+SIZES = ('_s', '_m', '_l', '(M)', '(L)')  # ends of the metrics of small, medium, large objects
 SCORE_THR = 0.3  # of predictions that are drawn and compared image by image
 NUM_PICTURES = 6
 NUM_BARS = 30
@@ -90,7 +91,7 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
     task = known[0].predictions.task if known else None
     noun = 'keypoints' if task == 'pose' else 'detections'
 
-    curve_charts = _curve_charts(groups)
+    curve_charts = _curve_charts(members, names)
     reliability_charts = _reliability_charts(known, names, rule, noun)
     risk_charts = [charts.risk_coverages('risk_coverage', [
         (m.group, m.judged.scores, m.judged.hits) for m in known], names, noun)] if known else []
@@ -101,8 +102,7 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
     out_dir.mkdir(parents=True, exist_ok=True)
     svgs = {}
     for chart in track(drawn, 'charts', quiet):
-        charts.save_png(chart, out_dir)
-        svgs[chart.name] = Markup(charts.to_svg(chart))
+        svgs[chart.name] = Markup(charts.save(chart, out_dir))
     page = _template().render(
         version=__version__, made=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
         names=names, members=members, number=number, split=split, which=which, rule=rule,
@@ -160,11 +160,8 @@ def _check_comparable(run: Run, predictions: Predictions, other: Run, theirs: Pr
 
 def _rows(members: List[Member], groups: List[Group]) -> List[Row]:
     """The table of metrics, those of single classes left out."""
-    single = tuple({f'{name}_' for m in members if m.judged for name in m.judged.names})
     rows = []
-    for key in dict.fromkeys(key for member in members for key in member.metrics):
-        if single and key.rpartition('/')[2].startswith(single):
-            continue
+    for key in _overall([key for member in members for key in member.metrics], members):
         by_group: List[Dict[Any, float]] = [{} for _ in groups]
         for i, member in enumerate(members):
             if key in member.metrics:
@@ -174,6 +171,14 @@ def _rows(members: List[Member], groups: List[Group]) -> List[Row]:
                         [mean_interval(list(of.values())) for of in by_group],
                         [paired_difference(of, by_group[0]) for of in by_group[1:]]))
     return rows
+
+
+def _overall(keys: Sequence[str], members: List[Member]) -> List[str]:
+    """Each of the keys once, without those that are of a single class or keypoint."""
+    names = tuple({f'{name}_' for m in members if m.judged for name in m.judged.names})
+    tails = tuple({f'_{key.rpartition("/")[2]}' for key in keys})
+    return [key for key in dict.fromkeys(keys)
+            if not key.rpartition('/')[2].startswith(names or '\0') and not key.endswith(tails)]
 
 
 def _label(key: str) -> str:
@@ -231,11 +236,11 @@ def _code(value: Any) -> str:
 # ------------------------------------------------------------------ figures
 
 
-def _curve_charts(groups: List[Group]) -> List[charts.Chart]:
-    runs = [(i, run) for i, group in enumerate(groups) for run in group.runs]
-    names = [group.name for group in groups]
-    keys = ['loss', 'pskd_alpha', *dict.fromkeys(
-        key for _, run in runs for key in _overall(run))]
+def _curve_charts(members: List[Member], names: List[str]) -> List[charts.Chart]:
+    """Loss, weight of the past self, and all metrics but those of one class or size of objects."""
+    runs = [(member.group, member.run) for member in members]
+    metrics = _overall([key for _, run in runs for key in run.metric_names()], members)
+    keys = ['loss', 'pskd_alpha', *(key for key in metrics if not key.endswith(SIZES))]
     unit = 'epoch' if all(run.by_epoch for _, run in runs) else 'iteration'
     drawn = []
     for key in keys:
@@ -248,15 +253,6 @@ def _curve_charts(groups: List[Group]) -> List[charts.Chart]:
             drawn.append(charts.curves(f'curve_{_file_name(key)}', title + arrow, lines, names,
                                        unit))
     return drawn
-
-
-def _overall(run: Run) -> List[str]:
-    """Validation metrics that are not of one class or one size of objects."""
-    classes = tuple(f'{name}_' for loader in ('val_dataloader', ) for name in (
-        ((run.cfg.get(loader) or {}).get('dataset') or {}).get('metainfo') or {}).get(
-            'classes', ()))
-    return [key for key in run.metric_names() if not key.endswith(('_s', '_m', '_l', '(M)', '(L)'))
-            and not (classes and key.rpartition('/')[2].startswith(classes))]
 
 
 def _file_name(text: str) -> str:

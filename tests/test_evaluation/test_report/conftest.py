@@ -19,6 +19,10 @@ def detection_runs(tmp_path_factory):
                               randomness__seed=seed)
             if name == 'baseline':
                 cfg.custom_hooks = []
+            # Without the flip, which is random
+            pipeline = [step for step in cfg.val_dataloader.dataset.pipeline
+                        if step.type != 'RandomFlip']
+            cfg.val_dataloader.dataset.pipeline = pipeline
             cfg.val_evaluator = [cfg.val_evaluator, dict(
                 type='mmskd.DetCalibrationMetric', score_thr=0.0, n_bins=10, classwise=True,
                 ann_file=str(data / 'annotations/val.json'))]

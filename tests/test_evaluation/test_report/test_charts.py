@@ -2,6 +2,7 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -14,7 +15,7 @@ HITS = RNG.random(300) < SCORES
 EPOCHS = np.arange(1, 6)
 
 
-@pytest.fixture(params=['curves', 'reliability', 'risk', 'bars'])
+@pytest.fixture(scope='module', params=['curves', 'reliability', 'risk', 'bars'])
 def chart(request):
     groups = ['a <b> & "c"', 'other']
     return dict(
@@ -28,8 +29,20 @@ def chart(request):
                          np.array([[.02, np.nan], [np.nan, np.nan]]), groups))[request.param]
 
 
-def test_svg_takes_its_colours_from_the_page(chart):
-    svg = charts.to_svg(chart)
+@pytest.fixture(scope='module')
+def folder(chart, tmp_path_factory):
+    """Where the chart is saved as PNGs, and as <name>.svg what goes into a page."""
+    folder = tmp_path_factory.mktemp('charts')
+    (folder / f'{chart.name}.svg').write_text(charts.save(chart, folder))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def svg(chart, folder):
+    return (folder / f'{chart.name}.svg').read_text()
+
+
+def test_svg_takes_its_colours_from_the_page(chart, svg):
     root = ElementTree.fromstring(svg)
     assert root.get('role') == 'img' and chart.alt in root.get('aria-label')
     assert 'width' not in root.attrib and root.get('viewBox')
@@ -39,30 +52,24 @@ def test_svg_takes_its_colours_from_the_page(chart):
     assert '<script' not in svg and '<image' not in svg
 
 
-def test_references_of_an_svg_stay_inside(chart):
-    svg = charts.to_svg(chart)
+def test_references_of_an_svg_stay_inside(chart, svg):
     ids = re.findall(r' id="([^"]+)"', svg)
     assert len(ids) == len(set(ids)) and all(name.startswith(f'{chart.name}-') for name in ids)
     assert set(re.findall(r'"#([^"]+)"|url\(#([^)]+)\)', svg)) <= {
         pair for name in ids for pair in ((name, ''), ('', name))}
 
 
-def test_pngs_in_two_schemes(chart, tmp_path):
+def test_pngs_in_two_schemes(chart, folder):
     from PIL import Image
-    light, dark = (np.asarray(Image.open(path).convert('L'))
-                   for path in charts.save_png(chart, tmp_path))
+    light, dark = (np.asarray(Image.open(folder / f'{chart.name}{suffix}.png').convert('L'))
+                   for suffix in ('', '_dark'))
     assert light.mean() > 200 > 80 > dark.mean()
     assert light.std() > 5 and dark.std() > 5
 
 
-def test_equal_charts_are_equal_bytes(chart):
-    assert charts.to_svg(chart) == charts.to_svg(chart)
-
-
-def test_drawing_leaves_matplotlib_as_it_was(chart):
-    import matplotlib
+def test_saving_again_changes_nothing(chart, svg, tmp_path):
     before = dict(matplotlib.rcParams)
-    charts.to_svg(chart)
+    assert charts.save(chart, tmp_path) == svg
     assert dict(matplotlib.rcParams) == before
 
 

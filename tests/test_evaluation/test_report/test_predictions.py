@@ -16,7 +16,7 @@ from mmskd.evaluation.report.runs import Run
 @pytest.fixture
 def run(detection_runs, tmp_path):
     """A run with a folder of its own."""
-    shutil.copytree(detection_runs[0], tmp_path / 'run')
+    shutil.copytree(detection_runs[0], tmp_path / 'run', ignore=shutil.ignore_patterns('report'))
     return Run(tmp_path / 'run')
 
 
