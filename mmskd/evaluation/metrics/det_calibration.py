@@ -93,14 +93,14 @@ class DetCalibrationMetric(BaseMetric):
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Match, and apply the formulas to all classes together and to each."""
         classes = list((self.dataset_meta or {}).get('classes', []))
-        coco = self._coco or coco_from_instances(results, classes)
+        coco = self._coco or _coco_from_instances(results, classes)
         # In the order of the file, which is how mmdet's data sets number their labels; a file used
         # without dataset_meta gives all its categories.
         cat_ids = coco.getCatIds(catNms=classes)
         names = [cat['name'] for cat in coco.loadCats(cat_ids)]
         self._check(results, coco, names)
         matches = match_detections(
-            coco, to_coco_results(results, cat_ids), [r['img_id'] for r in results], cat_ids,
+            coco, _to_coco(results, cat_ids), [r['img_id'] for r in results], cat_ids,
             self.iou_thr, self.max_dets)
 
         per_class = [self._measure(m) for m in matches]
@@ -152,7 +152,7 @@ def _load_coco(ann_file: str) -> COCO:
     return coco_from_annotations(data['images'], data.get('annotations', []), data['categories'])
 
 
-def coco_from_instances(results: List[dict], classes: List[str]) -> COCO:
+def _coco_from_instances(results: List[dict], classes: List[str]) -> COCO:
     """Ground truth of the data samples, as mmdet's CocoMetric has it: labels are category ids,
     and what mmdet's data set flagged as ignored was a crowd."""
     annotations = []
@@ -168,7 +168,7 @@ def coco_from_instances(results: List[dict], classes: List[str]) -> COCO:
         [dict(id=i, name=name) for i, name in enumerate(classes)])
 
 
-def to_coco_results(results: List[dict], cat_ids: List) -> List[dict]:
+def _to_coco(results: List[dict], cat_ids: List) -> List[dict]:
     """Detections in COCO's results format."""
     detections = []
     for result in results:

@@ -270,7 +270,8 @@ def risk_coverages(name: str, judged: Sequence[Tuple[int, np.ndarray, np.ndarray
         axes = figure.subplots()
         named = set()
         for group, coverage, risk in lines:
-            style = dict(_style(group, theme), marker=None)
+            style = dict(_style(group, theme), marker=None,
+                         lw=1.8 if len(lines) == len(groups) else 1.1)
             label = None if group in named else groups[group]
             named.add(group)
             axes.plot(*_thinned(coverage, risk), label=label, **style)
@@ -319,8 +320,7 @@ def bars(name: str, title: str, names: Sequence[str], means: np.ndarray, margins
                     axes.annotate(f'{value:.2f}', (edge, i + offset), (4, 0), va='center',
                                   textcoords='offset points', fontsize=8.5)
         axes.set_yticks(y, [str(text).replace('_', ' ') for text in names])
-        axes.set(title=title)
-        axes.invert_yaxis()
+        axes.set(title=title, ylim=(len(names) - 0.4, -0.6))
         axes.margins(x=0.12)
         axes.grid(axis='y', visible=False)
         figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center',

@@ -15,8 +15,8 @@ if HAS_MMDET:  # pycocotools comes with it
     from pycocotools.cocoeval import COCOeval
 
     from ..matching import assign_detections, coco_from_annotations
-    from ..metrics.det_calibration import (DetCalibrationMetric, coco_from_instances,
-                                           to_coco_results)
+    from ..metrics.det_calibration import (DetCalibrationMetric, _coco_from_instances,
+                                           _to_coco)
 
 
 class Rule(NamedTuple):
@@ -38,8 +38,8 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, cfg: Config, split: str = 'val') -> 'Rule':
-        """As the evaluators of a config have it: DetCalibrationMetric, PoseCalibrationMetric,
-        PCKAccuracy; where they say nothing, the defaults."""
+        """As the evaluators of a config have it: DetCalibrationMetric; PoseCalibrationMetric and
+        PCKAccuracy, if they measure distances by the box. Else the defaults."""
         evaluators = cfg.get(f'{split}_evaluator') or []
         if isinstance(evaluators, dict):
             evaluators = evaluators.get('metrics', evaluators)
@@ -48,8 +48,10 @@ class Rule(NamedTuple):
             kind = str(metric.get('type')).rpartition('.')[2]
             if kind in ('DetCalibrationMetric', 'PoseCalibrationMetric'):
                 values.update({key: metric[key] for key in cls._fields if key in metric})
-            elif kind == 'PCKAccuracy' and metric.get('norm_item', 'bbox') in ('bbox', ['bbox']):
-                values['pck_thr'] = metric.get('thr', cls().pck_thr)
+            if kind in ('PoseCalibrationMetric', 'PCKAccuracy') and metric.get('thr') and \
+                    metric.get('hit', 'pck') == 'pck' and \
+                    metric.get('norm_item', 'bbox') in ('bbox', ['bbox']):
+                values['pck_thr'] = metric['thr']
         return cls(**values)
 
 
@@ -127,8 +129,8 @@ def metrics_by_name(predictions: Predictions, judged: Judged,
 
 def _judge_detections(predictions: Predictions, rule: Rule) -> Judged:
     results = _metric_results(predictions)
-    coco = coco_from_instances(results, predictions.names)
-    detections = to_coco_results(results, coco.getCatIds())
+    coco = _coco_from_instances(results, predictions.names)
+    detections = _to_coco(results, coco.getCatIds())
     assigned = assign_detections(coco, detections, list(coco.imgs), coco.getCatIds(), rule.iou_thr,
                                  rule.max_dets)
     order = np.argsort(predictions.images, kind='stable')  # the order of `detections`
@@ -172,9 +174,9 @@ def by_image(images: np.ndarray, n_images: int) -> List[np.ndarray]:
 def _average_precision(predictions: Predictions, max_dets: int) -> np.ndarray:
     """COCO's AP (mean over IoU 0.5 to 0.95) of each class, nan for a class without objects."""
     results = _metric_results(predictions)
-    coco = coco_from_instances(results, predictions.names)
+    coco = _coco_from_instances(results, predictions.names)
     detections = [dict(det, id=i, area=det['bbox'][2] * det['bbox'][3], iscrowd=0) for i, det in
-                  enumerate(to_coco_results(results, coco.getCatIds()), 1)]
+                  enumerate(_to_coco(results, coco.getCatIds()), 1)]
     evaluation = COCOeval(coco, coco_from_annotations(
         coco.dataset['images'], detections, coco.dataset['categories']), 'bbox')
     evaluation.params.maxDets = [max_dets]

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import jinja2
@@ -16,13 +17,15 @@ from mmskd.engine.launch import UsageError
 from mmskd.progress import track
 from mmskd.version import __version__
 
+from ..calibration import ece
 from . import charts, pictures
 from .judging import Judged, Rule, calibration_metrics, judge, metrics_by_name
 from .predictions import Predictions, predictions_of
 from .runs import Group, Run, config_differences, group_runs
 from .statistics import Interval, mean_interval, paired_difference
 
-LOWER_IS_BETTER = ('loss', 'NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP', 'EPE', 'NME')
+LOWER_IS_BETTER = ('loss', 'NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP', 'clipped', 'EPE',
+                   'NME')
 MEANINGS = {
     'mAP': 'mean average precision over the IoUs 0.5 to 0.95, in all classes',
     'AP': 'average precision over the thresholds 0.5 to 0.95',
@@ -34,8 +37,11 @@ MEANINGS = {
     'Brier': 'mean squared difference of score and right (1) or wrong (0)',
     'AURC': 'area under the risk-coverage curve: do wrong predictions score low?',
     'EAURC': 'the part of AURC that a better order of the same predictions would remove',
+    'clipped': 'share of scores outside [0, 1], which are no probabilities',
     'oLRP': 'localisation, false alarms and misses in one error, at the best score threshold',
 }
+# What a run whose data, checkpoint or code is gone may end in; the others are still reported
+CANNOT_PREDICT = (UsageError, OSError, ImportError, KeyError, RuntimeError, UnpicklingError)
 SIZES = ('_s', '_m', '_l', '(M)', '(L)')  # ends of the metrics of small, medium, large objects
 SCORE_THR = 0.3  # of predictions that are drawn and compared image by image
 NUM_PICTURES = 6
@@ -140,7 +146,10 @@ def _members(groups: List[Group], split: str, which: str, rule: Rule, notes: Lis
                            **predictions.metrics}
                 member = Member(index, run, metrics, predictions, judged,
                                 metrics_by_name(predictions, judged, rule))
-            except UsageError as error:
+                if run.cfg[f'{split}_dataloader'].dataset.get('bbox_file'):
+                    notes.append(f'{run.folder}: measured on the annotated boxes, not on the '
+                                 'detected ones that its config names (bbox_file).')
+            except CANNOT_PREDICT as error:
                 notes.append(f'{run.folder}: no predictions ({error}); its metrics are those of '
                              'its last logged validation.')
             members.append(member)
@@ -177,8 +186,8 @@ def _overall(keys: Sequence[str], members: List[Member]) -> List[str]:
     """Each of the keys once, without those that are of a single class or keypoint."""
     names = tuple({f'{name}_' for m in members if m.judged for name in m.judged.names})
     tails = tuple({f'_{key.rpartition("/")[2]}' for key in keys})
-    return [key for key in dict.fromkeys(keys)
-            if not key.rpartition('/')[2].startswith(names or '\0') and not key.endswith(tails)]
+    return [key for key in dict.fromkeys(keys) if key.rpartition('/')[2].startswith('mean_') or
+            not (key.rpartition('/')[2].startswith(names) or key.endswith(tails))]
 
 
 def _label(key: str) -> str:
@@ -265,11 +274,11 @@ def _reliability_charts(known: List[Member], names: List[str], rule: Rule,
     for group, name in enumerate(names):
         mine = [member for member in known if member.group == group]
         if mine:
-            error = mean_interval([member.metrics['calibration/ECE'] for member in mine])
+            error = np.mean([ece(m.judged.scores, m.judged.hits, rule.n_bins) for m in mine])
             title = name + (f', {len(mine)} seeds' if len(mine) > 1 else '')
             drawn.append(charts.reliability(
                 f'reliability_{group}', title, np.concatenate([m.judged.scores for m in mine]),
-                np.concatenate([m.judged.hits for m in mine]), group, rule.n_bins, error.mean, noun))
+                np.concatenate([m.judged.hits for m in mine]), group, rule.n_bins, error, noun))
     return drawn
 
 

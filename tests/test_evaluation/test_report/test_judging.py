@@ -52,13 +52,13 @@ class TestDetections:
 
     def test_they_are_judged_as_the_metric_does(self):
         from mmskd.evaluation.matching import match_detections
-        from mmskd.evaluation.metrics.det_calibration import coco_from_instances, to_coco_results
+        from mmskd.evaluation.metrics.det_calibration import _coco_from_instances, _to_coco
         from mmskd.evaluation.report.judging import _metric_results
         predictions, rule = detections(), Rule(iou_thr=.6, score_thr=.2, n_bins=10)
         judged = judge(predictions, rule)
         results = _metric_results(predictions)
-        coco = coco_from_instances(results, NAMES)
-        matches = match_detections(coco, to_coco_results(results, [0, 1, 2]), list(coco.imgs),
+        coco = _coco_from_instances(results, NAMES)
+        matches = match_detections(coco, _to_coco(results, [0, 1, 2]), list(coco.imgs),
                                    [0, 1, 2], .6)
         for label, match in enumerate(matches):
             expected = match.above(.2)
@@ -140,6 +140,8 @@ class TestPoses:
     (dict(type='mmskd.DetCalibrationMetric', iou_thr=.75, n_bins=10, ann_file='x'),
      Rule(iou_thr=.75, n_bins=10)),
     ([dict(type='CocoMetric'), dict(type='mmpose.PCKAccuracy', thr=.2)], Rule(pck_thr=.2)),
+    (dict(type='mmskd.PoseCalibrationMetric', thr=.1, n_bins=9), Rule(pck_thr=.1, n_bins=9)),
+    (dict(type='mmskd.PoseCalibrationMetric', hit='oks', thr=.5), Rule()),
     (dict(metrics=[dict(type='PCKAccuracy', norm_item=['bbox'])]), Rule()),
     (dict(type='PCKAccuracy', thr=.5, norm_item='torso'), Rule()),
     (None, Rule()),
