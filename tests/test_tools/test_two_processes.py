@@ -55,8 +55,8 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     runs.assert_equal(first['past'], second['past'])
     assert (first['wrapper'], first['unused']) == ('MMDistributedDataParallel', False)
     pictures = [path.name for path in (tmp_path / 'whole').rglob('vis_image/*.png')]
-    step = 2 if loop == 'epoch' else 4
-    assert sorted(pictures) == [f'predictions_{step}.png', f'reliability_{step}.png']  # of one rank
+    assert sorted(pictures) == [f'{name}_{step}.png' for name in ('predictions', 'reliability')
+                                for step in ((2, 3) if loop == 'epoch' else (4, 6))]
     assert first['losses'] != second['losses']  # each rank has images of its own
     for rank in (first, second):
         assert rank['disagreement'] > 0 and len(rank['losses']) == 6

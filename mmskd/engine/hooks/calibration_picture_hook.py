@@ -18,8 +18,8 @@ from mmskd.registry import HOOKS
 class CalibrationPictureHook(Hook):
     """After each validation draws a reliability diagram and a few predictions.
 
-    They go to the runner's visualizer under the names ``reliability`` and ``predictions``, and so to
-    whatever backends that has: the work dir, TensorBoard, WandB. Detectors and top-down pose
+    They go to the runner's visualizer under the names ``reliability`` and ``predictions``, and so
+    to whatever backends that has: the work dir, TensorBoard, WandB. Detectors and top-down pose
     estimators. The training is not touched: the same weights come out with and without it. In a
     distributed run each rank collects what it predicts, and the first one draws. With EMAHook the
     averaged weights are validated, so theirs are the pictures.
@@ -43,7 +43,8 @@ class CalibrationPictureHook(Hook):
             raise ValueError('CalibrationPictureHook: num_images must be a positive number, '
                              f'got {num_images}')
         if not 0 <= score_thr <= 1:
-            raise ValueError(f'CalibrationPictureHook: score_thr must be in [0, 1], got {score_thr}')
+            raise ValueError('CalibrationPictureHook: score_thr must be in [0, 1], '
+                             f'got {score_thr}')
         self.num_images = num_images
         self.score_thr = score_thr
         self._describe = self._train_loop = None
@@ -101,7 +102,8 @@ class CalibrationPictureHook(Hook):
 
 
 def _draw_reliability(title: str, judged: Judged, rule: Rule) -> np.ndarray:
+    error = ece(judged.scores, judged.hits, rule.n_bins)
     chart = charts.reliability('reliability', title, judged.scores, judged.hits,
-                               n_bins=rule.n_bins, error=ece(judged.scores, judged.hits, rule.n_bins))
+                               n_bins=rule.n_bins, error=error)
     with charts.drawn(chart) as figure:
         return charts.to_array(figure)

@@ -1,9 +1,9 @@
 """The report's charts, each drawn for a light page, a dark page and paper.
 
 On the page a chart is inline SVG whose colours are CSS variables, so that it follows the reader's
-colour scheme; beside the page it is a PNG in either scheme. Colours are those of Okabe & Ito, "Color
-Universal Design", 2008, which remain distinct with any colour vision; markers and dashes repeat
-what the colours say.
+colour scheme; beside the page it is a PNG in either scheme. Colours are those of Okabe & Ito,
+"Color Universal Design", 2008, which remain distinct with any colour vision; markers and dashes
+repeat what the colours say.
 """
 import contextlib
 import html
@@ -85,7 +85,7 @@ def css_variables(theme: Theme) -> Dict[str, str]:
 
 @contextlib.contextmanager
 def drawn(chart: Chart, theme: Theme = LIGHT) -> Iterator[Figure]:
-    """A chart in a theme, to be saved inside the ``with`` block: some settings are only read then."""
+    """A chart in a theme, to be saved inside the ``with`` block: some settings are read then."""
     with matplotlib.rc_context({**_settings(theme), 'svg.hashsalt': chart.name}):
         figure = Figure(figsize=chart.size, layout='constrained', facecolor=theme.paper)
         chart.draw(figure, theme)
@@ -135,6 +135,7 @@ def _settings(theme: Theme) -> dict:
     return {
         'font.size': 10.5, 'axes.titlesize': 11, 'legend.fontsize': 9.5,
         'font.family': 'sans-serif', 'svg.fonttype': 'none',
+        'text.parse_math': False,  # a $ in a name is a $
         'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
         'axes.axisbelow': True,
         'grid.alpha': 0.25, 'grid.color': theme.muted, 'grid.linewidth': 0.8,

@@ -45,7 +45,8 @@ class Rule(NamedTuple):
             evaluators = evaluators.get('metrics', evaluators)
         values = {}
         for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
-            kind = str(metric.get('type')).rpartition('.')[2]
+            kind = metric.get('type', '')
+            kind = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
             if kind in ('DetCalibrationMetric', 'PoseCalibrationMetric'):
                 values.update({key: metric[key] for key in cls._fields if key in metric})
             if kind in ('PoseCalibrationMetric', 'PCKAccuracy') and metric.get('thr') and \

@@ -24,8 +24,8 @@ from .predictions import Predictions, predictions_of
 from .runs import Group, Run, config_differences, group_runs
 from .statistics import Interval, mean_interval, paired_difference
 
-LOWER_IS_BETTER = ('loss', 'NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP', 'clipped', 'EPE',
-                   'NME')
+LOWER_IS_BETTER = ('loss', 'NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP', 'clipped',
+                   'EPE', 'NME')
 MEANINGS = {
     'mAP': 'mean average precision over the IoUs 0.5 to 0.95, in all classes',
     'AP': 'average precision over the thresholds 0.5 to 0.95',
@@ -283,7 +283,7 @@ def _reliability_charts(known: List[Member], names: List[str], rule: Rule,
 
 
 def _bar_charts(known: List[Member], names: List[str]) -> Tuple[List[charts.Chart], int]:
-    """Quality and calibration error by class; the classes that differ most, where there are many."""
+    """Quality and calibration error by class; of many classes, those that differ most."""
     if not known:
         return [], 0
     drawn, left_out = [], 0

@@ -123,6 +123,7 @@ def _box(axes: Axes, box: np.ndarray, style: dict, stressed: bool = True, text: 
                              path_effects=_rim(width) if stressed else None, **style))
     if text:
         axes.text(x1, y1, text, fontsize=6.5, color='black', va='top', clip_on=True,
+                  parse_math=False,
                   bbox=dict(facecolor=style['color'], edgecolor='none', pad=0.6, alpha=0.85))
 
 
@@ -193,5 +194,5 @@ def montage(rows: Sequence[Tuple[np.ndarray, Sequence[Tuple[str, Scene]]]]) -> F
     for row, (image, scenes) in zip(axes, rows):
         for axis, (title, scene) in zip(row, scenes):
             draw_scene(axis, image, scene)
-            axis.set_title(title, fontsize=10)
+            axis.set_title(title, fontsize=10, parse_math=False)
     return figure

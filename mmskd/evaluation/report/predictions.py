@@ -125,7 +125,8 @@ def _fingerprint(checkpoint: Path, cfg: Config, split: str) -> str:
     with open(checkpoint, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):
             digest.update(block)
-    parts = [cfg.get(key) for key in ('model', f'{split}_dataloader', f'{split}_evaluator')]
+    parts = [cfg.get(key) for key in ('model', 'data_preprocessor', f'{split}_dataloader',
+                                      f'{split}_evaluator')]
     digest.update(repr(parts).encode())
     return digest.hexdigest()
 
@@ -174,9 +175,8 @@ def _build_evaluator(cfg: Any):
 
 
 def _load_model(cfg: Config, checkpoint: Path) -> torch.nn.Module:
-    cfg.model.pop('init_cfg', None)
-    if 'backbone' in cfg.model:
-        cfg.model.backbone.init_cfg = None  # nothing to download: the checkpoint has it all
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
     state = load_checkpoint_safely(str(checkpoint), map_location='cpu')
     try:

@@ -17,11 +17,12 @@ EPOCHS = np.arange(1, 6)
 
 @pytest.fixture(scope='module', params=['curves', 'reliability', 'risk', 'bars'])
 def chart(request):
-    groups = ['a <b> & "c"', 'other']
+    groups = ['a <b> & "c"', 'costs $x_ and $y_']
     return dict(
         curves=charts.curves('loss', 'loss', [charts.Line(0, EPOCHS, EPOCHS * .1),
                                               charts.Line(0, EPOCHS[:3], EPOCHS[:3] * .3),
-                                              charts.Line(1, EPOCHS, EPOCHS * .2)], groups, 'epoch'),
+                                              charts.Line(1, EPOCHS, EPOCHS * .2)], groups,
+                             'epoch'),
         reliability=charts.reliability('reliability', groups[0], SCORES, HITS, 1, error=.1),
         risk=charts.risk_coverages('risk', [(0, SCORES, HITS), (1, SCORES[:0], HITS[:0])], groups,
                                    'detections'),

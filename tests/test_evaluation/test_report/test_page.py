@@ -151,7 +151,7 @@ def test_runs_of_other_images_are_not_mixed(detection_runs, tmp_path):
 
 
 def test_names_are_escaped(detection_runs, tmp_path):
-    folder = tmp_path / '<b>bold</b> & "co"'
+    folder = tmp_path / '<b>bold & "$x"$'
     shutil.copytree(detection_runs[0], folder)
     text = report_of([folder], tmp_path / 'out', draw=False).read_text()
     assert '<b>bold' not in text and '&lt;b&gt;bold' in text
@@ -177,7 +177,7 @@ addEventListener('load', () => {
   for (const element of document.querySelectorAll('.grid svg, .panel img')) {
     const box = element.getBoundingClientRect();
     const shown = element.tagName == 'IMG' ? element.naturalWidth > 0
-        : [...element.querySelectorAll('path')].some(path => path.getBoundingClientRect().width > 9);
+        : [...element.querySelectorAll('path')].some(p => p.getBoundingClientRect().width > 9);
     result[element.parentNode.id || element.alt] = shown && box.width > 100 && box.height > 50;
   }
   const ink = getComputedStyle(document.querySelector('.grid svg text')).fill;
@@ -221,7 +221,8 @@ class TestInABrowser:
         text = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', '', report.read_text())
         copy = tmp_path / 'copy.html'
         copy.write_text(text.replace('</body>', PROBE))
-        document, console = browse(copy, tmp_path, f'--blink-settings=preferredColorScheme={1 - dark}')
+        scheme = f'--blink-settings=preferredColorScheme={1 - dark}'
+        document, console = browse(copy, tmp_path, scheme)
         assert console == []
         encoded = re.search(r'data-probe="([^"]*)"', document).group(1)
         probe = json.loads(encoded.replace('&quot;', '"').replace('&amp;', '&'))
