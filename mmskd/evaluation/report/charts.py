@@ -10,7 +10,7 @@ import html
 import io
 import re
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np

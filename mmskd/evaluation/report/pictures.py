@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from mmengine.fileio import get
 from PIL import Image
 
-from .judging import Judged, by_image
+from .judging import Judged
 from .predictions import Predictions
 
 # Okabe-Ito, with dashes that say the same; a dark rim makes them visible on any image

@@ -131,7 +131,8 @@ def test_what_is_missing_is_said(detection_runs, tmp_path):
     log, = (tmp_path / 'no_scalars').glob('*/vis_data/scalars.json')
     shutil.copy(log.with_name('config.py'), tmp_path / 'no_scalars')
     log.unlink()
-    content = Page(report_of([tmp_path / 'no_weights', tmp_path / 'no_scalars'], tmp_path / 'out', draw=False))
+    folders = [tmp_path / 'no_weights', tmp_path / 'no_scalars']
+    content = Page(report_of(folders, tmp_path / 'out', draw=False))
     assert 'no_weights holds no last checkpoint' in content.text
     assert 'no_scalars: no vis_data/scalars.json' in content.text
     metrics = {row[0]: row[1:] for row in content.tables['metrics']}

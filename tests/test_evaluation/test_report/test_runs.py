@@ -36,7 +36,8 @@ def make_run(tmp_path):
 
 def test_groups_differ_in_more_than_the_seed(make_run):
     runs = [make_run('pskd_s0', 0, lr=0.2), make_run('base_seed0', 0),
-            make_run('pskd_s1', 1, lr=0.2), make_run('base_seed1', 1, resume=True, load_from='epoch_3.pth')]
+            make_run('pskd_s1', 1, lr=0.2),
+            make_run('base_seed1', 1, resume=True, load_from='epoch_3.pth')]
     groups = group_runs(runs)
     assert [group.name for group in groups] == ['pskd', 'base']
     assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
