@@ -210,5 +210,6 @@ def test_assignment_agrees_with_the_matches():
     assigned = assign_detections(coco, dets, img_ids, CAT_IDS)
     for cat_id, matches in zip(CAT_IDS, match_detections(coco, dets, img_ids, CAT_IDS)):
         mine = [(d['score'], obj >= 0) for d, obj, counts in
-                zip(dets, assigned.objects, assigned.counts) if counts and d['category_id'] == cat_id]
+                zip(dets, assigned.objects, assigned.counts)
+                if counts and d['category_id'] == cat_id]
         assert sorted(mine) == sorted(zip(matches.scores, matches.hits))
