@@ -1,7 +1,8 @@
 """Train a small RetinaNet on generated shapes with and without PS-KD, and compare the two.
 
-Prints one table of what the two runs measured, and draws their detections and their curves. A run
-that was interrupted goes on where it stopped; one that is complete is used as it is.
+Prints one table of what the two runs measured, draws their detections and their curves, and writes
+a report of them, whose file it names last. A run that was interrupted goes on where it stopped; one
+that is complete is used as it is.
 """
 import argparse
 import contextlib
@@ -29,6 +30,8 @@ from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
 from mmskd.datasets.shapes import CLASSES, PALETTE
+from mmskd.engine.launch import UsageError
+from mmskd.evaluation.report.page import write_report
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
@@ -77,6 +80,12 @@ def main():
     print('Written:')
     for path in pictures + [run.checkpoint for run in runs] + [run.output for run in runs]:
         print(f'  {os.path.relpath(path)}')
+    try:
+        report = write_report([run.folder for run in runs], args.work_dir / 'report',
+                              quiet=args.quiet)
+    except UsageError as error:
+        sys.exit(f'demo.py: {error}')
+    print(f'Report, to open in a browser: {os.path.relpath(report)}')
 
 
 def make_data(data_dir: Path, quiet: bool):

@@ -34,6 +34,18 @@ class Matches(NamedTuple):
         return Matches(self.scores[keep], self.hits[keep], self.ious[keep], self.n_objects)
 
 
+class Assignment(NamedTuple):
+    """What became of each of N detections, in the order in which they were given.
+
+    Attributes:
+        counts (ndarray): False where a detection is neither right nor wrong: on a crowd or an
+            ignored object, or beyond the number of detections to look at; shape (N,), bool.
+        objects (ndarray): Id of the annotation that it took, -1 for none; shape (N,), int64.
+    """
+    counts: np.ndarray
+    objects: np.ndarray
+
+
 def match_detections(coco_gt: COCO,
                      detections: Sequence[dict],
                      img_ids: Sequence,
@@ -59,6 +71,54 @@ def match_detections(coco_gt: COCO,
     Returns:
         list[Matches]: One entry per category, in the order of ``cat_ids``.
     """
+    evaluation = _evaluate(coco_gt, detections, img_ids, cat_ids, iou_thr, max_dets)
+    images = {cat_id: [] for cat_id in cat_ids}
+    for image in evaluation.evalImgs:
+        if image is not None:  # neither objects nor detections
+            images[image['category_id']].append(image)
+    return [_collect(evaluation, images[cat_id]) for cat_id in cat_ids]
+
+
+def assign_detections(coco_gt: COCO,
+                      detections: Sequence[dict],
+                      img_ids: Sequence,
+                      cat_ids: Sequence,
+                      iou_thr: float = 0.5,
+                      max_dets: int = 100) -> Assignment:
+    """Say of each detection which object it took, by the rules of :func:`match_detections`.
+
+    Args:
+        As in :func:`match_detections`.
+
+    Returns:
+        Assignment: One entry per detection, in the order of ``detections``.
+    """
+    evaluation = _evaluate(coco_gt, detections, img_ids, cat_ids, iou_thr, max_dets)
+    counts = np.zeros(len(detections), bool)
+    objects = np.full(len(detections), -1, np.int64)
+    for image in evaluation.evalImgs:
+        if image is None:
+            continue
+        index = np.asarray(image['dtIds'], np.int64) - 1
+        counts[index] = ~image['dtIgnore'][0].astype(bool)
+        row, column = np.nonzero(_took(image))
+        objects[index[row]] = np.asarray(image['gtIds'], np.int64)[column]
+    return Assignment(counts, objects)
+
+
+def coco_from_annotations(images: List[dict], annotations: List[dict],
+                          categories: List[dict]) -> COCO:
+    """A COCO object of lists instead of a file. ``COCO.loadRes`` cannot take empty ones."""
+    coco = COCO()
+    coco.dataset = dict(images=images, annotations=annotations, categories=categories)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _evaluate(coco_gt: COCO, detections: Sequence[dict], img_ids: Sequence, cat_ids: Sequence,
+              iou_thr: float, max_dets: int) -> COCOeval:
+    """``COCOeval`` with its ``evalImgs``; the id of a detection is its position, from 1."""
     coco_dt = coco_from_annotations(
         [dict(id=i) for i in img_ids],
         [dict(det, id=i, area=det['bbox'][2] * det['bbox'][3], iscrowd=0)
@@ -71,22 +131,7 @@ def match_detections(coco_gt: COCO,
     params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]  # any size
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
-
-    images = {cat_id: [] for cat_id in cat_ids}
-    for image in evaluation.evalImgs:
-        if image is not None:  # neither objects nor detections
-            images[image['category_id']].append(image)
-    return [_collect(evaluation, images[cat_id]) for cat_id in cat_ids]
-
-
-def coco_from_annotations(images: List[dict], annotations: List[dict],
-                          categories: List[dict]) -> COCO:
-    """A COCO object of lists instead of a file. ``COCO.loadRes`` cannot take empty ones."""
-    coco = COCO()
-    coco.dataset = dict(images=images, annotations=annotations, categories=categories)
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
+    return evaluation
 
 
 class _COCOeval(COCOeval):
@@ -120,7 +165,11 @@ def _matched_ious(evaluation: COCOeval, image: dict) -> np.ndarray:
     objects = evaluation._gts[img_id, cat_id]
     if not objects or not image['dtIds']:
         return np.zeros(len(image['dtIds']))
-    took = np.asarray(image['dtIds'])[:, None] == image['gtMatches'][0]
     # gtMatches lists ignored objects last, the IoUs are in the order of the annotations
     order = np.argsort([obj['_ignore'] for obj in objects], kind='stable')
-    return (evaluation.ious[img_id, cat_id][:, order] * took).max(axis=1)
+    return (evaluation.ious[img_id, cat_id][:, order] * _took(image)).max(axis=1)
+
+
+def _took(image: dict) -> np.ndarray:
+    """Which detection took which object, in the order of ``dtIds`` and ``gtIds``, shape (D, G)."""
+    return np.asarray(image['dtIds'])[:, None] == image['gtMatches'][0]

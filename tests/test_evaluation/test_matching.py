@@ -8,7 +8,8 @@ pytest.importorskip('pycocotools')
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 from mmskd.evaluation.calibration import laece, olrp  # noqa: E402
-from mmskd.evaluation.matching import coco_from_annotations, match_detections  # noqa: E402
+from mmskd.evaluation.matching import (assign_detections, coco_from_annotations,  # noqa: E402
+                                       match_detections)
 
 CAT_IDS = [7, 3, 5]  # neither sorted nor from 0
 
@@ -189,3 +190,26 @@ def test_laece_and_lrp_are_those_of_uq_detr():
     for cat_id, m in zip(CAT_IDS, matches):
         lrps = [uq_detr.lrp(*theirs([cat_id], s)).score for s in m.scores]
         assert olrp(*m, iou_thr=.5) == pytest.approx(min(lrps), abs=1e-12)
+
+
+@pytest.mark.parametrize('first_id', [0, 1])
+def test_assignment_names_the_objects(first_id):
+    box, far, crowd = [0, 0, 10, 10], [100, 100, 10, 10], [50, 50, 10, 10]
+    coco = ground_truth([ann(far), ann(box), ann(crowd, iscrowd=1)], first_id=first_id)
+    dets = [det(box, .3), det(box, .9), det(crowd, .5), det(box, .99, category_id=5), det(far, .1)]
+    assigned = assign_detections(coco, dets, [1], CAT_IDS)
+    near = first_id + 1
+    assert assigned.objects[[0, 1, 3, 4]].tolist() == [-1, near, -1, first_id]
+    assert assigned.counts.tolist() == [True, True, False, True, True]
+    # The one that scores least is not looked at
+    assert not assign_detections(coco, dets, [1], CAT_IDS, max_dets=3).counts[4]
+
+
+def test_assignment_agrees_with_the_matches():
+    coco, dets, img_ids = scene()
+    assigned = assign_detections(coco, dets, img_ids, CAT_IDS)
+    for cat_id, matches in zip(CAT_IDS, match_detections(coco, dets, img_ids, CAT_IDS)):
+        mine = [(d['score'], obj >= 0) for d, obj, counts in
+                zip(dets, assigned.objects, assigned.counts)
+                if counts and d['category_id'] == cat_id]
+        assert sorted(mine) == sorted(zip(matches.scores, matches.hits))

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,20 @@ def test_a_failed_training_stops_with_its_output(demo, runs, monkeypatch, tmp_pa
     monkeypatch.setattr(demo, 'TOOLS', tmp_path)
     with pytest.raises(SystemExit, match='(?s)no such luck.*exit code 1.*--fresh'):
         runs[0].train(demo.Console(quiet=True), fresh=True)
+
+
+def test_the_last_line_names_the_report(demo, runs, monkeypatch, capsys, tmp_path):
+    def write_report(folders, out_dir, quiet):
+        assert folders == [run.folder for run in runs] and quiet
+        return out_dir / 'report.html'
+
+    monkeypatch.setattr(demo, 'write_report', write_report)
+    monkeypatch.setattr(demo, 'draw_detections', lambda *args: None)
+    monkeypatch.setattr(demo.signal, 'signal', lambda *args: None)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', '--data-dir', str(tmp_path / 'data'), '--work-dir',
+                                      str(tmp_path / 'work'), '--quiet'])
+    monkeypatch.chdir(tmp_path)
+    demo.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(' work/report/report.html')
+    assert '  work/curves.png' in lines

@@ -23,7 +23,7 @@ def data_root(tmp_path_factory):
 def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     cfg = runs.config(data_root, tmp_path / 'whole', loop, length, ema=True)
     cfg.custom_imports = dict(imports=['tests.rank_recorder'])
-    cfg.custom_hooks.append(dict(type='RankRecorder'))
+    cfg.custom_hooks += [dict(type='RankRecorder'), dict(type='mmskd.CalibrationPictureHook')]
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     config = tmp_path / 'config.py'
     cfg.dump(str(config))
@@ -33,6 +33,9 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     runs.assert_equal(first['weights'], second['weights'])
     runs.assert_equal(first['past'], second['past'])
     assert (first['wrapper'], first['unused']) == ('MMDistributedDataParallel', False)
+    pictures = [path.name for path in (tmp_path / 'whole').rglob('vis_image/*.png')]
+    assert sorted(pictures) == [f'{name}_{step}.png' for name in ('predictions', 'reliability')
+                                for step in ((2, 3) if loop == 'epoch' else (4, 6))]
     assert first['losses'] != second['losses']  # each rank has images of its own
     for rank in (first, second):
         assert rank['disagreement'] > 0 and len(rank['losses']) == 6

@@ -1,4 +1,5 @@
-"""Hooks: when a teacher is refreshed, saved and asked, and what makes a resume exact."""
+"""Hooks: when a teacher is refreshed, saved and asked, what makes a resume exact, and pictures."""
+from .calibration_picture_hook import CalibrationPictureHook
 from .distill_hook import DistillHook
 from .head_distill_hook import HeadDistillHook
 from .nkd_hook import NKDHook
@@ -7,5 +8,6 @@ from .random_streams_hook import RandomStreamsHook
 from .uskd_hook import USKDHook
 
 __all__ = [
-    'DistillHook', 'HeadDistillHook', 'NKDHook', 'PSKDHook', 'RandomStreamsHook', 'USKDHook'
+    'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook', 'PSKDHook',
+    'RandomStreamsHook', 'USKDHook'
 ]

@@ -1,0 +1,109 @@
+"""Pictures of a model's calibration and predictions while it trains."""
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.dist import collect_results, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop
+
+from mmskd.config import project_of
+from mmskd.evaluation.calibration import ece
+from mmskd.evaluation.report import charts, pictures
+from mmskd.evaluation.report.judging import Judged, Rule, judge
+from mmskd.evaluation.report.predictions import Predictions, collate, describer
+from mmskd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CalibrationPictureHook(Hook):
+    """After each validation draws a reliability diagram and a few predictions.
+
+    They go to the runner's visualizer under the names ``reliability`` and ``predictions``, and so
+    to whatever backends that has: the work dir, TensorBoard, WandB. Detectors and top-down pose
+    estimators. The training is not touched: the same weights come out with and without it. In a
+    distributed run each rank collects what it predicts, and the first one draws. With EMAHook the
+    averaged weights are validated, so theirs are the pictures.
+
+    What is right is decided as in ``DetCalibrationMetric`` and ``PCKAccuracy``, with the settings
+    of those among the config's ``val_evaluator``.
+
+    Args:
+        num_images (int): Validation images to draw, the same each time: the first ones with
+            objects. Defaults to 4.
+        score_thr (float): Detections below it are not drawn into them. Defaults to 0.3.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, num_images: int = 4, score_thr: float = 0.3):
+        if num_images < 1 or num_images != int(num_images):
+            raise ValueError('CalibrationPictureHook: num_images must be a positive number, '
+                             f'got {num_images}')
+        if not 0 <= score_thr <= 1:
+            raise ValueError('CalibrationPictureHook: score_thr must be in [0, 1], '
+                             f'got {score_thr}')
+        self.num_images = num_images
+        self.score_thr = score_thr
+        self._describe = self._train_loop = None
+        self._records: List[dict] = []
+
+    def before_train(self, runner) -> None:
+        """Remember what counts the steps; a validation alone is at step 0."""
+        self._train_loop = runner.train_loop
+
+    def before_val_epoch(self, runner) -> None:
+        """Begin anew."""
+        self._records = []
+        if self._describe is None:
+            self._task = 'pose' if project_of(runner.cfg) == 'mmpose' else 'detection'
+            self._describe = describer(self._task, runner.val_dataloader.dataset)
+
+    def after_val_iter(self, runner, batch_idx: int, data_batch=None,
+                       outputs: Optional[Sequence] = None) -> None:
+        """Keep what was predicted."""
+        self._records += map(self._describe, outputs)
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        """Draw."""
+        dataset = runner.val_dataloader.dataset
+        records = collect_results(self._records, len(dataset), 'cpu')
+        self._records = []
+        if not is_main_process() or not records:
+            return
+        predictions, rule = collate(self._task, records, dataset.metainfo), Rule.of(runner.cfg)
+        judged = judge(predictions, rule)
+        unit, step = self._step()
+        for name, image in (('reliability', _draw_reliability(f'{unit} {step}', judged, rule)),
+                            ('predictions', self._draw_predictions(predictions, judged))):
+            if image is not None:
+                runner.visualizer.add_image(name, image, step=step)
+
+    def _step(self) -> Tuple[str, int]:
+        """How long has been trained; counted as LoggerHook counts validations."""
+        if isinstance(self._train_loop, IterBasedTrainLoop):
+            return 'iteration', self._train_loop.iter
+        return 'epoch', self._train_loop.epoch if self._train_loop else 0
+
+    def _draw_predictions(self, predictions: Predictions, judged: Judged) -> Optional[np.ndarray]:
+        """The first images with objects, and their ground truth; None if none can be shown."""
+        rows = []
+        for i in np.unique(judged.object_images)[:self.num_images]:
+            image = pictures.load_image(str(predictions.image_paths[i]))
+            if image is not None:
+                found = pictures.counts(judged, i, self.score_thr, self._task)
+                rows.append((image, [
+                    ('ground truth', pictures.Scene(predictions, None, i, self.score_thr)),
+                    (found, pictures.Scene(predictions, judged, i, self.score_thr))
+                ]))
+        return charts.to_array(pictures.montage(rows)) if rows else None
+
+
+def _draw_reliability(title: str, judged: Judged, rule: Rule) -> np.ndarray:
+    error = ece(judged.scores, judged.hits, rule.n_bins)
+    chart = charts.reliability('reliability', title, judged.scores, judged.hits,
+                               n_bins=rule.n_bins, error=error)
+    with charts.drawn(chart) as figure:
+        return charts.to_array(figure)

@@ -1,0 +1,242 @@
+"""Reads the work dirs of ``tools/train.py``, and groups the runs that differ in their seed only."""
+import copy
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmskd.config import project_of
+from mmskd.engine.launch import UsageError
+
+# What of a config does not change what is learned, and so does not tell runs apart
+INCIDENTAL = ('work_dir', 'launcher', 'resume', 'experiment_name', 'visualizer', 'log_level',
+              'env_cfg', 'cfg', 'log_processor')
+MISSING = '(not set)'
+
+
+class Run:
+    """One training run, as its folder tells it.
+
+    Args:
+        folder (str or Path): A work dir of ``tools/train.py``.
+
+    Attributes:
+        cfg (Config): The config that the run was started with.
+        train (dict): {iteration: logged scalars} of the training; those of a resumed run over those
+            of before.
+        val (dict): The same of the validation, by epoch (by iteration in an iteration-based loop).
+
+    Raises:
+        UsageError: If there is no such folder, or no config in it that can be read.
+    """
+
+    def __init__(self, folder) -> None:
+        self.folder = Path(folder)
+        self.cfg = _read_config(self.folder)
+        self.train, self.val = _read_scalars(self.folder)
+
+    @property
+    def name(self) -> str:
+        """str: Name of the folder."""
+        return self.folder.resolve().name
+
+    @property
+    def seed(self) -> Optional[int]:
+        """int or None: The seed that the config sets."""
+        return (self.cfg.get('randomness') or {}).get('seed')
+
+    @property
+    def by_epoch(self) -> bool:
+        """bool: Whether progress counts in epochs, else in iterations."""
+        return any('epoch' in line for line in self.train.values()) or not self.train
+
+    def checkpoint(self, which: str = 'last') -> Optional[Path]:
+        """The checkpoint to look at.
+
+        Args:
+            which (str): ``'last'`` or ``'best'`` (as CheckpointHook's ``save_best`` keeps it).
+                Defaults to ``'last'``.
+
+        Returns:
+            Path or None: None if there is none.
+        """
+        patterns = ('best_*.pth', ) if which == 'best' else ('epoch_*.pth', 'iter_*.pth')
+        found = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        return max(found, key=_progress, default=None)
+
+    def curve(self, key: str) -> Tuple[np.ndarray, np.ndarray]:
+        """A logged scalar over the training.
+
+        Training scalars of an epoch-based run are averaged over each epoch.
+
+        Args:
+            key (str): Name of the scalar, as ``'loss'``.
+
+        Returns:
+            tuple[ndarray, ndarray]: Epochs (iterations) and values, both of shape (N,).
+        """
+        points: Dict[int, List[float]] = {}
+        for lines, in_training in ((self.train, True), (self.val, False)):
+            for step, line in lines.items():
+                if isinstance(line.get(key), (int, float)):
+                    x = line.get('epoch', step) if in_training else step
+                    points.setdefault(x, []).append(line[key])
+        steps = sorted(points)
+        return np.array(steps), np.array([np.mean(points[step]) for step in steps])
+
+    def last_metrics(self) -> Dict[str, float]:
+        """The metrics of the last validation that was logged; empty if none was."""
+        return _metrics(self.val[max(self.val)]) if self.val else {}
+
+    def metric_names(self) -> List[str]:
+        """The metrics that any validation logged, in the order in which they were."""
+        return list(dict.fromkeys(key for line in self.val.values() for key in _metrics(line)))
+
+    def essence(self) -> dict:
+        """What of the config decides what is learned, without the seed.
+
+        Only what the Runner is built from counts: dumped configs also hold helper variables, whose
+        values stand a second time where they are used.
+        """
+        wanted = [key for key in inspect.signature(Runner.__init__).parameters
+                  if key not in INCIDENTAL and self.cfg.get(key) is not None]
+        essence = {key: _plain(self.cfg[key]) for key in wanted}
+        essence.get('randomness', {}).pop('seed', None)
+        if self.cfg.get('resume'):  # what an interrupted run goes on with
+            essence.pop('load_from', None)
+        return {key: value for key, value in essence.items() if value != {}}
+
+
+class Group(NamedTuple):
+    """Runs with the same config and different seeds.
+
+    Attributes:
+        name (str): What to call it in tables and legends.
+        runs (list[Run]): In the order in which they were given.
+    """
+    name: str
+    runs: List[Run]
+
+
+def group_runs(runs: Sequence[Run], baseline: Optional[str] = None) -> List[Group]:
+    """Put runs with the same :meth:`Run.essence` together; the baseline's group comes first.
+
+    Args:
+        runs (sequence[Run]): The runs.
+        baseline (str, optional): Folder of one of the baseline's runs. Defaults to None: the first.
+
+    Raises:
+        UsageError: If detection and pose runs are mixed; if two runs of a group have the same seed,
+            since they tell no more than one; if ``baseline`` is none of the runs.
+    """
+    if len({project_of(run.cfg) for run in runs}) > 1:
+        raise UsageError('runs of MMDetection and of MMPose cannot be compared with each other')
+    members: Dict[str, List[Run]] = {}
+    for run in runs:
+        key = json.dumps(run.essence(), sort_keys=True, default=str)
+        for other in members.setdefault(key, []):
+            if other.seed == run.seed and run.seed is not None:
+                raise UsageError(f'{other.folder} and {run.folder} have the same config and the '
+                                 f'same seed, {run.seed}: give one of them')
+        members[key].append(run)
+    groups = list(members.values())
+    if baseline is not None:
+        first = [group for group in groups
+                 if any(run.folder.resolve() == Path(baseline).resolve() for run in group)]
+        if not first:
+            raise UsageError(f'--baseline {baseline} is none of the folders that are compared')
+        groups = first + [group for group in groups if group is not first[0]]
+    return [Group(name, group) for name, group in zip(_names(groups), groups)]
+
+
+def config_differences(configs: Sequence[dict]) -> List[Tuple[str, List[Any]]]:
+    """Where configs differ, from the outside in as far as they have the same structure.
+
+    Args:
+        configs (sequence[dict]): As :meth:`Run.essence` returns them.
+
+    Returns:
+        list[tuple[str, list]]: Dotted key, and the value in each of the configs.
+    """
+    return list(_differences('', list(configs)))
+
+
+def _differences(path: str, values: list):
+    if all(value == values[0] for value in values):
+        return
+    prefix = f'{path}.' if path else ''
+    if all(isinstance(value, dict) for value in values):
+        for key in dict.fromkeys(key for value in values for key in value):
+            yield from _differences(f'{prefix}{key}', [v.get(key, MISSING) for v in values])
+    elif all(isinstance(value, list) and len(value) == len(values[0]) for value in values):
+        for i, children in enumerate(zip(*values)):
+            yield from _differences(f'{prefix}{i}', list(children))
+    else:
+        yield path, values
+
+
+def _names(groups: List[List[Run]]) -> List[str]:
+    """A short name for each group that no other has."""
+    names = [_common_name(group) for group in groups]
+    return [name if names.count(name) == 1 else f'{name} ({group[0].folder})'
+            for name, group in zip(names, groups)]
+
+
+def _common_name(runs: List[Run]) -> str:
+    """What the folders' names begin with, without a seed at the end."""
+    common = os.path.commonprefix([run.name for run in runs])
+    return re.sub(r'[-_. ](s|seed)[-_. ]?\d*$', '', common).rstrip('-_. ') or runs[0].name
+
+
+def _progress(checkpoint: Path) -> Tuple[int, float]:
+    numbers = re.findall(r'\d+', checkpoint.stem)
+    return (int(numbers[-1]) if numbers else 0, checkpoint.stat().st_mtime)
+
+
+def _read_config(folder: Path) -> Config:
+    if not folder.is_dir():
+        raise UsageError(f'there is no folder {folder}')
+    # The latest training's; tools/test.py may have left its own at the top
+    found = [log.with_name('config.py') for log in sorted(folder.glob('*/vis_data/scalars.json'))]
+    found = [path for path in found if path.is_file()]
+    found = found[-1:] or sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)[-1:]
+    if not found:
+        raise UsageError(f'{folder} holds no config: it is not a work dir of tools/train.py')
+    try:
+        return Config.fromfile(found[0])
+    except Exception as error:
+        raise UsageError(f'{found[0]} cannot be read as a config: {error}') from error
+
+
+def _read_scalars(folder: Path) -> Tuple[dict, dict]:
+    train, val = {}, {}
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # a line that is being written
+                continue
+            if 'step' in line:
+                (train if 'loss' in line else val)[line['step']] = line
+    return train, val
+
+
+def _metrics(line: dict) -> Dict[str, float]:
+    return {key: value for key, value in line.items()
+            if key not in ('step', 'time', 'data_time') and isinstance(value, (int, float))}
+
+
+def _plain(value: Any) -> Any:
+    """Nested containers as dicts and lists of their own."""
+    if isinstance(value, dict):
+        return {key: _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) \
+        else copy.deepcopy(value)

@@ -1,0 +1,111 @@
+"""CalibrationPictureHook in real trainings of detectors and pose estimators."""
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.visualization import Visualizer
+from PIL import Image
+
+from mmskd.datasets import write_demo_data
+from mmskd.engine.hooks import CalibrationPictureHook
+from mmskd.evaluation.calibration import ece
+from mmskd.evaluation.report import charts
+from mmskd.optional import HAS_MMDET, HAS_MMPOSE
+
+HOOK = dict(type='mmskd.CalibrationPictureHook', num_images=2, score_thr=0.0)
+needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
+needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installed')
+
+
+@pytest.fixture(scope='module')
+def data_root(tmp_path_factory):
+    from tests import runs
+    return runs.data(tmp_path_factory.mktemp('shapes') / 'data', val=3)
+
+
+def detector(data_root, work_dir, hooks=(HOOK, ), **changes):
+    from tests import runs
+    cfg = runs.config(data_root, work_dir, ema=True, model__test_cfg__score_thr=0.0, **changes)
+    cfg.val_evaluator = [cfg.val_evaluator, dict(
+        type='mmskd.DetCalibrationMetric', score_thr=0.0, n_bins=8,
+        ann_file=str(data_root / 'annotations/val.json'))]
+    cfg.custom_hooks = [*cfg.custom_hooks, *hooks]
+    return cfg
+
+
+def images(work_dir):
+    return {path.name: np.asarray(Image.open(path))
+            for path in work_dir.rglob('vis_image/*.png')}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Scores, hits and number of bins of the reliability diagrams that were drawn."""
+    calls = []
+    draw = charts.reliability
+    monkeypatch.setattr(charts, 'reliability', lambda name, title, scores, hits, **options: (
+        calls.append((title, scores, hits, options)) or draw(name, title, scores, hits, **options)))
+    return calls
+
+
+@needs_mmdet
+@pytest.mark.parametrize('loop, length, steps', [('epoch', 4, (2, 4)), ('iter', 4, (4, ))])
+def test_detector(data_root, tmp_path, drawn, loop, length, steps):
+    from tests import runs
+    plain = runs.train(detector(data_root, tmp_path / 'plain', (), loop=loop, length=length))
+    seen = runs.train(detector(data_root, tmp_path / 'seen', loop=loop, length=length))
+    runs.assert_equal(runs.weights(plain), runs.weights(seen))
+
+    found = images(tmp_path / 'seen')
+    assert set(found) == {f'{name}_{step}.png' for name in ('reliability', 'predictions')
+                          for step in steps}
+    assert all(image.std() > 10 for image in found.values())
+    first, last = (found[f'predictions_{step}.png'] for step in (steps[0], steps[-1]))
+    assert first.shape == last.shape  # the same images
+    assert (first != last).any() or len(steps) == 1
+    assert images(tmp_path / 'plain') == {}
+
+    # The EMA model's, judged as the evaluator does
+    title, scores, hits, options = drawn[-1]
+    assert title == f'{"epoch" if loop == "epoch" else "iteration"} {length}'
+    logged = seen.message_hub.get_scalar('val/calibration/ECE').current()
+    assert ece(scores, hits, 8) == pytest.approx(logged) == options['error']
+    assert options['n_bins'] == 8
+
+
+@needs_mmdet
+def test_any_backend_and_a_validation_alone(data_root, tmp_path, monkeypatch):
+    """Pictures go through ``Visualizer.add_image``, whatever is behind it; a run that only
+    validates is at step 0."""
+    from tests import runs
+    added = []
+    monkeypatch.setattr(Visualizer, 'add_image', lambda self, name, image, step=0: added.append(
+        (name, image.dtype, image.ndim, image.shape[-1], step)))
+    runs.runner(detector(data_root, tmp_path / 'run')).val()
+    assert added == [('reliability', np.uint8, 3, 3, 0), ('predictions', np.uint8, 3, 3, 0)]
+
+
+@needs_mmpose
+def test_pose_estimator(tmp_path, drawn):
+    from tests import runs
+    from tests.test_tools.conftest import POSE
+    write_demo_data(tmp_path / 'data', kind='stick-figures', train=6, val=4)
+    text = POSE.replace('data/figures', str(tmp_path / 'data'))
+    trained = []
+    for name, hooks in (('plain', []), ('seen', [HOOK])):
+        cfg = Config.fromstring(text, '.py')
+        cfg.merge_from_dict(dict(work_dir=str(tmp_path / name), experiment_name=name,
+                                 randomness=dict(seed=0), log_level='ERROR', custom_hooks=hooks))
+        trained.append(runs.train(cfg))
+    runs.assert_equal(*map(runs.weights, trained))
+    found = images(tmp_path / 'seen')
+    assert set(found) == {'reliability_1.png', 'predictions_1.png'}
+    _, scores, hits, _ = drawn[-1]
+    pck = trained[1].message_hub.get_scalar('val/PCK').current()
+    assert hits.mean() == pytest.approx(pck, abs=0.1)  # PCK is the mean over keypoints of means
+    assert len(scores) > 13
+
+
+@pytest.mark.parametrize('options', [dict(num_images=0), dict(num_images=1.5), dict(score_thr=2)])
+def test_options_out_of_range(options):
+    with pytest.raises(ValueError, match=f'CalibrationPictureHook: {next(iter(options))}'):
+        CalibrationPictureHook(**options)

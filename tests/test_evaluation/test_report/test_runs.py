@@ -1,0 +1,130 @@
+"""Work dirs are written by hand here; those of real trainings are read in test_page.py."""
+import json
+
+import pytest
+
+from mmskd.engine.launch import UsageError
+from mmskd.evaluation.report.runs import MISSING, Run, config_differences, group_runs
+
+CONFIG = """
+default_scope = '{scope}'
+helper = {lr}
+model = dict(type='RetinaNet', layers=[dict(size=1), dict(size=2)])
+optim_wrapper = dict(optimizer=dict(lr={lr}))
+randomness = dict(seed={seed})
+work_dir = '{name}'
+resume = {resume}
+load_from = {load_from!r}
+"""
+
+
+@pytest.fixture
+def make_run(tmp_path):
+
+    def make(name, seed=0, lr=0.1, scope='mmdet', resume=False, load_from=None, lines=(), **more):
+        folder = tmp_path / name / '20260101_000000' / 'vis_data'
+        folder.mkdir(parents=True)
+        text = CONFIG.format(name=name, seed=seed, lr=lr, scope=scope, resume=resume,
+                             load_from=load_from)
+        text += ''.join(f'{key} = {value!r}\n' for key, value in more.items())
+        (folder / 'config.py').write_text(text)
+        (folder / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        return Run(tmp_path / name)
+
+    return make
+
+
+def test_groups_differ_in_more_than_the_seed(make_run):
+    runs = [make_run('pskd_s0', 0, lr=0.2), make_run('base_seed0', 0),
+            make_run('pskd_s1', 1, lr=0.2),
+            make_run('base_seed1', 1, resume=True, load_from='epoch_3.pth')]
+    groups = group_runs(runs)
+    assert [group.name for group in groups] == ['pskd', 'base']
+    assert [[run.seed for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
+    groups = group_runs(runs, baseline=str(runs[3].folder))
+    assert [group.name for group in groups] == ['base', 'pskd']
+
+
+def test_a_start_from_other_weights_is_another_group(make_run):
+    runs = [make_run('a'), make_run('b', 1, load_from='teacher.pth')]
+    assert len(group_runs(runs)) == 2
+
+
+@pytest.mark.parametrize('second, message', [
+    (dict(), 'same config and the same seed, 0'),
+    (dict(scope='mmpose'), 'cannot be compared'),
+])
+def test_what_cannot_be_compared(make_run, second, message):
+    with pytest.raises(UsageError, match=message):
+        group_runs([make_run('a'), make_run('b', **second)])
+
+
+def test_runs_without_a_seed_are_different_runs(make_run):
+    group, = group_runs([make_run('a', seed=None), make_run('b', seed=None)])
+    assert len(group.runs) == 2
+
+
+def test_unknown_baseline(make_run):
+    with pytest.raises(UsageError, match='--baseline elsewhere is none'):
+        group_runs([make_run('a')], baseline='elsewhere')
+
+
+def test_equal_names_are_told_apart_by_the_folder(make_run):
+    names = [group.name for group in group_runs([make_run('x/run'), make_run('y/run', lr=0.5)])]
+    assert len(set(names)) == 2 and all(name.startswith('run (') for name in names)
+
+
+def test_folders_that_are_no_runs(tmp_path):
+    with pytest.raises(UsageError, match='no folder'):
+        Run(tmp_path / 'nowhere')
+    with pytest.raises(UsageError, match='not a work dir'):
+        Run(tmp_path)
+    (tmp_path / 'config.py').write_text('this is no config')
+    with pytest.raises(UsageError, match='cannot be read as a config'):
+        Run(tmp_path)
+
+
+def train(epoch, step, loss):
+    return dict(epoch=epoch, iter=step, step=step, loss=loss)
+
+
+def test_a_resumed_run_is_read_as_one(make_run):
+    run = make_run('run', lines=[
+        train(1, 1, 3.0), train(1, 2, 1.0), dict(step=1, mAP=0.1), train(2, 3, 9.0)])
+    later = run.folder / '20260102_000000' / 'vis_data'
+    later.mkdir(parents=True)
+    (later / 'scalars.json').write_text(
+        '\n'.join(map(json.dumps, [train(2, 3, 0.5), dict(step=2, mAP=0.3, time=1.)])) + '\n{"ste')
+    run = Run(run.folder)
+    epochs, losses = run.curve('loss')
+    assert (epochs.tolist(), losses.tolist()) == ([1, 2], [2.0, 0.5])
+    assert [values.tolist() for values in run.curve('mAP')] == [[1, 2], [0.1, 0.3]]
+    assert run.last_metrics() == dict(mAP=0.3) and run.metric_names() == ['mAP']
+    assert run.by_epoch
+
+
+def test_an_iteration_based_run_counts_iterations(make_run):
+    run = make_run('run', lines=[dict(iter=i, step=i, loss=float(i)) for i in (5, 10)])
+    assert not run.by_epoch
+    assert run.curve('loss')[0].tolist() == [5, 10]
+
+
+def test_checkpoints_are_ordered_by_number(make_run):
+    run = make_run('run')
+    assert run.checkpoint() is None and run.checkpoint('best') is None
+    for name in ('epoch_10.pth', 'epoch_9.pth', 'best_coco_bbox_mAP_epoch_3.pth'):
+        (run.folder / name).touch()
+    assert run.checkpoint().name == 'epoch_10.pth'
+    assert run.checkpoint('best').name == 'best_coco_bbox_mAP_epoch_3.pth'
+
+
+def test_differences_are_as_deep_as_the_structure_is_the_same(make_run):
+    first = make_run('a').essence()
+    second = make_run('b', 1, lr=0.2, custom_hooks=[dict(type='Hook')],
+                      model=dict(type='RetinaNet', layers=[dict(size=1), dict(size=3)])).essence()
+    assert dict(config_differences([first, second])) == {
+        'optim_wrapper.optimizer.lr': [0.1, 0.2],
+        'model.layers.1.size': [2, 3],
+        'custom_hooks': [MISSING, [dict(type='Hook')]],
+    }
+    assert config_differences([first, first]) == []
