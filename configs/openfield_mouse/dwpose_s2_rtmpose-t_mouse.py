@@ -7,6 +7,7 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True)
 ]
 custom_hooks = [
+    *_base_.custom_hooks,
     dict(
         type='mmskd.HeadDistillHook',
         checkpoint='work_dirs/dwpose_s1_rtmpose-s_rtmpose-t_mouse/epoch_100.pth')

@@ -1,2 +1,2 @@
 _base_ = 'rtmpose_t_mouse.py'
-custom_hooks = [dict(type='mmskd.PSKDHook', alpha_T=0.8)]
+custom_hooks = [*_base_.custom_hooks, dict(type='mmskd.PSKDHook', alpha_T=0.8)]
