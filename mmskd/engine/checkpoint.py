@@ -12,8 +12,9 @@ import types
 import warnings
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Sequence
 from urllib.parse import urlparse
 
 import numpy as np
@@ -23,75 +24,125 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
 from torch import nn
 
-# What numpy calls to make an array and a number from a pickle
-RECONSTRUCT = np.zeros(0).__reduce__()[0]
-SCALAR = np.float64(0).__reduce__()[0]
+from mmskd.engine.safe_numpy import NUMPY_NAMES, NumericArray, NumericDType, with_ndarrays
 
-# Plain numbers. Types with fields or objects stay out: numpy takes their layout from the pickle on
-# trust, so that a crafted one could point into memory.
-NUMERIC_DTYPES = tuple(np.dtype(code) for code in '?bhilqBHILQefd')
+
+def _renamed(what: Callable, name: str) -> Callable:
+    """A function or class to be found where a checkpoint says ``name``."""
+    what.__module__, _, what.__name__ = name.rpartition('.')
+    what.__qualname__ = what.__name__
+    return what
+
+
+def _called(name: str, function: Callable) -> Callable:
+    """A function of its own that calls another: one may be found under several names."""
+    return _renamed(lambda *args: function(*args), name)
+
+
+def _in_place_of(original: type) -> Callable[[type], type]:
+    """Decorates the class that is found where a checkpoint says ``original``."""
+    return lambda cls: _renamed(cls, f'{original.__module__}.{original.__qualname__}')
+
+
+@_in_place_of(HistoryBuffer)
+class RestoredHistory(HistoryBuffer):
+    """Becomes a HistoryBuffer as soon as it has its numbers.
+
+    MMEngine's own would take over any attribute from the file, among them those by which an object
+    tells numpy where in memory to read, and any function as statistics of all buffers.
+    """
+
+    def __init__(self, *lists) -> None:
+        if lists:  # of anything, which HistoryBuffer would make arrays of
+            raise pickle.UnpicklingError('refused GLOBAL HistoryBuffer that is called')
+
+    def __setstate__(self, state: dict) -> None:
+        arrays = {key: state[key] for key in ('_log_history', '_count_history')}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise pickle.UnpicklingError('refused GLOBAL HistoryBuffer of anything but numbers')
+        self.__dict__.update(with_ndarrays(arrays), max_length=int(state['max_length']))
+        self._set_default_statistics()
+        self.__class__ = HistoryBuffer
+
+
+@_in_place_of(OneCycleParamScheduler)
+class NamedScheduler(OneCycleParamScheduler):
+    """Is named by checkpoints for its functions; they hold none."""
+
+    def __new__(cls, *args):
+        raise pickle.UnpicklingError('refused GLOBAL OneCycleParamScheduler that is called')
+
 
 # Checkpoints hold these functions as getattr(class, name), which is how pickle writes them
 CLASS_FUNCTIONS = {
-    *((HistoryBuffer, name) for name in ('min', 'max', 'current', 'mean')),
-    *((OneCycleParamScheduler, name) for name in ('_annealing_cos', '_annealing_linear')),
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    OneCycleParamScheduler: ('_annealing_cos', '_annealing_linear'),
 }
-
-
-def numeric_dtype(code: str, *args) -> np.dtype:
-    """``numpy.dtype`` for plain numbers, and nothing else."""
-    dtype = np.dtype(code, *args)
-    if type(dtype) not in map(type, NUMERIC_DTYPES):
-        raise pickle.UnpicklingError(f'refused GLOBAL numpy.dtype with {code!r}')
-    return dtype
 
 
 def class_function(owner: type, name: str) -> Callable:
     """``getattr`` for :data:`CLASS_FUNCTIONS`, and nothing else."""
-    if (owner, name) not in CLASS_FUNCTIONS:
-        raise pickle.UnpicklingError(f'refused GLOBAL getattr of {name!r}')
-    return getattr(owner, name)
-
-
-def _named(function: Callable, module: str, name: str) -> Callable:
-    """A function to be called where a checkpoint says ``module.name``."""
-
-    @functools.wraps(function)
-    def named(*args):
-        return function(*args)
-
-    named.__module__, named.__name__, named.__qualname__ = module, name, name
-    return named
+    for known, names in CLASS_FUNCTIONS.items():
+        if isinstance(owner, type) and issubclass(owner, known) and name in names:
+            return getattr(known, name)
+    raise pickle.UnpicklingError(f'refused GLOBAL getattr of {name!r}')
 
 
 @functools.lru_cache(maxsize=None)
 def checkpoint_classes() -> List[Callable]:
     """What MMEngine's checkpoints hold beyond tensors and plain containers.
 
-    numpy 2 renamed ``numpy.core`` to ``numpy._core``; a checkpoint may come from either. An empty
+    None of it is numpy's: see :mod:`mmskd.engine.safe_numpy`. Its two classes are found under their
+    own names as well, because PyTorch fills only objects of classes that it may find. An empty
     array is pickled as a call of ``bytes``: a data set without a skeleton has some.
     """
     return [
-        HistoryBuffer, OneCycleParamScheduler, np.ndarray, bytes,
-        *dict.fromkeys(type(dtype) for dtype in NUMERIC_DTYPES),
-        _named(numeric_dtype, 'numpy', 'dtype'),
-        _named(class_function, 'builtins', 'getattr'),
-        *(_named(function, core, function.__name__)
-          for core in ('numpy.core.multiarray', 'numpy._core.multiarray')
-          for function in (RECONSTRUCT, SCALAR))
+        RestoredHistory, NamedScheduler, bytes, NumericArray, NumericDType,
+        _called('builtins.getattr', class_function),
+        *(_called(name, function) for name, function in NUMPY_NAMES.items())
     ]
+
+
+def _name(entry: Any) -> str:
+    """The name under which PyTorch finds an entry of its list."""
+    return entry[1] if isinstance(entry, tuple) else f'{entry.__module__}.{entry.__qualname__}'
 
 
 def allow_checkpoint_classes() -> None:
     """Let ``torch.load(..., weights_only=True)`` read the checkpoints of MMEngine.
 
-    Adds :func:`checkpoint_classes` to PyTorch's list of safe globals, once. PyTorch before 2.4 has
-    no such list; :func:`load_checkpoint_safely` works there as well.
+    Adds :func:`checkpoint_classes` to PyTorch's list of safe globals, once. Where someone listed
+    numpy's own functions before, these stay in use, because they do not go together with ours.
+    PyTorch before 2.4 has no such list; :func:`load_checkpoint_safely` works there as well.
     """
     if hasattr(torch.serialization, 'add_safe_globals'):
-        known = torch.serialization.get_safe_globals()
+        ours = checkpoint_classes()
+        taken = {_name(entry) for entry in torch.serialization.get_safe_globals()
+                 if entry not in ours}
         torch.serialization.add_safe_globals(
-            [entry for entry in checkpoint_classes() if entry not in known])
+            [entry for entry in ours if _name(entry) not in taken
+             and not (_name(entry) in NUMPY_NAMES and taken.intersection(NUMPY_NAMES))])
+
+
+@contextmanager
+def _no_numpy_but_ours() -> Iterator[None]:
+    """For a while, PyTorch finds :func:`checkpoint_classes` whatever else was listed.
+
+    Others list numpy's own types: MMEngine's forks for their own loading, and users who followed
+    the error message of PyTorch.
+    """
+    listed = torch.serialization.get_safe_globals()
+    ours = checkpoint_classes()
+    names = {_name(entry) for entry in ours}
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(ours + [
+        entry for entry in listed
+        if _name(entry) not in names and not _name(entry).startswith('numpy.')])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(listed)
 
 
 def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
@@ -115,9 +166,9 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
         raise FileNotFoundError(f'there is no checkpoint {path}')
     try:
         if hasattr(torch.serialization, 'add_safe_globals'):
-            # Not only at import: MMEngine's forks take classes off PyTorch's list after a load
-            allow_checkpoint_classes()
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            with _no_numpy_but_ours():
+                checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+            checkpoint = with_ndarrays(checkpoint)
         else:
             checkpoint = load_restricted(path, map_location)
     except pickle.UnpicklingError as error:
@@ -182,8 +233,14 @@ def _drop_config(checkpoint: Any, path: str) -> None:
 # ------------------------------------------------------------------ PyTorch before 2.4
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Finds what ``weights_only=True`` finds, and :func:`checkpoint_classes`; nothing else."""
+class RestrictedUnpickler(pickle._Unpickler):
+    """Finds what ``weights_only=True`` finds, and :func:`checkpoint_classes`; nothing else.
+
+    Like that, it fills only objects of classes that it may find. The unpickler of Python that is
+    written in Python lets us check.
+    """
+
+    dispatch = pickle._Unpickler.dispatch.copy()
 
     def find_class(self, module: str, name: str) -> Any:
         # Protocol 2, which PyTorch writes, has the module names of Python 2
@@ -193,13 +250,21 @@ class RestrictedUnpickler(pickle.Unpickler):
         except KeyError:
             raise pickle.UnpicklingError(f'refused GLOBAL {full_name}') from None
 
+    def load_build(self) -> None:
+        kind = type(self.stack[-2])
+        if kind not in _restricted_globals().values():
+            raise pickle.UnpicklingError(f'refused GLOBAL {kind.__name__} that is filled')
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
+
 
 @functools.lru_cache(maxsize=None)
 def _restricted_globals() -> Dict[str, Callable]:
     from _codecs import encode  # how protocol 2 writes bytes
 
     from torch._weights_only_unpickler import _get_allowed_globals
-    ours = {f'{entry.__module__}.{entry.__name__}': entry for entry in checkpoint_classes()}
+    ours = {_name(entry): entry for entry in checkpoint_classes()}
     return {'_codecs.encode': encode, 'builtins.set': set, **_get_allowed_globals(), **ours}
 
 
@@ -219,8 +284,8 @@ def load_restricted(path: str, map_location: Any = None) -> Any:
         Unpickler=RestrictedUnpickler,
         load=lambda file, **kwargs: RestrictedUnpickler(file, **kwargs).load(),
         UnpicklingError=pickle.UnpicklingError)
-    return torch.load(path, map_location=map_location, pickle_module=restricted_pickle,
-                      weights_only=False)
+    return with_ndarrays(torch.load(
+        path, map_location=map_location, pickle_module=restricted_pickle, weights_only=False))
 
 
 # ------------------------------------------------------------------ checkpoints for others

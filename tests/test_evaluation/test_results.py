@@ -1,6 +1,7 @@
 """Results files: what the stock tools write is read, and nothing in a file is run."""
 import os
 import pickle
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -123,6 +124,7 @@ ADDRESS = b'A' * 8
     Layout(),
     Call(ARRAY, np.ndarray, (0, ), b'b', state=(1, (1, ), Layout(), False, ADDRESS)),
     Call(ARRAY, np.ndarray, (0, ), b'b', state=(1, (9, ), np.dtype('f8'), False, ADDRESS)),
+    Call(OrderedDict, state=dict(__array_interface__=np.zeros(1).__array_interface__)),
 ])
 def test_numbers_are_not_taken_for_addresses(evil, tmp_path):
     """numpy itself builds arrays of objects at addresses that a pickle names."""
