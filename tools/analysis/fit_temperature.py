@@ -18,13 +18,13 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from rich.console import Console
-from rich.progress import track
 
 from mmskd.config import load_config, project_of
 from mmskd.engine.checkpoint import use_safe_loading
 from mmskd.engine.launch import KeyValueAction, UsageError, check_checkpoint, check_data
 from mmskd.evaluation.offline import calibration_metric, metrics_table
 from mmskd.evaluation.temperature import fit_temperature
+from mmskd.progress import track
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,7 +79,7 @@ def predict(model: torch.nn.Module, dataloader: dict, metric: BaseMetric, descri
     evaluator = Evaluator([metric])
     evaluator.dataset_meta = loader.dataset.metainfo
     with torch.no_grad():
-        for batch in track(loader, description, console=Console(stderr=True), disable=quiet):
+        for batch in track(loader, description, quiet):
             evaluator.process(model.test_step(batch), batch)
     return metric.results
 
