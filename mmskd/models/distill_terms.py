@@ -59,7 +59,7 @@ class LogitTerms:
 
 
 class FeatureTerm:
-    """Compares the features of student and teacher, whenever both have run.
+    """Compares the features of student and teacher.
 
     Args:
         student (nn.Module): The student.
@@ -69,6 +69,7 @@ class FeatureTerm:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, loss: nn.Module):
         self._loss = loss
+        self._listening = False
         self._maps: Dict[str, List[Tensor]] = {}
         self._handles = []
         for side, model in (('student', student), ('teacher', teacher)):
@@ -79,9 +80,13 @@ class FeatureTerm:
         """Call what ``wrapper`` makes of the loss instead of the loss."""
         self._loss = wrapper(self._loss)
 
+    def listen(self) -> None:
+        """Keep the features of the forward pass that follows."""
+        self._listening, self._maps = True, {}
+
     def take(self) -> Dict[str, Tensor]:
-        """The term of the latest forward pass."""
-        maps, self._maps = self._maps, {}
+        """The term of that forward pass."""
+        maps, self._listening, self._maps = self._maps, False, {}
         if len(maps) < 2:
             return {}
         return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
@@ -95,7 +100,8 @@ class FeatureTerm:
     def _keep(self, side: str, model: nn.Module) -> Any:
 
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
-            self._maps[side] = feature_maps(model, output)
+            if self._listening:
+                self._maps[side] = feature_maps(model, output)
 
         return keep
 

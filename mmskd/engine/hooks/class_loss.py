@@ -30,11 +30,6 @@ def read_call(args: tuple, kwargs: dict) -> ClassLossCall:
                          kwargs.get('avg_factor', args[3] if len(args) > 3 else None))
 
 
-def is_loss_pass(args: tuple, kwargs: dict) -> bool:
-    """Whether a model of OpenMMLab is called with ``mode='loss'``."""
-    return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor') == 'loss'
-
-
 def find_module(hook: str, model: nn.Module, option: str, name: str) -> nn.Module:
     """A module of a model by the name that an option gives.
 

@@ -17,7 +17,7 @@ from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
-from .preconditions import is_training, loss_mode, refuse_second_teacher, refuse_unsupported
+from .preconditions import is_loss_pass, is_training, refuse_second_teacher, refuse_unsupported
 
 STATE_KEY = 'mmskd_distill'
 
@@ -162,12 +162,14 @@ class DistillHook(Hook):
         return losses
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not loss_mode(args, kwargs):
+        if not is_loss_pass(args, kwargs):
             self._mirror.stop()
             return
         for head in self._soft_heads:
             for loss in head.losses:
                 loss.reset()
+        for feature in self._features:
+            feature.listen()
         self._logits.scale = self.r_t
         self._mirror.start(self._teacher)
 

@@ -16,7 +16,7 @@ from mmskd.models.teachers.pose_mirror import PoseMirror
 from mmskd.models.teachers.trained_head import FrozenParts, trained_copy, without_features
 from mmskd.registry import HOOKS
 
-from .preconditions import is_training, loss_mode, refuse_second_teacher, refuse_unsupported
+from .preconditions import is_loss_pass, is_training, refuse_second_teacher, refuse_unsupported
 
 
 @HOOKS.register_module()
@@ -135,7 +135,7 @@ class HeadDistillHook(Hook):
             self._frozen = None
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not loss_mode(args, kwargs):
+        if not is_loss_pass(args, kwargs):
             self._mirror.stop()
             return
         self._frozen.keep_eval()

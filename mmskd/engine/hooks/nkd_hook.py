@@ -5,17 +5,13 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import BaseOptimWrapper
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import DefaultScope
-from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
-from mmskd.config import load_config
-from mmskd.engine.checkpoint import load_checkpoint_safely, load_from_http_safely
+from mmskd.models.teachers.fixed import build_teacher
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
-from .class_loss import find_loss_module, is_loss_pass, read_call, require_logits, require_one
+from .class_loss import find_loss_module, read_call, require_logits, require_one
+from .preconditions import is_loss_pass, is_training, refuse_unsupported
 
 
 @HOOKS.register_module()
@@ -85,7 +81,7 @@ class NKDHook(Hook):
             raise RuntimeError('NKDHook is attached to a model already; call detach() first')
         model = model.module if is_model_wrapper(model) else model
         loss_module = find_loss_module('NKDHook', model, self.loss_module)
-        teacher = self.teacher if isinstance(self.teacher, nn.Module) else build_classifier(
+        teacher = self.teacher if isinstance(self.teacher, nn.Module) else build_teacher(
             **self.teacher)
         if _normalisation(model) != _normalisation(teacher):
             raise ValueError(
@@ -146,10 +142,8 @@ class NKDHook(Hook):
 
     def before_run(self, runner) -> None:
         """Refuse what would silently not distil."""
-        training = isinstance(runner.optim_wrapper, BaseOptimWrapper)
-        if training and runner.cfg.get('compile') not in (None, False):
-            raise RuntimeError('NKDHook: `compile` in the config is not supported: torch.compile '
-                               'traces past the forward hooks. Remove `compile`, or set it to False.')
+        if is_training(runner):
+            refuse_unsupported(runner, self)
 
     def before_train(self, runner) -> None:
         """Attach."""
@@ -161,33 +155,6 @@ class NKDHook(Hook):
     def after_train(self, runner) -> None:
         """Give the model back as it was."""
         self.detach()
-
-
-def build_classifier(config: str, checkpoint: str) -> nn.Module:
-    """Build the model of a config with the weights of a checkpoint.
-
-    Args:
-        config (str): A file, or ``package::path`` of one that comes with a package.
-        checkpoint (str): A file or URL.
-
-    Raises:
-        FileNotFoundError, ModuleNotFoundError: If there is no such config or checkpoint.
-        ValueError: If the checkpoint is that of another model.
-    """
-    cfg = load_config(config)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        # As Runner has it: the settings of the data may stand outside of the model
-        preprocessor = cfg.get('data_preprocessor')
-        if preprocessor is not None:
-            cfg.model.setdefault('data_preprocessor', preprocessor)
-        model = ROOT_MODELS.build(cfg.model)
-    load = load_from_http_safely if '://' in checkpoint else load_checkpoint_safely
-    loaded = load(checkpoint, map_location='cpu')
-    try:
-        load_state_dict(model, loaded.get('state_dict', loaded), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f'NKDHook: {checkpoint} does not hold the weights of {config}: {error}') from None
-    return model
 
 
 def _normalisation(model: nn.Module) -> Dict[str, Any]:

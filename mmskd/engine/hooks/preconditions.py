@@ -1,6 +1,6 @@
 """What the hooks that bring a teacher to the losses ask of a run and of a model."""
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import BaseOptimWrapper
 from torch import nn
 
 from mmskd.models.teachers.mirror import Tap
@@ -42,9 +42,9 @@ def refuse_second_teacher(model: nn.Module, hook) -> None:
 
 def is_training(runner) -> bool:
     """Whether ``before_run`` was called by ``Runner.train``, which has built the optimizer by then."""
-    return isinstance(runner.optim_wrapper, OptimWrapper)
+    return isinstance(runner.optim_wrapper, BaseOptimWrapper)
 
 
-def loss_mode(args: tuple, kwargs: dict) -> bool:
-    """Whether a model's forward pass with these arguments computes losses."""
+def is_loss_pass(args: tuple, kwargs: dict) -> bool:
+    """Whether a model of OpenMMLab is called with ``mode='loss'``."""
     return kwargs.get('mode', args[2] if len(args) > 2 else 'tensor') == 'loss'

@@ -17,7 +17,7 @@ from mmskd.models.teachers import PastSelf
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS
 
-from .preconditions import loss_mode, refuse_second_teacher, refuse_unsupported
+from .preconditions import is_loss_pass, refuse_second_teacher, refuse_unsupported
 
 STATE_KEY = 'mmskd_past_self'
 PATIENCE = 10  # training passes in which a head may have nothing to classify
@@ -166,7 +166,7 @@ class PSKDHook(Hook):
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         # The first training pass asks the untrained past self, with weight 0: a head that loses the
         # prediction on the way to its loss is to be refused now, not in the second epoch.
-        if not loss_mode(args, kwargs) or not (self._has_past or self._unproven):
+        if not is_loss_pass(args, kwargs) or not (self._has_past or self._unproven):
             self._mirror.stop()
             return
         for head in self._soft_heads:

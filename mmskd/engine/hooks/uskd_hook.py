@@ -5,7 +5,6 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import BaseOptimWrapper
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
@@ -13,8 +12,8 @@ from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.models.pairing import student_side
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
-from .class_loss import (find_loss_module, find_module, is_loss_pass, read_call, require_logits,
-                         require_one)
+from .class_loss import find_loss_module, find_module, read_call, require_logits, require_one
+from .preconditions import is_loss_pass, is_training, refuse_unsupported
 
 STATE_KEY = 'mmskd_uskd'
 
@@ -189,11 +188,9 @@ class USKDHook(Hook):
 
     def before_run(self, runner) -> None:
         """Make the classifier a part of the training, before a resumed optimizer state is loaded."""
-        if not isinstance(runner.optim_wrapper, BaseOptimWrapper) or self.classifier is not None:
+        if not is_training(runner) or self.classifier is not None:
             return  # no training, or one that goes on
-        if runner.cfg.get('compile') not in (None, False):
-            raise RuntimeError('USKDHook: `compile` in the config is not supported: torch.compile '
-                               'traces past the forward hooks. Remove `compile`, or set it to False.')
+        refuse_unsupported(runner, self)
         self._build_classifier()
         self._called = wrap_for_ddp(runner, self.classifier)
         join_optimizer(runner, self.classifier)

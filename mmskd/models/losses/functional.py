@@ -195,10 +195,10 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
              weight: float = 1.0) -> Tensor:
     """DWPose's logit loss: divergence of the student's SimCC distributions from the teacher's.
 
-    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023, eq. (2):
-    ``-1/N sum_n sum_k sum_w T[w] log S[w]`` up to the teacher's entropy, which has no gradient; x and y added,
-    divided by K as in the authors' code. All keypoints count alike, visible or not: the teacher has an opinion on
-    each.
+    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023:
+    ``-1/N sum_n sum_k sum_w T[w] log S[w]`` plus the teacher's entropy, which has no gradient; x and y
+    added, divided by K as in the authors' code. All keypoints count alike, visible or not: the teacher
+    has an opinion on each.
 
     Args:
         student_xy (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, Wx) and (N, K, Wy).
@@ -232,7 +232,7 @@ def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
 
 
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """DWPose's feature loss, eq. (1): squared difference, summed, over the batch size.
+    """DWPose's feature loss, as the authors' code has it: squared difference, summed, over the batch.
 
     Args:
         student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.

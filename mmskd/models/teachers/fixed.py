@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmskd.config import load_config, project_of
@@ -31,8 +31,11 @@ def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) ->
     cfg = load_config(str(beside) if '::' not in config and beside.is_file() else config)
     if 'model' not in cfg:
         raise ValueError(f'teacher.config: {config} has no model')
-    cfg.model.setdefault('_scope_', project_of(cfg))
-    model = MODELS.build(cfg.model)
+    # As Runner has it: the settings of mmpretrain's data stand outside of the model
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or project_of(cfg)):
+        model = MODELS.build(cfg.model)
     load_weights(model, checkpoint)
     return freeze(model)
 
