@@ -225,6 +225,7 @@ def reliability(name: str, title: str, scores: np.ndarray, hits: np.ndarray, gro
         bottom.set(xlabel='score', ylabel='number', xlim=(0, 1))
         if bins.count.max(initial=0) > 20 * max(np.median(bins.count), 1):
             bottom.set(yscale='log', ylabel='number (log)')
+            bottom.yaxis.set_major_formatter('{x:g}')  # the default writes mathematics
 
     filled = bins.count > 0
     gap = np.average((bins.precision - bins.confidence)[filled], weights=bins.count[filled]) \

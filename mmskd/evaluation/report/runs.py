@@ -102,7 +102,8 @@ class Run:
         """What of the config decides what is learned, without the seed.
 
         Only what the Runner is built from counts: dumped configs also hold helper variables, whose
-        values stand a second time where they are used.
+        values stand a second time where they are used. A checkpoint that the run went out from is
+        taken for that of the same seed where its path has the run's seed as a number.
         """
         wanted = [key for key in inspect.signature(Runner.__init__).parameters
                   if key not in INCIDENTAL and self.cfg.get(key) is not None]
@@ -110,6 +111,7 @@ class Run:
         essence.get('randomness', {}).pop('seed', None)
         if self.cfg.get('resume'):  # what an interrupted run goes on with
             essence.pop('load_from', None)
+        essence = _without_seed(essence, self.seed)
         return {key: value for key, value in essence.items() if value != {}}
 
 
@@ -179,6 +181,17 @@ def _differences(path: str, values: list):
             yield from _differences(f'{prefix}{i}', list(children))
     else:
         yield path, values
+
+
+def _without_seed(node: Any, seed: Optional[int], key: str = '') -> Any:
+    """Paths of checkpoints with ``{seed}`` where the seed stands in them as a number."""
+    if isinstance(node, dict):
+        return {name: _without_seed(child, seed, name) for name, child in node.items()}
+    if isinstance(node, list):
+        return [_without_seed(child, seed, key) for child in node]
+    if key in ('checkpoint', 'load_from') and isinstance(node, str) and seed is not None:
+        return re.sub(rf'(?<!\d){seed}(?!\d)', '{seed}', node)
+    return node
 
 
 def _names(groups: List[List[Run]]) -> List[str]:

@@ -112,3 +112,11 @@ def test_the_intervals_are_wilsons():
     for (low, high), precision, count in zip(segments, bins.precision, bins.count):
         interval = binomtest(round(precision * count), count).proportion_ci(method='wilson')
         assert (low[1], high[1]) == pytest.approx(tuple(interval), abs=1e-6)
+
+
+def test_numbers_on_a_logarithmic_axis_are_numbers(tmp_path):
+    """Most detections score next to nothing: their number is drawn on a logarithmic axis."""
+    scores = np.concatenate([RNG.random(50), np.full(5000, 0.01)])
+    chart = charts.reliability('reliability', 'many', scores, scores > RNG.random(len(scores)))
+    svg = charts.save(chart, tmp_path)
+    assert 'number (log)' in svg and '$' not in svg and 'math' not in svg

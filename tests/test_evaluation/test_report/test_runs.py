@@ -50,6 +50,15 @@ def test_a_start_from_other_weights_is_another_group(make_run):
     assert len(group_runs(runs)) == 2
 
 
+def test_stages_of_the_same_seed_are_one_group(make_run):
+    """Each second stage goes on from the first stage of its own seed."""
+    runs = [make_run(f's2_{seed}', seed, load_from=f'work/s1_s{seed}/epoch_10.pth') for seed in (1, 2)]
+    assert len(group_runs(runs)) == 1
+    runs = [make_run(f't{seed}', seed, load_from=f'work/{name}_s{seed}/epoch_10.pth')
+            for seed, name in ((3, 'small'), (4, 'large'))]
+    assert len(group_runs(runs)) == 2
+
+
 @pytest.mark.parametrize('second, message', [
     (dict(), 'same config and the same seed, 0'),
     (dict(scope='mmpose'), 'cannot be compared'),
