@@ -103,7 +103,7 @@ class Run:
 
         Only what the Runner is built from counts: dumped configs also hold helper variables, whose
         values stand a second time where they are used. A checkpoint that the run went out from is
-        taken for that of the same seed where its path has the run's seed as a number.
+        taken for that of the same seed where its folder's name has the run's seed as its last number.
         """
         wanted = [key for key in inspect.signature(Runner.__init__).parameters
                   if key not in INCIDENTAL and self.cfg.get(key) is not None]
@@ -184,13 +184,14 @@ def _differences(path: str, values: list):
 
 
 def _without_seed(node: Any, seed: Optional[int], key: str = '') -> Any:
-    """Paths of checkpoints with ``{seed}`` where the seed stands in them as a number."""
+    """Paths of checkpoints with ``{seed}`` for the last number in a folder's name that is the seed."""
     if isinstance(node, dict):
         return {name: _without_seed(child, seed, name) for name, child in node.items()}
     if isinstance(node, list):
         return [_without_seed(child, seed, key) for child in node]
     if key in ('checkpoint', 'load_from') and isinstance(node, str) and seed is not None:
-        return re.sub(rf'(?<!\d){seed}(?!\d)', '{seed}', node)
+        folder, name = os.path.split(node)
+        return os.path.join(re.sub(rf'(?s)(.*)(?<!\d){seed}(?!\d)', r'\1{seed}', folder), name)
     return node
 
 
