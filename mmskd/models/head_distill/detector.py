@@ -1,6 +1,6 @@
 """Trained heads of a detector teach others: what the student's heads are asked, they are asked too."""
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,11 @@ class DetectorDistiller:
 
     Forward hooks on the student's heads call the teacher's with the same inputs: the same maps, or the same
     RoIs (in a cascade those that the student has refined).
+
+    A norm layer of the teacher uses the statistics of the batch where the student's does. RetinaNet's layers are
+    called level by level, each with its own statistics in training and with one mixture in evaluation:
+    a student that imitates in training what the teacher says in evaluation does something else in
+    evaluation (mAP 0.18 instead of 0.45 with a RetinaNet-R18 on BCCD).
     """
 
     def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[str], gamma: float,
@@ -33,8 +38,11 @@ class DetectorDistiller:
         self._terms: Dict[str, Tensor] = {}
         self._masks: Dict[str, Any] = {}
         self._handles: list = []
+        self._norms: Dict[str, List[Tuple[nn.Module, nn.Module]]] = {}
         for name in heads:
-            self._tap(name, model.get_submodule(name))
+            head = model.get_submodule(name)
+            self._norms[name] = _norms(head, self.teacher[name.replace('.', '/')])
+            self._tap(name, head)
 
     def start(self) -> None:
         """Compare the two in the forward pass that follows."""
@@ -87,10 +95,12 @@ class DetectorDistiller:
     def _ask(self, name: str, student: nn.Module, args: tuple) -> Any:
         """The teacher's answer, in the form in which the student gives it.
 
-        Some heads return more, or in other units, in train mode. The layers inside stay in eval mode.
+        Some heads return more, or in other units, in train mode. Dropout inside stays in eval mode.
         """
         teacher = self.teacher[name.replace('.', '/')]
         teacher.training = student.training
+        for mine, theirs in self._norms[name]:
+            theirs.training = mine.training
         return teacher(*args)
 
     def _compare(self, name: str, compare: Callable, head: nn.Module, args: tuple,
@@ -118,6 +128,15 @@ class DetectorDistiller:
             prefix = f's{stage}.'
             weight = weight * self._model.roi_head.stage_loss_weights[int(stage)]
         self._terms[f'{prefix}distill_{key}'] = term * weight
+
+
+def _norms(student: nn.Module, teacher: nn.Module) -> List[Tuple[nn.Module, nn.Module]]:
+    """The layers with running statistics in both; from here on those of the teacher never move."""
+    norms = [(mine, theirs) for mine, theirs in zip(student.modules(), teacher.modules())
+             if hasattr(theirs, 'track_running_stats')]
+    for _, theirs in norms:
+        theirs.track_running_stats = False
+    return norms
 
 
 def detector_heads(model: nn.Module, names: Optional[Sequence[str]]) -> List[str]:

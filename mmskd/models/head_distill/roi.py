@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses.soft_target import at_least_float32
 from ..soft_heads import SoftHead
 from .soft_loss import box_term, excess, soft_copy, soft_term
 
@@ -73,7 +74,7 @@ def mask_term(head: nn.Module, student: Tensor, teacher: Tensor, labels: Tensor)
         Tensor: Scalar, the mean over pixels and RoIs.
     """
     rows = torch.arange(len(labels), device=labels.device)
-    mine, theirs = student[rows, labels].float(), teacher[rows, labels].float()
+    mine, theirs = (at_least_float32(side[rows, labels]) for side in (student, teacher))
     target = theirs.sigmoid()
     return head.loss_mask.loss_weight * excess(
         lambda logits: F.binary_cross_entropy_with_logits(logits, target), mine, theirs)
