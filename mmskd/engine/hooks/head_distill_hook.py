@@ -19,12 +19,14 @@ from .preconditions import is_training, loss_mode, refuse_second_teacher, refuse
 
 @HOOKS.register_module()
 class HeadDistillHook(Hook):
-    """The head of a trained pose estimator teaches a fresh head of the same kind.
+    """The heads of a trained model teach fresh heads of the same kind.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW 2023,
     second stage: backbone and neck of the trained model are frozen, the head starts anew and minimises
     ``gamma * L_logit`` alone, for a fifth of the epochs of the training. SimCC heads (RTMPose, RTMW, SimCC)
     compare distributions (``mmskd.SimCCDistillLoss``), heatmap heads heatmaps (``mmskd.HeatmapDistillLoss``).
+    Detectors learn class scores, boxes, qualities and masks (see :mod:`mmskd.models.head_distill`), with the
+    RPN frozen as well.
 
     Frozen means: in eval mode even after ``model.train()``, no gradient, hence no weight decay, and the
     statistics of norm layers stay as they are. The features are computed once, without a graph, and go
@@ -41,14 +43,16 @@ class HeadDistillHook(Hook):
     Args:
         checkpoint (str): The trained model, a file or URL; of the same config.
         gamma (float): Factor of ``L_logit``. Defaults to 1.0, the paper's.
-        gt_weight (float): Factor of the stock loss to the labels. Defaults to 0.0, the paper's.
+        gt_weight (float): Factor of the heads' stock losses to the labels. Defaults to 0.0, the paper's.
         reinit_head (bool): Whether the head starts as the config initialises it; else it starts from
             the trained one. Defaults to True, the paper's.
-        heads (sequence[str], optional): As in PSKDHook; all else is frozen.
+        heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
+            None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
+            heads of a two-stage one.
 
     Raises:
-        ValueError: If an option is out of range; in :meth:`attach` if the model is no pose estimator with
-            a SimCC or heatmap head, or the checkpoint is that of another model.
+        ValueError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
+            with the reason), or the checkpoint is that of another model.
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
@@ -70,10 +74,11 @@ class HeadDistillHook(Hook):
     # Without a Runner --------------------------------------------------------------------------
 
     def attach(self, model: nn.Module) -> None:
-        """Freeze all but the head of ``model`` (or of the model in its DDP wrapper), and let it be taught.
+        """Freeze all but the heads of ``model`` (or of the model in its DDP wrapper), and let it be taught.
 
         Args:
-            model (nn.Module): A top-down mmpose estimator, whose head is the one to be trained.
+            model (nn.Module): A top-down mmpose estimator or an mmdet detector, whose heads are those to be
+                trained.
 
         Raises: See the class. The model is then unchanged.
         """
