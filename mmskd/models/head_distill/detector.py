@@ -18,13 +18,13 @@ HEADS = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head')
 class DetectorDistiller:
     """See :func:`~mmskd.models.head_distill.distil`.
 
-    Forward hooks on the student's heads call the teacher's with the same inputs: the same maps, or the same
-    RoIs (in a cascade those that the student has refined).
+    Forward hooks on the student's heads call the teacher's with the same inputs: the same maps, or the
+    same RoIs (in a cascade those that the student has refined).
 
-    A norm layer of the teacher uses the statistics of the batch where the student's does. RetinaNet's layers are
-    called level by level, each with its own statistics in training and with one mixture in evaluation:
-    a student that imitates in training what the teacher says in evaluation does something else in
-    evaluation (mAP 0.18 instead of 0.45 with a RetinaNet-R18 on BCCD).
+    A norm layer of the teacher uses the statistics of the batch where the student's does. RetinaNet's
+    layers are called level by level, each with its own statistics in training and with one mixture in
+    evaluation: a student that imitates in training what the teacher says in evaluation does something
+    else in evaluation (mAP 0.18 instead of 0.41 with a RetinaNet-R18 on BCCD).
     """
 
     def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[str], gamma: float,
@@ -57,8 +57,8 @@ class DetectorDistiller:
     def finish(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The model's losses, with the terms of the forward pass that is over.
 
-        The heads' own losses count by ``gt_weight``; those of frozen parts (the RPN's) are 0. They stay in the
-        graph, so that every parameter of the heads has a gradient, as DDP expects.
+        The heads' own losses count by ``gt_weight``; those of frozen parts (the RPN's) are 0. They stay in
+        the graph, so that every parameter of the heads has a gradient, as DDP expects.
         """
         terms, self._terms = self._terms, {}
         self.stop()
