@@ -99,6 +99,42 @@ def config(data_root: Path, work_dir: Path, loop: str = 'epoch', length: int = 4
     return cfg
 
 
+def two_stage_config(*args, **kwargs) -> Config:
+    """As :func:`config`, with a Faster R-CNN of few channels."""
+    cfg = config(*args, **kwargs)
+    head, assigner = cfg.model.pop('bbox_head'), dict(
+        type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.3, ignore_iof_thr=-1)
+    proposals = dict(nms_pre=50, max_per_img=20, nms=dict(type='nms', iou_threshold=0.7),
+                     min_bbox_size=0)
+    sampler = dict(type='RandomSampler', num=16, pos_fraction=0.25, neg_pos_ub=-1)
+    loss_bbox = dict(type='L1Loss')
+    cfg.model.update(
+        type='FasterRCNN',
+        rpn_head=dict(
+            type='RPNHead', in_channels=16, feat_channels=16, anchor_generator=dict(
+                head.anchor_generator, octave_base_scale=None, scales_per_octave=None, scales=[3]),
+            bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+            loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True), loss_bbox=loss_bbox),
+        roi_head=dict(
+            type='StandardRoIHead',
+            bbox_roi_extractor=dict(
+                type='SingleRoIExtractor', out_channels=16, featmap_strides=[8, 16, 32],
+                roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=1)),
+            bbox_head=dict(
+                type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=16, roi_feat_size=3,
+                num_classes=5, bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
+                loss_cls=dict(type='CrossEntropyLoss'), loss_bbox=loss_bbox)),
+        train_cfg=dict(
+            rpn=dict(assigner=dict(assigner, match_low_quality=True), sampler=dict(
+                sampler, add_gt_as_proposals=False), allowed_border=-1, pos_weight=-1),
+            rpn_proposal=proposals,
+            rcnn=dict(assigner=assigner, sampler=dict(sampler, add_gt_as_proposals=True),
+                      pos_weight=-1)),
+        test_cfg=dict(rpn=proposals, rcnn=dict(score_thr=0.05, max_per_img=20,
+                                               nms=dict(type='nms', iou_threshold=0.5))))
+    return cfg
+
+
 def runner(cfg: Config) -> Runner:
     """A Runner of its own: each gets an experiment name that no other has had."""
     runner.count = getattr(runner, 'count', 0) + 1

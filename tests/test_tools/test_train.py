@@ -237,6 +237,19 @@ def test_distillation_flags(prepare):
     assert cfg.param_scheduler[1].milestones == [34, 40]
 
 
+def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
+    run_tool('train', 'tiny.py', '--head-distill', trained, '--cfg-options',
+             'train_cfg.max_epochs=5', 'train_cfg.val_interval=5')
+    assert '1 instead of 5 epochs' in capsys.readouterr().out
+    before, after = (torch.load(path, weights_only=True)['state_dict']
+                     for path in (trained, 'work_dirs/tiny_head_distill/epoch_1.pth'))
+    # EMAHook is in the config: what is saved is its average, of what does not move
+    assert before.keys() == after.keys()
+    same = {key for key in before if torch.equal(before[key], after[key])}
+    assert same >= {key for key in before if not key.startswith('bbox_head.')}
+    assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')} - same
+
+
 def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     cfg = prepare('train', 'tiny.py', '--distill-from', 'tiny.py', 'teacher.pth')
     hook = [hook for hook in cfg.custom_hooks if hook['type'] == 'mmskd.DistillHook'][0]

@@ -6,6 +6,7 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
 from tests import runs  # noqa: E402
 from tests.processes import dist_train  # noqa: E402
 
@@ -48,3 +49,28 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     for whole, resumed in zip((first, second), ranks(work_dir)):
         runs.assert_equal(whole['weights'], resumed['weights'])
         assert resumed['losses'] == whole['losses'][4:]
+
+
+@pytest.mark.parametrize('make, head', [(runs.config, 'bbox_head.'),
+                                        (runs.two_stage_config, 'roi_head.bbox_head.')])
+def test_a_fresh_head_is_all_that_learns(data_root, tmp_path, make, head):
+    """No head parameter is unused, though the labels do not count; nothing else moves on any rank."""
+    runs.train(make(data_root, tmp_path / 'trained', length=1))
+    checkpoint = str(tmp_path / 'trained' / 'epoch_1.pth')
+    cfg = make(data_root, tmp_path / 'whole', length=2)
+    cfg.custom_imports = dict(imports=['tests.rank_recorder'])
+    cfg.custom_hooks[0] = dict(type='mmskd.HeadDistillHook', checkpoint=checkpoint)
+    cfg.custom_hooks.append(dict(type='RankRecorder'))
+    cfg.pop('env_cfg')
+    config = tmp_path / 'config.py'
+    cfg.dump(str(config))
+
+    dist_train(config)
+    first, second = ranks(tmp_path / 'whole')
+    runs.assert_equal(first['weights'], second['weights'])
+    assert (first['wrapper'], first['unused']) == ('MMDistributedDataParallel', False)
+    assert first['losses'] != second['losses']  # each rank has images of its own
+    before = load_checkpoint_safely(checkpoint)['state_dict']
+    for name, value in first['weights'].items():
+        name = name.replace('module.', '', 1)
+        assert name.startswith(head) or torch.equal(value, before[name]), name

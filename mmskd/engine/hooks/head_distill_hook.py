@@ -2,18 +2,16 @@
 import copy
 import gc
 import logging
-from typing import List, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from torch import nn
+from torch import Tensor, nn
 
-from mmskd.models.distill_terms import LogitTerms, default_losses
-from mmskd.models.soft_heads import SoftHead, is_pose_estimator, soften_heads
+from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.teachers.mirror import Tap
-from mmskd.models.teachers.pose_mirror import PoseMirror
-from mmskd.models.teachers.trained_head import FrozenParts, trained_copy, without_features
+from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
 from mmskd.registry import HOOKS
 
 from .preconditions import is_loss_pass, is_training, refuse_second_teacher, refuse_unsupported
@@ -21,12 +19,14 @@ from .preconditions import is_loss_pass, is_training, refuse_second_teacher, ref
 
 @HOOKS.register_module()
 class HeadDistillHook(Hook):
-    """The head of a trained pose estimator teaches a fresh head of the same kind.
+    """The heads of a trained model teach fresh heads of the same kind.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW 2023,
     second stage: backbone and neck of the trained model are frozen, the head starts anew and minimises
     ``gamma * L_logit`` alone, for a fifth of the epochs of the training. SimCC heads (RTMPose, RTMW, SimCC)
     compare distributions (``mmskd.SimCCDistillLoss``), heatmap heads heatmaps (``mmskd.HeatmapDistillLoss``).
+    Detectors learn class scores, boxes, qualities and masks (see :mod:`mmskd.models.head_distill`), with the
+    RPN frozen as well.
 
     Frozen means: in eval mode even after ``model.train()``, no gradient, hence no weight decay, and the
     statistics of norm layers stay as they are. The features are computed once, without a graph, and go
@@ -43,14 +43,16 @@ class HeadDistillHook(Hook):
     Args:
         checkpoint (str): The trained model, a file or URL; of the same config.
         gamma (float): Factor of ``L_logit``. Defaults to 1.0, the paper's.
-        gt_weight (float): Factor of the stock loss to the labels. Defaults to 0.0, the paper's.
+        gt_weight (float): Factor of the heads' stock losses to the labels. Defaults to 0.0, the paper's.
         reinit_head (bool): Whether the head starts as the config initialises it; else it starts from
             the trained one. Defaults to True, the paper's.
-        heads (sequence[str], optional): As in PSKDHook; all else is frozen.
+        heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
+            None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
+            heads of a two-stage one.
 
     Raises:
-        ValueError: If an option is out of range; in :meth:`attach` if the model is no pose estimator with
-            a SimCC or heatmap head, or the checkpoint is that of another model.
+        ValueError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
+            with the reason), or the checkpoint is that of another model.
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
@@ -72,10 +74,11 @@ class HeadDistillHook(Hook):
     # Without a Runner --------------------------------------------------------------------------
 
     def attach(self, model: nn.Module) -> None:
-        """Freeze all but the head of ``model`` (or of the model in its DDP wrapper), and let it be taught.
+        """Freeze all but the heads of ``model`` (or of the model in its DDP wrapper), and let it be taught.
 
         Args:
-            model (nn.Module): A top-down mmpose estimator, whose head is the one to be trained.
+            model (nn.Module): A top-down mmpose estimator or an mmdet detector, whose heads are those to be
+                trained.
 
         Raises: See the class. The model is then unchanged.
         """
@@ -88,42 +91,34 @@ class HeadDistillHook(Hook):
         """
         if self._model is None:
             return
-        for part in (*self._handles, self._mirror, self._logits):
-            part.remove()
-        for head in self._soft_heads:
-            head.undo()
+        for handle in self._handles:
+            handle.remove()
+        self._distiller.remove()
         self._release()
-        self._model = self._teacher = None
+        self._model = self._distiller = None
 
     def _attach(self, model: nn.Module, load: bool) -> None:
         if self._model is not None:
             raise RuntimeError('HeadDistillHook is attached to a model already; call detach() first')
         model = model.module if is_model_wrapper(model) else model
-        self._require_pose(model)
+        heads = heads_to_distill(model, self.heads)
         refuse_second_teacher(model, self)
         trained = trained_copy(model, self.checkpoint)
-        self._soft_heads: List[SoftHead] = soften_heads(model, self.heads)
-        names = [head.name for head in self._soft_heads]
-        if load:
-            self._load(model, trained, names)
-        self._freeze(model, names)
-        self._mirror = PoseMirror(
-            model, {head.name: head.losses for head in self._soft_heads}, share_features=True)
-        loss, = default_losses(self._soft_heads, features=False)
-        loss.weight = self.gamma
-        self._logits = LogitTerms(self._soft_heads, [loss] if self.gamma else [], self.gt_weight)
+        weights = self._first_weights(trained, heads) if load else {}
+        self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
+        model.load_state_dict(weights, strict=False)
+        self._freeze(model, heads)
         self._handles = [
             model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
             model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
         ]
-        self._model, self._teacher = model, without_features(trained)
+        self._model = model
 
-    def _load(self, model: nn.Module, trained: nn.Module, heads: Sequence[str]) -> None:
-        weights = trained.state_dict()
-        if self.reinit_head:
-            fresh = tuple(f'{name}.' for name in heads)
-            weights = {key: value for key, value in weights.items() if not key.startswith(fresh)}
-        model.load_state_dict(weights, strict=False)
+    def _first_weights(self, trained: nn.Module, heads: Sequence[str]) -> Dict[str, Tensor]:
+        """Those of the trained model that the student begins with."""
+        fresh = tuple(f'{name}.' for name in heads) if self.reinit_head else ()
+        return {key: value for key, value in trained.state_dict().items()
+                if not key.startswith(fresh)}
 
     def _freeze(self, model: nn.Module, heads: Sequence[str]) -> None:
         if self._frozen is None:
@@ -136,28 +131,14 @@ class HeadDistillHook(Hook):
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if not is_loss_pass(args, kwargs):
-            self._mirror.stop()
+            self._distiller.stop()
             return
         self._frozen.keep_eval()
-        for head in self._soft_heads:
-            for loss in head.losses:
-                loss.reset()
-        self._mirror.start(self._teacher)
+        self._distiller.start()
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
                        output: dict) -> Optional[dict]:
-        if self._mirror.teacher is None:
-            return None
-        self._mirror.stop()
-        for head in self._soft_heads:
-            head.check_pairing()
-        return {**output, **self._logits.take()}
-
-    @staticmethod
-    def _require_pose(model: nn.Module) -> None:
-        if not is_pose_estimator(model):
-            raise ValueError(f'HeadDistillHook: {type(model).__name__} is no pose estimator with a '
-                             '`head`; heads of detectors are not supported')
+        return self._distiller.finish(output) if is_loss_pass(args, kwargs) else None
 
     # In a Runner -------------------------------------------------------------------------------
 
@@ -168,11 +149,7 @@ class HeadDistillHook(Hook):
         refuse_unsupported(runner, self)
         wrapped = is_model_wrapper(runner.model)
         model = runner.model.module if wrapped else runner.model
-        self._require_pose(model)
-        softened = soften_heads(model, self.heads)
-        for head in softened:
-            head.undo()
-        self._freeze(model, [head.name for head in softened])
+        self._freeze(model, heads_to_distill(model, self.heads))
         if wrapped:
             runner.model = None
             gc.collect()  # the old wrapper's hooks on the parameters go with it
@@ -188,8 +165,8 @@ class HeadDistillHook(Hook):
                       'current', logging.WARNING)
         self._attach(runner.model, load=not runner._resume)
         start = 'anew' if self.reinit_head else 'from the trained one'
-        for head in self._soft_heads:
-            print_log(f'Head distillation: {head.describe()} starts {start} and learns from that of '
+        for head in self._distiller.describe():
+            print_log(f'Head distillation: {head} starts {start} and learns from that of '
                       f'{self.checkpoint} (gamma {self.gamma:g}, weight of the labels '
                       f'{self.gt_weight:g}); all else is frozen', 'current')
 

@@ -39,7 +39,8 @@ class FrozenParts:
 
     def __init__(self, model: nn.Module, heads: Sequence[str]):
         learning = {id(module) for name in heads for module in model.get_submodule(name).modules()}
-        above = {name.rpartition('.')[0] for name in heads} | {''}
+        above = {'.'.join(name.split('.')[:depth]) for name in heads
+                 for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
             module for name, module in model.named_modules()
             if id(module) not in learning and name not in above
