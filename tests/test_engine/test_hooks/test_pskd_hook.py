@@ -301,7 +301,7 @@ def test_heads_by_name():
     assert [(head.name, head.losses[0].num_paired) for head in hook._soft_heads] == \
         [('rpn_head', 5), ('roi_head.bbox_head', 1)]
     hook.detach()
-    with pytest.raises(ValueError, match='no classification head mask_head; those with a loss_cls '
+    with pytest.raises(ValueError, match='no head mask_head; those with a loss_cls or loss_module '
                        'are: roi_head.bbox_head, rpn_head'):
         PSKDHook(heads=['mask_head']).attach(model)
 
