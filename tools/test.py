@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from mmskd.config import load_config, project_of
 from mmskd.engine.checkpoint import use_safe_loading
 from mmskd.engine.launch import (UsageError, add_common_arguments, build_runner, check_checkpoint,
-                                 check_data, draw_predictions, set_launcher, set_local_rank,
-                                 set_work_dir)
+                                 check_data, draw_predictions, end_processes, set_launcher,
+                                 set_local_rank, set_work_dir)
 
 
 def parse_args() -> argparse.Namespace:
@@ -164,6 +164,7 @@ def main() -> None:
     if args.out or args.dump:
         write_results(runner, args, project)
     runner.test()
+    end_processes()
 
 
 if __name__ == '__main__':

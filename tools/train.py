@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmskd.config import find_config, load_config, project_of
 from mmskd.engine.checkpoint import use_safe_loading
 from mmskd.engine.launch import (KeyValueAction, UsageError, add_common_arguments, build_runner,
-                                 check_checkpoint, check_data, draw_predictions, set_launcher,
-                                 set_local_rank, set_work_dir)
+                                 check_checkpoint, check_data, draw_predictions,
+                                 end_processes, set_launcher, set_local_rank, set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
 
 TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')
@@ -201,6 +201,7 @@ def main() -> None:
     use_safe_loading()
     set_launcher(cfg, args.launcher)
     build_runner(cfg).train()
+    end_processes()
 
 
 if __name__ == '__main__':

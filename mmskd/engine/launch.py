@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.dist import init_dist
+from mmengine.dist import barrier, init_dist, is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
@@ -142,6 +142,16 @@ def _set_up_cpu_processes(cfg: Config) -> None:
              find_unused_parameters=cfg.get('find_unused_parameters', False)),
         **cfg.get('model_wrapper_cfg') or {})
     cfg.model_wrapper_cfg.device_ids = None
+
+
+def end_processes() -> None:
+    """Part from the other processes when all are done.
+
+    A process that just ends leaves gloo's threads running, and now and then is aborted for it.
+    """
+    if is_distributed():
+        barrier()
+        torch.distributed.destroy_process_group()
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmskd.engine.checkpoint import load_checkpoint_safely
+
 READ_WITHOUT_MMSKD = """
 import sys, torch
 assert 'mmengine' not in sys.modules
@@ -92,7 +94,7 @@ def test_real_checkpoint_is_read_without_allow_list(tiny, trained, tmp_path, run
     assert 'dataset_meta' in done.stdout
 
     # The averaged weights of EMAHook are those that are published
-    raw = torch.load(trained, weights_only=True)
+    raw = load_checkpoint_safely(trained)
     key = 'bbox_head.retina_cls.weight'
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}'])
     assert torch.equal(checkpoint['state_dict'][key], raw['state_dict'][key])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmskd.engine.checkpoint import load_checkpoint_safely
 from tests.processes import free_port
 
 pytest.importorskip('mmdet')
@@ -150,13 +151,13 @@ def test_mmpose_amp_refuses_other_wrappers(run_tool, tiny):
 def test_trains_and_resumes_with_pskd(run_tool, tiny, trained):
     options = ['--work-dir', 'work_dirs/pskd', '--cfg-options', 'train_cfg.max_epochs=2']
     run_tool('train', 'tiny.py', '--pskd', *options)
-    checkpoint = torch.load('work_dirs/pskd/epoch_2.pth', weights_only=True)
-    stock = torch.load(trained, weights_only=True)
+    checkpoint = load_checkpoint_safely('work_dirs/pskd/epoch_2.pth')
+    stock = load_checkpoint_safely(trained)
     assert checkpoint['state_dict'].keys() == stock['state_dict'].keys()
 
     Path('work_dirs/pskd/epoch_2.pth').unlink()
     run_tool('train', 'tiny.py', '--pskd', *options, '--resume', 'work_dirs/pskd/epoch_1.pth')
-    resumed = torch.load('work_dirs/pskd/epoch_2.pth', weights_only=True)
+    resumed = load_checkpoint_safely('work_dirs/pskd/epoch_2.pth')
     for key, value in checkpoint['state_dict'].items():
         assert torch.equal(value, resumed['state_dict'][key]), key
 
@@ -209,7 +210,7 @@ def test_pose_through_both_stages_to_the_stock_tool(run_tool, tiny, capsys):
     assert '1 instead of 5 epochs' in capsys.readouterr().out
     second = Path('work_dirs/tiny_pose_head_distill/epoch_1.pth')
     assert second.is_file() and not second.with_name('epoch_2.pth').exists()
-    weights = [torch.load(path, weights_only=True)['state_dict'] for path in (first, second)]
+    weights = [load_checkpoint_safely(path)['state_dict'] for path in (first, second)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items()
                if key.startswith('backbone.'))
@@ -241,7 +242,7 @@ def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
     run_tool('train', 'tiny.py', '--head-distill', trained, '--cfg-options',
              'train_cfg.max_epochs=5', 'train_cfg.val_interval=5')
     assert '1 instead of 5 epochs' in capsys.readouterr().out
-    before, after = (torch.load(path, weights_only=True)['state_dict']
+    before, after = (load_checkpoint_safely(path)['state_dict']
                      for path in (trained, 'work_dirs/tiny_head_distill/epoch_1.pth'))
     # EMAHook is in the config: what is saved is its average, of what does not move
     assert before.keys() == after.keys()
