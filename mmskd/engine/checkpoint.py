@@ -14,7 +14,7 @@ import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterator, List
 from urllib.parse import urlparse
 
 import numpy as np
@@ -179,14 +179,12 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
     return checkpoint
 
 
-def load_weights(model: nn.Module, path: str, prefixes: Sequence[str] = ('', )) -> None:
-    """Load the weights of a checkpoint into a model, all of them or those of some of its modules.
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load the weights of a checkpoint into a model.
 
     Args:
         model (nn.Module): As the checkpoint's model was built.
         path (str): A file or URL.
-        prefixes (Sequence[str]): Which keys to load, by their beginning, as ``('backbone.', )``. Defaults
-            to all.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -196,10 +194,7 @@ def load_weights(model: nn.Module, path: str, prefixes: Sequence[str] = ('', )) 
     """
     load = load_from_http_safely if '://' in path else load_from_local_safely
     checkpoint = load(path, map_location='cpu')
-    weights = checkpoint.get('state_dict', checkpoint)
-    chosen = lambda state: {key: value for key, value in state.items()  # noqa: E731
-                            if key.startswith(tuple(prefixes))}
-    wanted, given = chosen(model.state_dict()), chosen(weights)
+    given, wanted = checkpoint.get('state_dict', checkpoint), model.state_dict()
     problems = {
         'lacks': wanted.keys() - given.keys(),
         'has beyond the model': given.keys() - wanted.keys(),
@@ -211,9 +206,9 @@ def load_weights(model: nn.Module, path: str, prefixes: Sequence[str] = ('', )) 
     if found:
         hint = ('; it was saved by a distiller that holds two models: '
                 'tools/convert_dwpose_checkpoint.py makes a stock checkpoint of it'
-                if any(key.startswith('student.') for key in weights) else '')
+                if any(key.startswith('student.') for key in given) else '')
         raise ValueError(f'{path} does not fit {type(model).__name__}: it {"; ".join(found)}{hint}')
-    model.load_state_dict(given, strict=False)
+    model.load_state_dict(given)
 
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> str:

@@ -104,23 +104,23 @@ def feature_maps(model: nn.Module, output: Any) -> List[Tensor]:
 
 def probe_features(model: nn.Module) -> List[Tensor]:
     """The feature maps of a blank image of the size that the model is for."""
-    return feature_maps(model, _probe(model)[1])
+    return feature_maps(model, _probe(model))
 
 
 def _output_shapes(model: nn.Module, head: str) -> Any:
     """The shapes of a pose head's outputs for a blank image."""
-    features = _probe(model)[1]
+    features = _probe(model)
     with torch.no_grad(), _EvalMode(model):
         output = model.get_submodule(head).forward(features)
     outputs = output if isinstance(output, (list, tuple)) else [output]
     return [tuple(item.shape[1:]) for item in outputs]
 
 
-def _probe(model: nn.Module) -> Tuple[Tensor, Any]:
+def _probe(model: nn.Module) -> Any:
     width, height = _input_size(model) or (PROBE_SIZE, PROBE_SIZE)
     image = next(model.parameters()).new_zeros(1, 3, height, width)
     with torch.no_grad(), _EvalMode(model):
-        return image, model.extract_feat(image)
+        return model.extract_feat(image)
 
 
 class _EvalMode:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..pairing import map_leaves, pair
 from .mirror import ROOT, Tap
@@ -96,6 +96,4 @@ def feature_module(model: nn.Module) -> nn.Module:
 
 def stages(output: Any) -> List[Any]:
     """The outputs of a head's stages. A tuple is one output (SimCC's x and y), a list is several."""
-    if isinstance(output, Tensor) or not isinstance(output, list):
-        return [output]
-    return list(output)
+    return list(output) if isinstance(output, list) else [output]
