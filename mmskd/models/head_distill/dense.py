@@ -53,8 +53,7 @@ class DenseDistiller:
         terms = {'loss_cls': self._class_term(mine[0], theirs[0], weight, total)}
         for key, output in _box_outputs(self._head).items():
             boxes = [_boxes(self._head, side[output], sizes) for side in (mine, theirs)]
-            terms[key] = box_term(_box_loss(self._head, key), *boxes,
-                                  weight * self._is_box(boxes[1]), total)
+            terms[key] = self._box_term(_box_loss(self._head, key), *boxes, weight, total)
         if self._kind == 'GFLHead':
             terms['loss_dfl'] = self._bins_term(mine[1], theirs[1], weight, total)
         if self._quality:  # objectness counts everywhere, centerness where there is an object
@@ -88,15 +87,35 @@ class DenseDistiller:
                               reduction='none', log_target=True).sum(-1).mean(-1)
         return self._head.loss_dfl.loss_weight * (weight * divergence).sum() / total
 
-    def _is_box(self, boxes: Tensor) -> Any:
-        """Whether the teacher's box has its sides in order, (N,): else it has no overlap with any."""
+    def _box_term(self, loss: Callable, student: Tensor, teacher: Tensor, weight: Tensor,
+                  total: Tensor) -> Tensor:
+        """The head's own box loss. Overlaps need boxes: heads such as RTMDet's may predict less than none.
+
+        Where the teacher's sides are out of order, it teaches nothing. Where the student's are, an overlap would
+        reward it for being more so, and the sides are drawn to the teacher's by their distance.
+        """
         if BOXES[self._kind] is _encoded and not self._head.reg_decoded_bbox:
-            return 1.
-        return (boxes[:, 2:] > boxes[:, :2]).all(1)
+            return box_term(loss, student, teacher, weight, total)
+        weight = weight * _in_order(teacher)
+        in_order = _in_order(student)
+        overlap = box_term(loss, student, teacher, weight * in_order, total)
+        stray = (weight * ~in_order * _relative_distance(student, teacher)).sum() / total
+        return overlap + loss.loss_weight * stray
 
     @property
     def _has_objectness(self) -> bool:
         return self._quality == 'loss_obj'
+
+
+def _in_order(boxes: Tensor) -> Tensor:
+    """Whether a box has its left side on the left and its top on top, (N,)."""
+    return (boxes[:, 2:] > boxes[:, :2]).all(1)
+
+
+def _relative_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean distance of the four sides, in mean extents of the teacher's box, (N,)."""
+    extent = (teacher[:, 2:] - teacher[:, :2]).abs().mean(1).clamp(min=1e-6)
+    return (student - teacher).abs().mean(1) / extent
 
 
 class Priors(NamedTuple):

@@ -41,8 +41,8 @@ def build(family: str) -> nn.Module:
     return detectors.build(family, **SMALLER.get(family, {}))
 
 
-def batch(model: nn.Module) -> tuple:
-    size, images = (300, 1) if isinstance(model.backbone, SSDVGG) else (64, 2)
+def batch(model: nn.Module, images: int = 2) -> tuple:
+    size, images = (300, 1) if isinstance(model.backbone, SSDVGG) else (64, images)
     return detectors.batch(size, images, num_classes=CLASSES, masks=model.with_mask)
 
 
@@ -58,6 +58,8 @@ def trained(family: str, folder) -> str:
         if value.is_floating_point():
             noise = torch.randn(value.shape, generator=generator) * 0.02
             value.add_(noise.abs() if name.endswith('running_var') else noise)
+            if 'rtm_reg' in name and name.endswith('bias'):
+                value.add_(2)  # strides: the boxes of a trained head have some extent
     return saved(model, folder)
 
 
@@ -129,24 +131,33 @@ def test_the_trained_heads_have_nothing_to_learn_from_themselves(family, tmp_pat
     assert max(param.grad.abs().max() for param in model.parameters() if param.grad is not None) < 1e-6
 
 
+STEPS = {**dict.fromkeys(FAMILIES, 100), 'ssd': 50, 'cascade_rcnn': 80, 'rtmdet': 200, 'yolox': 150}
+
+
 @pytest.mark.parametrize('family', FAMILIES)
-def test_fresh_heads_approach_the_trained_ones(family, tmp_path):
+def test_a_fresh_head_goes_to_the_level_of_the_trained_one(family, tmp_path):
     model = build(family)
     hook = HeadDistillHook(checkpoint=trained(family, tmp_path))
     hook.attach(model)
     teacher = {key: value.clone() for key, value in hook._distiller.teacher.state_dict().items()}
-    data = batch(model)
+    data = batch(model, images=1)
     features = model.eval().extract_feat(data[0])
     model.extract_feat = lambda inputs: features  # they do not change
-    optimizer = torch.optim.Adam([param for param in model.parameters() if param.requires_grad], 2e-3)
+    optimizer = torch.optim.Adam([param for param in model.parameters() if param.requires_grad],
+                                 2e-3 if family == 'rtmdet' else 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS[family])
     seen = []
-    for _ in range(25):
-        loss = detectors.total(losses_of(model.train(), data))
+    for _ in range(STEPS[family]):
+        losses = losses_of(model.train(), data)
         optimizer.zero_grad()
-        loss.backward()
+        detectors.total(losses).backward()
         optimizer.step()
-        seen.append(loss.item())
-    assert seen[-1] < 0.7 * seen[0]
+        schedule.step()
+        seen.append({key: value.item() for key, value in losses.items() if 'distill_' in key})
+    first, last = seen[0], seen[-1]
+    assert 0 <= sum(last.values()) < 0.2 * sum(first.values())
+    for key in first:  # scores, qualities, masks
+        assert 'bbox' in key or 'dfl' in key or -1e-5 < last[key] < 0.1 * first[key], key
     runs.assert_equal(dict(hook._distiller.teacher.state_dict()), teacher)
 
 

@@ -152,3 +152,22 @@ def in_order(scores, family):
         values = values if family == 'tood' else values.logit()
         falling.append(values.view(1, height, width, channels).permute(0, 3, 1, 2))
     return falling
+
+
+def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
+    """RTMDet may predict negative distances; an overlap would reward a box for being more inside out."""
+    head = build('rtmdet')
+    scores = [torch.full((1, CLASSES, 1, 1), 2., dtype=torch.float64)]
+    teacher = torch.tensor([3., 4., 5., 6.], dtype=torch.float64).view(1, 4, 1, 1)
+    distiller = DenseDistiller('bbox_head', head)
+    before = None
+    for distance in (-1., -10., -100.):
+        student = torch.full_like(teacher, distance).requires_grad_()
+        loss = distiller([scores, [student]], [scores, [teacher]])['loss_bbox']
+        loss.backward()
+        assert (student.grad < 0).all()  # less negative is better
+        assert before is None or loss > before
+        before = loss
+    expected = (teacher + 100).mean() / 9 * head.loss_bbox.loss_weight  # extents 8 and 10, weight 1
+    assert torch.allclose(loss, expected)
+    assert distiller([scores, [student]], [scores, [student]])['loss_bbox'] == 0  # no box to learn
