@@ -157,7 +157,7 @@ def in_order(scores, family):
 def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
     """RTMDet may predict negative distances; an overlap would reward a box for being more inside out."""
     head = build('rtmdet')
-    scores = [torch.full((1, CLASSES, 1, 1), 2., dtype=torch.float64)]
+    scores = [torch.full((1, CLASSES, 1, 1), 20., dtype=torch.float64)]
     teacher = torch.tensor([3., 4., 5., 6.], dtype=torch.float64).view(1, 4, 1, 1)
     distiller = DenseDistiller('bbox_head', head)
     before = None
@@ -168,6 +168,6 @@ def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
         assert (student.grad < 0).all()  # less negative is better
         assert before is None or loss > before
         before = loss
-    expected = (teacher + 100).mean() / 9 * head.loss_bbox.loss_weight  # extents 8 and 10, weight 1
+    expected = (teacher + 100).mean() / 9 * head.loss_bbox.loss_weight  # extents 8 and 10; the teacher is sure
     assert torch.allclose(loss, expected)
     assert distiller([scores, [student]], [scores, [student]])['loss_bbox'] == 0  # no box to learn
