@@ -1,12 +1,15 @@
 """Terms that a teacher adds to the student's losses in one forward pass."""
 from collections import defaultdict
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from mmskd.registry import MODELS
 from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
-                             SimCCDistillLoss, is_heatmap_loss, is_simcc_loss)
+                             SimCCDistillLoss, is_heatmap_loss)
+from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair
 from .soft_heads import SoftHead
 from .teachers.fixed import feature_maps
@@ -23,15 +26,16 @@ class LogitTerms:
         gt_weight (float): Factor of the heads' own losses.
 
     Attributes:
-        scale (float): Factor of all terms. Defaults to 1.
+        scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
     """
 
     def __init__(self, heads: Sequence[SoftHead], losses: Sequence[nn.Module], gt_weight: float):
         self.scale = 1.0
         self._losses, self._gt_weight = losses, gt_weight
         self._terms: Dict[str, List[Tensor]] = defaultdict(list)
-        self._handles = [loss.register_forward_hook(Tap(self._after_loss), with_kwargs=True)
-                         for head in heads for loss in head.losses]
+        self._handles = [
+            loss.register_forward_hook(Tap(partial(self._after_loss, head.weight)), with_kwargs=True)
+            for head in heads for loss in head.losses]
 
     def take(self) -> Dict[str, Tensor]:
         """The terms since the last time, summed over the calls, by the name they are logged under."""
@@ -44,17 +48,17 @@ class LogitTerms:
         for handle in self._handles:
             handle.remove()
 
-    def _after_loss(self, loss: nn.Module, args: tuple, kwargs: dict,
+    def _after_loss(self, weight: float, loss: nn.Module, args: tuple, kwargs: dict,
                     output: Tensor) -> Optional[Tensor]:
         if not has_pair(args):
             return None
         hard = output if self._gt_weight == 1 else output * self._gt_weight
-        for term in self._losses:
+        for term in self._losses if self.scale else ():
             value = term.of_call(LossCall(loss, args, kwargs)) * self.scale
             if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
                 hard = hard + value
             else:
-                self._terms[term.log_name].append(value.sum())
+                self._terms[term.log_name].append(value.sum() * weight)
         return hard
 
 
@@ -104,6 +108,31 @@ class FeatureTerm:
                 self._maps[side] = feature_maps(model, output)
 
         return keep
+
+
+def build_losses(hook: str, option: str, cfgs: Sequence[dict],
+                 heads: Sequence[SoftHead]) -> List[nn.Module]:
+    """Build losses between a student and a teacher for these heads.
+
+    Args:
+        hook (str): Whose option it is.
+        option (str): Its name.
+        cfgs (sequence[dict]): Configs of the losses.
+        heads (sequence[SoftHead]): The student's heads.
+
+    Raises:
+        ValueError: If one is no such loss, or does not go with a head.
+    """
+    losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
+    for loss in losses:
+        if not (isinstance(loss, FeatureDistillLoss) or hasattr(loss, 'of_call')):
+            raise ValueError(f'{hook}: {type(loss).__name__} in the option `{option}` is no loss between '
+                             'a student and a teacher')
+        if hasattr(loss, 'check_head'):
+            for head in heads:
+                for own in head.losses:
+                    loss.check_head(own)
+    return losses
 
 
 def default_losses(heads: Sequence[SoftHead], features: bool = True) -> List[nn.Module]:

@@ -34,6 +34,7 @@ class SoftHead:
     Args:
         name (str): The head's name in the model, e.g. 'roi_head.bbox_head.0'.
         head (nn.Module): The head.
+        weight (float): What the model multiplies its losses by. Defaults to 1.
 
     Attributes:
         losses (list[SoftTargetLoss]): Its losses with a soft target: those of the classes, or those
@@ -45,9 +46,10 @@ class SoftHead:
         ValueError: If the head or its loss cannot take a soft target; names both and says what to do.
     """
 
-    def __init__(self, name: str, head: nn.Module):
+    def __init__(self, name: str, head: nn.Module, weight: float = 1.):
         self.name = name
         self.head = head
+        self.weight = weight
         self.kind = type(head).__name__
         self.overrides: Dict[Callable, Callable] = {}
         self._stock_classes: Dict[nn.Module, type] = {}
@@ -165,12 +167,18 @@ def soften_heads(model: nn.Module, names: Optional[Sequence[str]] = None) -> Lis
     softened: List[SoftHead] = []
     try:
         for name in chosen:
-            softened.append(SoftHead(name, modules[name]))
+            softened.append(SoftHead(name, modules[name], stage_weight(model, name)))
     except ValueError:
         for head in softened:
             head.undo()
         raise
     return softened
+
+
+def stage_weight(model: nn.Module, name: str) -> float:
+    """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'; 1 for others."""
+    stage = name.rpartition('.')[2]
+    return model.roi_head.stage_loss_weights[int(stage)] if stage.isdigit() else 1.
 
 
 def is_pose_estimator(model: nn.Module) -> bool:

@@ -53,7 +53,7 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
 
 @pytest.mark.parametrize('make, head', [(runs.config, 'bbox_head.'),
                                         (runs.two_stage_config, 'roi_head.bbox_head.')])
-def test_a_fresh_head_is_all_that_learns(data_root, tmp_path, make, head):
+def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path, make, head):
     """No head parameter is unused, though the labels do not count; nothing else moves on any rank."""
     runs.train(make(data_root, tmp_path / 'trained', length=1))
     checkpoint = str(tmp_path / 'trained' / 'epoch_1.pth')
@@ -74,3 +74,9 @@ def test_a_fresh_head_is_all_that_learns(data_root, tmp_path, make, head):
     for name, value in first['weights'].items():
         name = name.replace('module.', '', 1)
         assert name.startswith(head) or torch.equal(value, before[name]), name
+
+    dist_train(config, '--work-dir', str(tmp_path / 'resumed'), '--resume',
+               str(tmp_path / 'whole' / 'epoch_1.pth'))
+    for whole, resumed in zip((first, second), ranks(tmp_path / 'resumed')):
+        runs.assert_equal(whole['weights'], resumed['weights'])
+        assert resumed['losses'] == whole['losses'][2:]

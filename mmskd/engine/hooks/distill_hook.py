@@ -9,12 +9,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmskd.models.distill_terms import FeatureTerm, LogitTerms, default_losses
+from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses,
+                                        default_losses)
 from mmskd.models.losses.distill import FeatureDistillLoss
 from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
 from mmskd.models.teachers.fixed import build_teacher, check_teacher, freeze, probe_features
 from mmskd.models.teachers.mirror import Tap
-from mmskd.registry import HOOKS, MODELS
+from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
 from .preconditions import is_loss_pass, is_training, refuse_second_teacher, refuse_unsupported
@@ -50,14 +51,15 @@ class DistillHook(Hook):
 
     (then ``hook.losses``, which holds the projections, is to be given to the optimizer as well).
 
-    Logged each iteration: ``distill_decay`` (r), and the terms ``loss_feature`` and ``loss_logit``.
+    Logged each iteration: ``distill_decay`` (r), and the terms ``loss_feature`` and ``loss_logit`` (``loss_nkd``).
 
     Args:
         teacher (dict | nn.Module): ``config``, a file or ``package::path``, looked for beside the config of the
             run first, as ``_base_`` is; and ``checkpoint``, a file or URL. Or a model that is built.
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
-            ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``. Defaults to None:
-            features and logits for pose estimators, ``ClassDistillLoss`` for detectors.
+            ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
+            ``mmskd.NKDLoss``. Defaults to None: features and logits for pose estimators,
+            ``ClassDistillLoss`` for detectors.
         decay (bool): Whether the terms fade out linearly, to T's share 1 / T. Defaults to True.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
@@ -151,15 +153,7 @@ class DistillHook(Hook):
     def _build_losses(self, heads: List[SoftHead]) -> List[nn.Module]:
         if self.loss_cfgs is None:
             return default_losses(heads)
-        losses = [MODELS.build(dict(cfg)) for cfg in self.loss_cfgs]
-        for loss in losses:
-            if not (isinstance(loss, FeatureDistillLoss) or hasattr(loss, 'of_call')):
-                raise ValueError(f'DistillHook: {type(loss).__name__} in the option `losses` is no '
-                                 'loss between a student and a teacher')
-            if hasattr(loss, 'check_head'):
-                for head in heads:
-                    loss.check_head(head.losses[0])
-        return losses
+        return build_losses('DistillHook', 'losses', self.loss_cfgs, heads)
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         if not is_loss_pass(args, kwargs):

@@ -1,7 +1,7 @@
 """PS-KD: targets that are progressively softened with the model's own past prediction."""
 import logging
 import math
-from typing import List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -12,6 +12,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from mmskd.models.distill_terms import LogitTerms, build_losses
+from mmskd.models.losses import FeatureDistillLoss
 from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
 from mmskd.models.teachers import PastSelf
 from mmskd.models.teachers.mirror import Tap
@@ -83,7 +85,8 @@ class PSKDHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
-                 precision: Optional[str] = None, heads: Optional[Sequence[str]] = None):
+                 precision: Optional[str] = None, heads: Optional[Sequence[str]] = None,
+                 loss: Optional[dict] = None):
         if not 0 <= alpha_T <= 1:
             raise ValueError(f'PSKDHook: alpha_T must be in [0, 1], got {alpha_T}')
         if interval is not None and (interval != int(interval) or interval < 1):
@@ -98,9 +101,11 @@ class PSKDHook(Hook):
         self.interval = interval
         self.precision = precision
         self.heads = heads
+        self.loss = loss
         self.alpha_t = 0.0
         self._model: Optional[nn.Module] = None
         self._past: Optional[PastSelf] = None
+        self._terms: Optional[LogitTerms] = None
         self._has_past = False
         self._restored: Optional[dict] = None
         self._resuming = self._resting = False
@@ -123,6 +128,7 @@ class PSKDHook(Hook):
         refuse_second_teacher(model, self)
         past = PastSelf(model)
         self._soft_heads: List[SoftHead] = soften_heads(model, self.heads)
+        self._terms = self._loss_terms()
         self._mirror = mirror_of(model, self._soft_heads)
         self._mirror.dtype = PRECISIONS[self.precision]
         self._handles = [
@@ -140,9 +146,11 @@ class PSKDHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._mirror.remove()
+        if self._terms is not None:
+            self._terms.remove()
         for head in self._soft_heads:
             head.undo()
-        self._model = self._past = None
+        self._model = self._past = self._terms = None
         self._handles = self._soft_heads = []
         self._has_past = False
 
@@ -169,16 +177,20 @@ class PSKDHook(Hook):
         if not is_loss_pass(args, kwargs) or not (self._has_past or self._unproven):
             self._mirror.stop()
             return
+        alpha_t = self.alpha_t if self._has_past else 0.0
         for head in self._soft_heads:
             for loss in head.losses:
                 loss.reset()
-                loss.alpha_t = self.alpha_t if self._has_past else 0.0
+                loss.alpha_t = alpha_t if self._terms is None else 0.0
+        if self._terms is not None:
+            self._terms.scale = alpha_t
         self._past.follow_norm_modes()
         self._mirror.start(self._past.model)
 
-    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
+    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
+                       output: Any) -> Optional[dict]:
         if self._mirror.teacher is None:
-            return
+            return None
         self._mirror.stop()
         for head in self._soft_heads:
             if head.check_pairing():
@@ -187,6 +199,22 @@ class PSKDHook(Hook):
         if self._passes == PATIENCE:
             for head in self._unproven:
                 head.refuse_idle()
+        return None if self._terms is None else {**output, **self._terms.take()}
+
+    def _loss_terms(self) -> Optional[LogitTerms]:
+        """What adds the option ``loss`` to the heads' own; gives the heads back if it does not go with them."""
+        if self.loss is None:
+            return None
+        try:
+            losses = build_losses('PSKDHook', 'loss', [self.loss], self._soft_heads)
+            if isinstance(losses[0], FeatureDistillLoss):
+                raise ValueError('PSKDHook: the past self teaches predictions; FeatureDistillLoss in the '
+                                 'option `loss` compares features, as DistillHook does')
+        except Exception:
+            for head in self._soft_heads:
+                head.undo()
+            raise
+        return LogitTerms(self._soft_heads, losses, gt_weight=1.)
 
     # In a Runner -------------------------------------------------------------------------------
 
@@ -256,8 +284,9 @@ class PSKDHook(Hook):
         unit = 'epoch' if self._by_epoch else 'iteration'
         print_log(f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} '
                   f'{unit}(s) of {length}', 'current')
+        means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
         for head in self._soft_heads:
-            print_log(f'PS-KD: soft targets for {head.describe()}', 'current')
+            print_log(f'PS-KD: {means} for {head.describe()}', 'current')
         if length <= self._every:
             print_log('PS-KD: the run ends before the past self is refreshed for the first time, so '
                       'all its targets are hard. Train for longer or set a smaller `interval`.',

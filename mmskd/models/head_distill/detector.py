@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pairing import map_leaves
-from ..soft_heads import SoftHead
+from ..soft_heads import SoftHead, stage_weight
 from ..teachers.mirror import Tap, members
 from .dense import BOXES, DenseDistiller
 from .roi import BOX_HEADS, MASK_HEADS, BoxDistiller, mask_term
@@ -123,11 +123,8 @@ class DetectorDistiller:
     def _add(self, name: str, key: str, term: Tensor) -> None:
         """Log it beside the head's own loss, with the weight of a cascade's stage."""
         stage = name.rpartition('.')[2]
-        prefix, weight = '', self._gamma
-        if stage.isdigit():
-            prefix = f's{stage}.'
-            weight = weight * self._model.roi_head.stage_loss_weights[int(stage)]
-        self._terms[f'{prefix}distill_{key}'] = term * weight
+        prefix = f's{stage}.' if stage.isdigit() else ''
+        self._terms[f'{prefix}distill_{key}'] = term * self._gamma * stage_weight(self._model, name)
 
 
 def _norms(student: nn.Module, teacher: nn.Module) -> List[Tuple[nn.Module, nn.Module]]:

@@ -12,6 +12,7 @@ from mmskd.registry import MODELS
 from ..pairing import map_leaves, student_side, teacher_side
 from .functional import feature_l2, heatmap_l2, simcc_kl
 from .soft_target import SoftTargetLoss
+from .softmax_call import is_simcc_loss
 
 Maps = Union[Tensor, Sequence[Tensor]]
 
@@ -199,11 +200,6 @@ def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
     if student_channels == teacher_channels:
         return nn.Identity()
     return nn.Conv2d(student_channels, teacher_channels, kernel_size=1)
-
-
-def is_simcc_loss(own: nn.Module) -> bool:
-    """Whether a loss of MMPose compares distributions over bins."""
-    return hasattr(own, 'label_softmax')
 
 
 def is_heatmap_loss(own: nn.Module) -> bool:

@@ -1,16 +1,19 @@
 """NKD: distillation in which the other classes are compared among themselves."""
 from typing import Optional, Tuple
 
+import torch
 from torch import Tensor, nn
 
 from mmskd.registry import MODELS
+from .distill import LossCall
 from .functional import mask_of, nkd_nontarget, nkd_target, target_classes
 from .soft_target import at_least_float32
+from .softmax_call import is_simcc_loss, read_softmax_calls
 
 
 @MODELS.register_module()
 class NKDLoss(nn.Module):
-    """Normalised knowledge distillation from a teacher's logits, for softmax heads.
+    """Normalised knowledge distillation from a teacher's logits, for softmax heads and SimCC bins.
 
     Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
     Normalized Loss and Customized Soft Labels", ICCV 2023::
@@ -20,6 +23,10 @@ class NKDLoss(nn.Module):
     with the probabilities S and T of student and teacher, the target class t, and N the softmax over the
     other classes at temperature tau (see :func:`~mmskd.models.losses.functional.nkd`). It is added to the
     hard loss. Sigmoid heads have no distribution over classes that could be normalised.
+
+    A loss of ``mmskd.DistillHook`` (the teacher is another model) and of ``mmskd.PSKDHook`` (the past self). There,
+    samples are those of the head's own loss, with its weights, class weights, ``loss_weight`` and ``avg_factor``. For
+    SimCC a sample is a visible keypoint on an axis, with the bins for classes: the mean over these, x and y added.
 
     Args:
         gamma (float): Weight of the other classes. Defaults to 1.5, the paper's choice.
@@ -46,7 +53,8 @@ class NKDLoss(nn.Module):
         self.ignore_background = ignore_background
 
     def forward(self, cls_score: Tensor, teacher_score: Tensor, label: Tensor,
-                weight: Optional[Tensor] = None, avg_factor: Optional[float] = None) -> Tensor:
+                weight: Optional[Tensor] = None, avg_factor: Optional[float] = None,
+                reduction: str = 'mean') -> Tensor:
         """Loss of the samples that have a target class.
 
         Args:
@@ -57,9 +65,10 @@ class NKDLoss(nn.Module):
             weight (Tensor, optional): Of each sample, (N,). Defaults to 1.
             avg_factor (float, optional): What the sum is divided by. Defaults to the number of
                 samples with a target and a weight other than 0.
+            reduction (str): 'mean', or 'none' for the loss of each sample. Defaults to 'mean'.
 
         Returns:
-            Tensor: Scalar; 0 if there is no such sample.
+            Tensor: Scalar, 0 if there is no such sample; or (N,), 0 for all others.
 
         Raises:
             ValueError: If the shapes do not fit.
@@ -74,25 +83,27 @@ class NKDLoss(nn.Module):
             others[:, -1] = False
         loss = nkd_target(student, teacher, target) + self.gamma * nkd_nontarget(
             student, teacher, others, self.tau)
+        if reduction == 'none':
+            return self.weight * torch.zeros_like(keep, dtype=loss.dtype).masked_scatter(
+                keep, loss * weight)
         return self.weight * average(loss, weight, avg_factor)
 
+    def check_head(self, own: nn.Module) -> None:
+        """Raise ValueError if the head's own loss is not one of a softmax."""
+        if getattr(own, 'use_sigmoid', True) and not is_simcc_loss(own):
+            raise ValueError('NKDLoss goes with CrossEntropyLoss of a softmax (use_sigmoid=False), or with '
+                             'KLDiscretLoss, that of a SimCC head, but the head has '
+                             f'{type(own).__name__}, which has no distribution over classes. Leave '
+                             'NKDLoss out; ClassDistillLoss goes with the class losses of all detectors.')
 
-    def of_call(self, call) -> Tensor:
-        """The loss beside a call of a head's own softmax loss, as ``mmskd.DistillHook`` asks for it.
-
-        Args:
-            call: With the head's ``loss``, its ``args`` and ``kwargs``, and the logits of ``student`` and
-                ``teacher``.
-
-        Raises:
-            ValueError: If the head's loss is one of sigmoids.
-        """
-        if getattr(call.loss, 'use_sigmoid', False):
-            raise ValueError(f'NKDLoss goes with a softmax head, but the head has a sigmoid '
-                             f'{type(call.loss).__name__}. Choose another in the option `losses`.')
-        args = (*call.args[1:], None)  # label, and perhaps weight
-        return self(call.student, call.teacher, args[0], call.kwargs.get('weight', args[1]),
-                    call.kwargs.get('avg_factor'))
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss beside a call of the head's own loss; (N,) if that is not reduced."""
+        mine, theirs = (read_softmax_calls(call.loss, (side, *call.args[1:]), call.kwargs)
+                        for side in (call.student, call.teacher))
+        reduction = 'none' if call.kwargs.get('reduction_override') == 'none' else 'mean'
+        terms = [self(own.logits, other.logits, own.labels, own.weight, own.avg_factor, reduction)
+                 for own, other in zip(mine, theirs)]
+        return sum(terms) * getattr(call.loss, 'loss_weight', 1.)
 
 
 def require_same_shape(name: str, cls_score: Tensor, **others: Tensor) -> None:

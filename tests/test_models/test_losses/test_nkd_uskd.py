@@ -1,6 +1,5 @@
 """NKD and USKD against scalar loops in float64, and the properties that the paper asks for."""
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -331,20 +330,14 @@ def test_temperature_must_be_positive():
         build('NKDLoss', tau=0)
 
 
-def test_nkd_beside_a_call_of_the_heads_own_loss():
-    """What DistillHook hands over: the head's loss, and how the head called it."""
+def test_the_loss_of_each_sample():
     first, second, labels = numbers()
+    labels[2] = -1  # ignored
     weight = torch.rand(N, dtype=torch.float64) + 0.1
-
-    def call(*args, use_sigmoid=False, **kwargs):
-        return SimpleNamespace(loss=SimpleNamespace(use_sigmoid=use_sigmoid), args=(first, *args),
-                               kwargs=kwargs, student=first, teacher=second)
-
     loss = build('NKDLoss')
-    expected = loss(first, second, labels, weight, 7.)
-    assert torch.equal(loss.of_call(call(labels, weight, avg_factor=7.)), expected)
-    assert torch.equal(loss.of_call(call(labels, weight=weight, avg_factor=7.)), expected)
-    assert torch.equal(loss.of_call(call(labels, reduction_override='none')),
-                       loss(first, second, labels))
-    with pytest.raises(ValueError, match='NKDLoss goes with a softmax head.*sigmoid SimpleNamespace'):
-        loss.of_call(call(labels, use_sigmoid=True))
+    each = loss(first, second, labels, weight, reduction='none')
+    assert each.shape == (N, ) and each[2] == 0
+    for n in range(N):
+        alone = loss(first[n:n + 1], second[n:n + 1], labels[n:n + 1], weight[n:n + 1])
+        assert torch.allclose(each[n], alone)
+    assert torch.autograd.grad(each.sum(), first)[0][2].abs().sum() == 0
