@@ -1,33 +1,7 @@
 """Watching the module that computes a model's classification loss, from a hook that adds another."""
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, Sequence
 
 from torch import Tensor, nn
-
-from mmskd.models.pairing import student_side
-
-
-class ClassLossCall(NamedTuple):
-    """What a classification loss was called with.
-
-    Attributes:
-        logits (Any): (N, C), if it is a loss of one softmax a row; None if it was not called as a loss.
-        labels (Tensor): (N,) or (N, C).
-        weight (Tensor, optional): (N,).
-        avg_factor (float, optional): What the sum is divided by.
-    """
-    logits: Any
-    labels: Optional[Tensor]
-    weight: Optional[Tensor]
-    avg_factor: Optional[float]
-
-
-def read_call(args: tuple, kwargs: dict) -> ClassLossCall:
-    """Read the arguments of a loss of torch, mmpretrain or mmdet: (logits, labels, weight, avg_factor)."""
-    if len(args) < 2:
-        return ClassLossCall(None, None, None, None)
-    return ClassLossCall(student_side(args[0]), args[1],
-                         kwargs.get('weight', args[2] if len(args) > 2 else None),
-                         kwargs.get('avg_factor', args[3] if len(args) > 3 else None))
 
 
 def find_module(hook: str, model: nn.Module, option: str, name: str) -> nn.Module:
@@ -60,18 +34,22 @@ def find_loss_module(hook: str, model: nn.Module, name: str) -> nn.Module:
     return module
 
 
-def require_logits(hook: str, name: str, logits: Any, shape: Tuple[int, int], source: str) -> None:
-    """Refuse a loss that is not called with logits of this shape.
+def refuse_logits(hook: str, name: str, logits: Sequence[Any], wanted: str) -> None:
+    """Refuse a loss that is called with something else than it should be.
+
+    Args:
+        hook (str): For whom.
+        name (str): Of the loss module in the model.
+        logits (Sequence[Any]): What it classifies.
+        wanted (str): What was expected.
 
     Raises:
         ValueError: Names both.
     """
-    if isinstance(logits, Tensor) and logits.shape == shape:
-        return
-    got = tuple(logits.shape) if isinstance(logits, Tensor) else f'a {type(logits).__name__}'
-    raise ValueError(
-        f'{hook}: model.{name} is called with {got} where (logits, labels) with logits of shape '
-        f'{tuple(shape)} were expected, {source}. It is for heads that classify each row by one softmax.')
+    got = ' and '.join(str(tuple(each.shape)) if isinstance(each, Tensor) else f'a {type(each).__name__}'
+                       for each in logits) or 'something else'
+    raise ValueError(f'{hook}: model.{name} is called with {got} where (logits, labels) with logits of '
+                     f'{wanted} were expected. It is for heads that classify by a softmax.')
 
 
 def require_one(hook: str, calls: list, option: str, name: str) -> None:

@@ -7,10 +7,11 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from mmskd.models.losses.softmax_call import read_softmax_calls
 from mmskd.models.teachers.fixed import build_teacher
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
-from .class_loss import find_loss_module, read_call, require_logits, require_one
+from .class_loss import find_loss_module, refuse_logits, require_one
 from .preconditions import is_loss_pass, is_training, refuse_unsupported
 
 
@@ -115,12 +116,14 @@ class NKDHook(Hook):
         """The logits meet their labels: compute NKD's loss."""
         if self._answer is None:
             return
-        call = read_call(args, kwargs)
         if not isinstance(self._answer, Tensor):
             raise ValueError(f"NKDHook: the teacher ({type(self._teacher).__name__}) returns no logits in "
                              f"mode='tensor' but a {type(self._answer).__name__}")
-        require_logits('NKDHook', self.loss_module, call.logits, self._answer.shape,
-                       'which is what the teacher gives')
+        calls = read_softmax_calls(module, args, kwargs)
+        if [getattr(call.logits, 'shape', None) for call in calls] != [self._answer.shape]:
+            refuse_logits('NKDHook', self.loss_module, [call.logits for call in calls],
+                          f'shape {tuple(self._answer.shape)}, which is what the teacher gives,')
+        call, = calls
         self._losses.append(
             self.loss(call.logits, self._answer, call.labels, call.weight, call.avg_factor))
 

@@ -9,13 +9,19 @@ from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
+from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
 from mmskd.models.teachers.mirror import Tap
 from mmskd.registry import HOOKS, MODELS
-from .class_loss import find_loss_module, find_module, read_call, require_logits, require_one
+from .class_loss import find_loss_module, find_module, refuse_logits, require_one
 from .preconditions import is_loss_pass, is_training, refuse_unsupported
 
 STATE_KEY = 'mmskd_uskd'
+TOKENS = {
+    'mean': lambda feature: feature.mean(1),
+    'first': lambda feature: feature[:, 0],
+    'each': lambda feature: feature.flatten(0, 1),
+}
 
 
 @HOOKS.register_module()
@@ -32,9 +38,16 @@ class USKDHook(Hook):
 
     Any model works that returns a dict of losses in ``mode='loss'`` and in which one module computes the
     classification loss when it is called with logits (N, C) and labels, once in a forward pass: an
-    mmpretrain classifier; a ``BaseModel`` around a torchvision network with a ``nn.CrossEntropyLoss``; the
-    class loss of an RoI head (``layer='roi_head.bbox_roi_extractor'``,
-    ``loss_module='roi_head.bbox_head.loss_cls'``, ``num_classes`` with the background).
+    mmpretrain classifier; a ``BaseModel`` around a torchvision network with a ``nn.CrossEntropyLoss``; and
+
+    - the class loss of an RoI head: ``layer='roi_head.bbox_roi_extractor'``,
+      ``loss_module='roi_head.bbox_head.loss_cls'``, ``num_classes`` with the background;
+    - DETR: ``layer='decoder.layers.2'``, ``tokens='each'``, ``loss_module='bbox_head.loss_cls'``, the same. The
+      head calls the loss for every layer of the decoder; the last call, that of the last layer, counts;
+    - SimCC: ``num_classes`` is the number of all logits of a crop, K * (bins of x + bins of y) for K
+      keypoints. A class is a bin, and the target of a keypoint on an axis that with the largest label.
+
+    It goes with ``mmskd.PSKDHook`` and ``mmskd.DistillHook`` on the same model.
 
     Without a Runner::
 
@@ -49,11 +62,11 @@ class USKDHook(Hook):
             tokens (N, L, channels) or (N, channels); the first item, if it gives a tuple. The paper
             takes the last stage but one, for ViTs the middle block.
         channels (int): Of that feature.
-        num_classes (int): Number of the model's logits.
+        num_classes (int): Number of the model's logits for a sample.
         loss_module (str): Name of the module that computes the classification loss. Defaults to
             'head.loss_module', where mmpretrain has it.
-        tokens (str): How tokens (N, L, channels) become one vector: 'mean', or 'first' for a ViT's class
-            token. Defaults to 'mean'.
+        tokens (str): What becomes of tokens (N, L, channels): 'mean' and 'first' (a ViT's class token) make
+            them one vector, with 'each' every token is a sample. Defaults to 'mean'.
         loss (dict, optional): Config of the USKD loss. Defaults to None: ``mmskd.USKDLoss`` with the
             paper's weights for ImageNet.
 
@@ -76,8 +89,8 @@ class USKDHook(Hook):
         for name, value, least in (('channels', channels, 1), ('num_classes', num_classes, 2)):
             if value != int(value) or value < least:
                 raise ValueError(f'USKDHook: {name} must be a whole number from {least} on, got {value}')
-        if tokens not in ('mean', 'first'):
-            raise ValueError(f"USKDHook: tokens must be 'mean' or 'first', got {tokens!r}")
+        if tokens not in TOKENS:
+            raise ValueError(f"USKDHook: tokens must be 'mean', 'first' or 'each', got {tokens!r}")
         self.layer = layer
         self.channels = channels
         self.num_classes = num_classes
@@ -139,46 +152,62 @@ class USKDHook(Hook):
             self._weak.append(self._called(self._vector(output)))
 
     def _before_loss(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """The logits meet their labels: compute USKD's loss."""
+        """The logits meet their labels."""
         if not self._active:
             return
         require_one('USKDHook', self._weak, 'layer', self.layer)
-        weak, call = self._weak[0], read_call(args, kwargs)
-        require_logits('USKDHook', self.loss_module, call.logits, (len(weak), self.num_classes),
-                       f'as many rows as model.{self.layer} gives and `num_classes` columns')
+        calls, weak = read_softmax_calls(module, args, kwargs), self._weak[0]
+        if sum(self._widths(calls)) != self.num_classes and len(weak):
+            refuse_logits('USKDHook', self.loss_module, [call.logits for call in calls],
+                          f'shape {(len(weak), self.num_classes)}, as many rows as model.{self.layer} gives '
+                          'and `num_classes` columns,')
+        self._calls.append(calls)
+
+    def _widths(self, calls: List[SoftmaxCall]) -> List[int]:
+        """How many logits there are of a sample."""
+        samples = max(len(self._weak[0]), 1)
+        return [call.logits.numel() // samples for call in calls
+                if isinstance(call.logits, Tensor) and call.logits.dim() == 2]
+
+    def _after_forward(self, model: nn.Module, args: tuple, losses: Any) -> Optional[Dict[str, Any]]:
+        """Add USKD's loss to the model's own."""
+        if not self._active:
+            return None
+        require_one('USKDHook', self._weak, 'layer', self.layer)
+        weak, calls = self._weak[0], self._calls
         if torch.is_grad_enabled() and not weak.requires_grad:
             raise RuntimeError(
                 f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
                 'its activations. Take that module out of `activation_checkpointing`.')
-        self._losses.append(
-            self.loss(call.logits, weak, call.labels, call.weight, call.avg_factor))
-
-    def _after_forward(self, model: nn.Module, args: tuple, losses: Any) -> Optional[Dict[str, Any]]:
-        """Add the loss to the model's own."""
-        if not self._active:
-            return None
-        require_one('USKDHook', self._weak, 'layer', self.layer)
-        weak, own = self._weak[0], self._losses
-        if not len(weak):  # a head may skip the loss of no RoIs at all
-            own = own or [weak.sum() * 0]
-        require_one('USKDHook', own, 'loss_module', self.loss_module)
+        if not len(weak):  # no RoIs: a head may skip the loss
+            loss = weak.sum() * 0
+        else:
+            if self.tokens != 'each' or not calls:
+                require_one('USKDHook', calls, 'loss_module', self.loss_module)
+            loss = self._loss(weak, calls[-1])
         self._stop()
-        return {**losses, 'loss_uskd': own[0]}
+        return {**losses, 'loss_uskd': loss}
+
+    def _loss(self, weak: Tensor, calls: List[SoftmaxCall]) -> Tensor:
+        """Of what one call of the loss module classifies: the samples, or SimCC's keypoints on each axis."""
+        parts = weak.split(self._widths(calls), 1)
+        return sum(self.loss(call.logits, part.reshape(call.logits.shape), call.labels, call.weight,
+                             call.avg_factor) for call, part in zip(calls, parts))
 
     def _stop(self) -> None:
         """Forget the forward pass."""
         self._active = False
         self._weak: List[Tensor] = []
-        self._losses: List[Tensor] = []
+        self._calls: List[List[SoftmaxCall]] = []
 
     def _vector(self, feature: Any) -> Tensor:
-        """One vector for each sample, (N, channels)."""
+        """A vector of each sample, (N, channels)."""
         feature = feature[0] if isinstance(feature, (tuple, list)) else feature
         feature = student_side(feature)
         if feature.dim() == 4:
             feature = feature.mean((2, 3))
         elif feature.dim() == 3:
-            feature = feature.mean(1) if self.tokens == 'mean' else feature[:, 0]
+            feature = TOKENS[self.tokens](feature)
         if feature.dim() != 2 or feature.size(1) != self.channels:
             raise ValueError(f'USKDHook: model.{self.layer} gives {tuple(feature.shape)} after averaging, '
                              f'which is not (N, {self.channels}). Correct `channels` or `layer`.')

@@ -1,6 +1,7 @@
 """Reading the call of a softmax loss: what is classified, by which labels, and how much it counts."""
 from typing import Any, List, NamedTuple, Optional
 
+import torch
 from torch import Tensor, nn
 
 from ..pairing import student_side
@@ -11,7 +12,7 @@ class SoftmaxCall(NamedTuple):
 
     Attributes:
         logits (Any): (N, C).
-        labels (Tensor): (N,) or (N, C).
+        labels (Tensor): (N,), one outside of [0, C) does not count; or (N, C).
         weight (Tensor, optional): (N,).
         avg_factor (float, optional): What the sum is divided by.
     """
@@ -45,8 +46,8 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
     avg_factor = kwargs.get('avg_factor', args[3] if len(args) > 3 else None)
     logits, labels = student_side(args[0]), args[1]
     class_weight = getattr(loss, 'class_weight', None)
-    if class_weight is not None and labels.dim() == 1:
-        of_label = logits.new_tensor(class_weight)[labels.clamp(0, logits.size(1) - 1)]
+    if class_weight is not None and isinstance(logits, Tensor) and labels.dim() == 1:
+        of_label = torch.as_tensor(class_weight).to(logits)[labels.clamp(0, logits.size(1) - 1)]
         weight = of_label if weight is None else weight * of_label
     return [SoftmaxCall(logits, labels, weight, avg_factor)]
 
@@ -61,5 +62,11 @@ def _simcc_calls(loss: nn.Module, bins: Any, labels: Any, weight: Tensor) -> Lis
     if loss.mask is not None:
         weight = weight.clone()
         weight[:, loss.mask] *= loss.mask_weight
-    return [SoftmaxCall(student_side(axis).flatten(0, 1) * loss.beta, label.flatten(0, 1),
+    return [SoftmaxCall(student_side(axis).flatten(0, 1) * loss.beta, _largest(label.flatten(0, 1)),
                         weight.flatten(), None) for axis, label in zip(bins, labels)]
+
+
+def _largest(labels: Tensor) -> Tensor:
+    """Index of the largest label in each row of (N, C); -1 where there is none."""
+    value, index = labels.max(1)
+    return index.masked_fill(value <= 0, -1)

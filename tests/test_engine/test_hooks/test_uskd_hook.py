@@ -11,7 +11,7 @@ from mmskd.engine.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import NKDHook, USKDHook
 from mmskd.engine.hooks.uskd_hook import STATE_KEY
 from mmskd.models.losses.functional import uskd
-from mmskd.optional import HAS_MMDET
+from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from mmskd.registry import HOOKS
 from tests import classifiers
 from tests.classifiers import CHANNELS, NUM_CLASSES, TinyClassifier
@@ -21,6 +21,7 @@ OPTIONS = dict(layer='net.stage3', channels=CHANNELS, num_classes=NUM_CLASSES,
                loss_module='criterion')
 CONFIG = dict(type='mmskd.USKDHook', **OPTIONS)
 needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
+needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installed')
 
 
 def build(**options):
@@ -252,7 +253,7 @@ def test_two_processes_agree(tmp_path):
 @pytest.mark.parametrize('options,message', [
     (dict(channels=0), 'channels must be a whole number from 1 on, got 0'),
     (dict(num_classes=1), 'num_classes must be a whole number from 2 on'),
-    (dict(tokens='last'), "tokens must be 'mean' or 'first', got 'last'")])
+    (dict(tokens='last'), "tokens must be 'mean', 'first' or 'each', got 'last'")])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
@@ -272,7 +273,7 @@ def test_names_that_the_model_does_not_have(options, message):
 @pytest.mark.parametrize('options,error,message', [
     (dict(channels=99), ValueError, r'model.net.stage3 gives \(8, 16\).*\(N, 99\)'),
     (dict(num_classes=7), ValueError, r'model.criterion is called with \(8, 5\).*\(8, 7\)'),
-    (dict(loss_module='net.fc'), ValueError, 'model.net.fc is called with a NoneType'),
+    (dict(loss_module='net.fc'), ValueError, 'model.net.fc is called with something else'),
     (dict(loss_module='net.conv5'), ValueError, 'model.net.conv5 is called with'),
     (dict(layer='data_preprocessor'), RuntimeError, 'model.data_preprocessor was called 0 times')])
 def test_modules_that_do_not_fit_are_refused_in_the_first_forward_pass(options, error, message):
@@ -290,8 +291,7 @@ def test_a_loss_module_that_is_not_called_is_refused():
         losses(model)
 
 
-def test_a_loss_of_several_distributions_is_refused():
-    """SimCC's is called with the bins of x and those of y."""
+def test_a_loss_of_a_tuple_is_refused():
     model, hook = build()
     model.net.register_forward_hook(lambda module, args, logits: (logits, logits))
     hook.attach(model)
@@ -334,6 +334,89 @@ def test_roi_head(ignore_background):
     loss.backward()
     assert loss > 0 and hook.classifier.weight.grad.any()
     assert model.roi_head.bbox_head.fc_cls.weight.grad.any()
+
+
+@needs_mmdet
+def test_the_queries_of_detr():
+    """The weak logits are those of the first decoder layer, the final ones and labels those of the last."""
+    from tests import detectors
+    model = detectors.build('detr')
+    stock = detectors.losses(model)
+    hook = USKDHook(layer='decoder.layers.0', channels=256, num_classes=81, tokens='each',
+                    loss_module='bbox_head.loss_cls')
+    hook.attach(model)
+    seen = {}
+    model.decoder.layers[0].register_forward_hook(lambda module, args, output: seen.update(query=output))
+    model.bbox_head.loss_cls.register_forward_hook(
+        lambda module, args, kwargs, output: seen.update(call=args, factor=kwargs['avg_factor']),
+        with_kwargs=True)
+    ours = detectors.losses(model)
+    logits, labels, weight = seen['call']
+    of_label = torch.tensor(model.bbox_head.loss_cls.class_weight)[labels]
+    expected = hook.loss(logits, hook.classifier(seen['query'].flatten(0, 1)), labels,
+                         weight * of_label, seen['factor'])
+    assert torch.allclose(ours.pop('loss_uskd'), expected)
+    assert detectors.total(ours) == detectors.total(stock)
+
+
+@needs_mmdet
+@pytest.mark.parametrize('teaching', ['PSKDHook', 'DistillHook'])
+def test_beside_a_teacher(teaching):
+    from mmskd.engine import hooks
+    from tests import detectors
+    model = detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64})
+    teacher = hooks.PSKDHook() if teaching == 'PSKDHook' else hooks.DistillHook(
+        detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}))
+    teacher.attach(model)
+    if teaching == 'PSKDHook':
+        teacher.refresh_teacher()
+        teacher.alpha_t = 0.5
+    alone = detectors.losses(model)
+    hook = USKDHook(layer='roi_head.bbox_roi_extractor', channels=256, num_classes=81,
+                    loss_module='roi_head.bbox_head.loss_cls')
+    hook.attach(model)
+    both = detectors.losses(model)
+    assert both.pop('loss_uskd') > 0
+    assert detectors.total(both) == detectors.total(alone)
+
+
+@needs_mmpose
+@pytest.mark.parametrize('family', ['rtmpose', 'simcc'])
+def test_simcc(family):
+    """A keypoint on an axis is a sample; its class is the bin with the largest label."""
+    from tests import poses
+    model = poses.build(family)
+    data = poses.batch(model)
+    stock = poses.losses(model, data)
+    layer, channels = ('backbone.stage3', 192) if family == 'rtmpose' else ('backbone.layer3', 256)
+    channels = channels if family == 'simcc' else dict(model.named_modules())[
+        'backbone.stage3'][0].conv.out_channels
+    keypoints, bins = model.head.out_channels, (192, 256)
+    hook = USKDHook(layer=layer, channels=channels, num_classes=keypoints * sum(bins))
+    hook.attach(model)
+    seen = {}
+    dict(model.named_modules())[layer].register_forward_hook(
+        lambda module, args, output: seen.update(feature=output.mean((2, 3))))
+    model.head.loss_module.register_forward_hook(
+        lambda module, args, output: seen.update(call=args))
+    ours = poses.losses(model, data)
+    weak = hook.classifier(seen['feature']).split([keypoints * width for width in bins], 1)
+    expected = 0
+    for own, axis, label in zip(weak, *seen['call'][:2]):
+        visible = seen['call'][2].flatten() > 0
+        expected = expected + hook.loss(
+            axis.flatten(0, 1)[visible] * model.head.loss_module.beta,
+            own.reshape(axis.shape).flatten(0, 1)[visible], label.flatten(0, 1)[visible].argmax(1))
+    loss = ours.pop('loss_uskd')
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert poses.total(ours) == poses.total(stock)
+    loss.backward()
+    assert hook.classifier.weight.grad.any()
+    with pytest.raises(ValueError, match=r'model.head.loss_module is called with \(34, 192\) and'):
+        wrong = USKDHook(layer=layer, channels=channels, num_classes=17)
+        hook.detach()
+        wrong.attach(model)
+        poses.losses(model, data)
 
 
 @needs_mmdet
