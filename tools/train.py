@@ -8,9 +8,10 @@ from mmengine.config import Config
 
 from mmskd.config import find_config, load_config, project_of
 from mmskd.engine.checkpoint import use_safe_loading
-from mmskd.engine.launch import (KeyValueAction, UsageError, add_common_arguments, build_runner,
-                                 check_checkpoint, check_data, draw_predictions,
-                                 end_processes, set_launcher, set_local_rank, set_work_dir)
+from mmskd.engine.launch import (CheckpointAction, KeyValueAction, UsageError,
+                                 add_common_arguments, build_runner, check_checkpoint, check_data,
+                                 draw_predictions, end_processes, set_launcher, set_local_rank,
+                                 set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
 
 TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')
@@ -33,9 +34,10 @@ def parse_args() -> argparse.Namespace:
         help='let this trained model teach (DWPose, stage 1), with the losses that DistillHook '
         'takes for the kind of head')
     method.add_argument(
-        '--head-distill', metavar='CHECKPOINT',
+        '--head-distill', nargs='+', action=CheckpointAction, metavar=('CHECKPOINT', 'KEY=VALUE'),
         help='let the head of this trained model of the same config teach a fresh head on frozen '
-        'features (DWPose, stage 2), for a fifth of the epochs of the config')
+        'features (DWPose, stage 2), for a fifth of the epochs of the config; options of '
+        'HeadDistillHook may follow, as gt_weight=1 reinit_head=False')
     parser.add_argument(
         '--resume', nargs='?', const='auto',
         help='go on from this checkpoint, or, without a name, from the latest in the work dir')
@@ -70,8 +72,8 @@ def add_method(cfg: Config, args: argparse.Namespace) -> None:
         set_hook(cfg, 'DistillHook', '--distill-from',
                  dict(teacher=dict(config=config, checkpoint=checkpoint)))
     elif args.head_distill:
-        check_checkpoint(args.head_distill)
-        set_hook(cfg, 'HeadDistillHook', '--head-distill', dict(checkpoint=args.head_distill))
+        check_checkpoint(args.head_distill['checkpoint'])
+        set_hook(cfg, 'HeadDistillHook', '--head-distill', args.head_distill)
         print(f'--head-distill: {shorten_schedule(cfg, HEAD_DISTILL_SHARE)}')
 
 

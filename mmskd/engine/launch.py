@@ -29,6 +29,14 @@ class KeyValueAction(DictAction):
         super().__call__(parser, namespace, values, option_string)
 
 
+class CheckpointAction(KeyValueAction):
+    """A checkpoint and ``key=value`` options behind it: one dict, with the file under ``checkpoint``."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        super().__call__(parser, namespace, values[1:], option_string)
+        getattr(namespace, self.dest)['checkpoint'] = values[0]
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing share, in MMDetection and in MMPose."""
     parser.add_argument(

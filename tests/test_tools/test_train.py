@@ -236,6 +236,9 @@ def test_distillation_flags(prepare):
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth')
     assert cfg.work_dir.endswith('_head_distill') and cfg.train_cfg.max_epochs == 42
     assert cfg.param_scheduler[1].milestones == [34, 40]
+    cfg = prepare('train', POSE, '--head-distill', 'trained.pth', 'gt_weight=1', 'reinit_head=False')
+    assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth',
+                                        gt_weight=1, reinit_head=False)
 
 
 def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
@@ -261,6 +264,8 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     (['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
     (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
     (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
+    (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
+    (['--head-distill', __file__, 'gamma=-1'], 'gamma and gt_weight must not be negative'),
 ])
 def test_teachers_that_are_not_there(argv, message, run_tool, tiny):
     with pytest.raises(SystemExit, match=message):
