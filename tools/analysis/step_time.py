@@ -1,25 +1,29 @@
-"""What a training step costs with PS-KD: stock, past self, and past self in bfloat16, side by side.
+"""What a training step costs: stock, with PS-KD, with PS-KD in bfloat16, and in head distillation.
 
 Times forward, backward and nothing else, on random images; the variants take turns, so that a busy
 machine slows all of them.
 """
 import argparse
+import os
 import statistics
+import tempfile
 import time
+from functools import partial
+from typing import Callable, Dict, Optional
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
 from mmengine.device import get_device
+from mmengine.hooks import Hook
 from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.table import Table
 
 from mmskd.config import load_config
-from mmskd.engine.hooks import PSKDHook
-
-VARIANTS = {'stock': None, 'PS-KD': dict(), 'PS-KD, bfloat16': dict(precision='bfloat16')}
+from mmskd.engine.hooks import HeadDistillHook, PSKDHook
+from mmskd.models.head_distill import heads_to_distill
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,15 +50,41 @@ def random_batch(images: int, size: int, device: str):
     return torch.randn(images, 3, size, size, device=device), samples
 
 
-def step_seconds(model, batch, options) -> float:
+def pskd(model, **options) -> Hook:
+    """Attach a past self, as in the middle of a training."""
+    hook = PSKDHook(**options)
+    hook.attach(model)
+    hook.refresh_teacher()
+    hook.alpha_t = 0.5
+    return hook
+
+
+def head_distillation(model, checkpoint: str) -> Hook:
+    """Freeze all but the heads, and let trained ones teach them."""
+    hook = HeadDistillHook(checkpoint)
+    hook.attach(model)
+    return hook
+
+
+def variants(model, folder: str) -> Dict[str, Optional[Callable]]:
+    """What attaches a hook to the model, by the name of what it does."""
+    found = {'stock': None, 'PS-KD': pskd, 'PS-KD, bfloat16': partial(pskd, precision='bfloat16')}
+    try:
+        heads_to_distill(model)
+    except ValueError as error:
+        print(error)
+    else:
+        checkpoint = os.path.join(folder, 'model.pth')
+        torch.save(dict(state_dict=model.state_dict()), checkpoint)
+        found['head distillation'] = partial(head_distillation, checkpoint=checkpoint)
+    return found
+
+
+def step_seconds(model, batch, attach) -> float:
     """One forward and backward pass; what attaching costs is not counted."""
-    hook = None if options is None else PSKDHook(**options)
-    if hook:
-        hook.attach(model)
-        hook.refresh_teacher()
-        hook.alpha_t = 0.5
+    hook = attach(model) if attach else None
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    model.zero_grad()
+    model.train().zero_grad()
     synchronize()
     start = time.perf_counter()
     losses = model(*batch, mode='loss')
@@ -73,15 +103,17 @@ def main() -> None:
     torch.manual_seed(0)
     model = MODELS.build(load_config(args.config).model).to(get_device()).train()
     batch = random_batch(args.batch, args.size, get_device())
-    seconds = {name: [] for name in VARIANTS}
-    for step in range(args.steps + 2):
-        for name, options in VARIANTS.items():
-            taken = step_seconds(model, batch, options)
-            if step >= 2:  # the first ones allocate
-                seconds[name].append(taken)
+    with tempfile.TemporaryDirectory() as folder:
+        attach = variants(model, folder)
+        seconds = {name: [] for name in attach}
+        for step in range(args.steps + 2):
+            for name in attach:
+                taken = step_seconds(model, batch, attach[name])
+                if step >= 2:  # the first ones allocate
+                    seconds[name].append(taken)
     table = Table(title=f'{args.config}, {args.batch} images of {args.size}x{args.size}, '
                   f'{get_device()}, {torch.get_num_threads()} threads, median of {args.steps}')
-    for column in ('', 'ms a step', 'more than stock'):
+    for column in ('', 'ms a step', 'against stock'):
         table.add_column(column, justify='left' if not column else 'right')
     stock = statistics.median(seconds['stock'])
     for name, values in seconds.items():

@@ -1,0 +1,14 @@
+"""tools/analysis/step_time.py: every way to train a model, timed side by side."""
+import pytest
+
+pytest.importorskip('mmdet')
+
+
+@pytest.mark.parametrize('config, rows', [
+    ('tiny.py', ['stock', 'PS-KD', 'PS-KD, bfloat16', 'head distillation']),
+    ('mmdet::detr/detr_r50_8xb2-150e_coco.py', ['stock', 'PS-KD', 'PS-KD, bfloat16'])])
+def test_table(run_tool, tiny, capsys, config, rows):
+    run_tool('analysis/step_time', config, '--size', '64', '--batch', '1', '--steps', '1')
+    out = capsys.readouterr().out
+    assert [line.split('│')[1].strip() for line in out.splitlines() if line.startswith('│')] == rows
+    assert ('DETR is not supported' in out) == (len(rows) == 3)
