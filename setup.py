@@ -100,7 +100,7 @@ setup(
     include_package_data=True,
     python_requires='>=3.9,<3.13',
     install_requires=[],
-    extras_require={'tests': ['pytest']},
+    extras_require={'tests': ['pytest', 'pytest-xdist']},
     cmdclass={'build_py': BuildPy, 'develop': Develop},
     zip_safe=False,
 )

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests, in an environment that tools/setup_env.sh finds or makes.
 #
-#   bash tools/run_tests.sh                          all of them
+#   bash tools/run_tests.sh                          all of them, on up to four cores
 #   bash tools/run_tests.sh -k retinanet -x          arguments go to pytest
 #   bash tools/run_tests.sh tests/test_install       a path takes the place of all
 #   MMSKD_STACK=onedl bash tools/run_tests.sh        with the maintained forks
@@ -13,10 +13,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 source tools/setup_env.sh
 
-if ! "$MMSKD_PYTHON" -c 'import pytest' >/dev/null 2>&1; then
-    echo "[mmskd] pytest is not installed in this environment: installing it, and nothing else"
-    "$MMSKD_PYTHON" -m pip install --quiet --disable-pip-version-check pytest || {
-        echo "[mmskd] stopped: pip could not install pytest in $MMSKD_PYTHON" >&2
+missing=()
+"$MMSKD_PYTHON" -c 'import pytest' >/dev/null 2>&1 || missing+=(pytest)
+"$MMSKD_PYTHON" -c 'import xdist' >/dev/null 2>&1 || missing+=(pytest-xdist)
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "[mmskd] not installed in this environment: ${missing[*]}. Installing that, and nothing else"
+    "$MMSKD_PYTHON" -m pip install --quiet --disable-pip-version-check "${missing[@]}" || {
+        echo "[mmskd] stopped: pip could not install ${missing[*]} in $MMSKD_PYTHON" >&2
         exit 1
     }
 fi
@@ -26,6 +29,15 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Pictures are written, no window is opened.
 export MPLBACKEND="${MPLBACKEND:-Agg}"
 
+# All tests: a process for each core, but not more than four, since each loads torch. A file's tests
+# share what its fixtures trained, so they stay together.
+parallel=()
+if [ $# = 0 ]; then
+    cores="$(nproc 2>/dev/null || echo 1)"
+    if [ "$cores" -gt 4 ]; then cores=4; fi
+    if [ "$cores" -gt 1 ]; then parallel=(-n "$cores" --dist loadfile); fi
+fi
+
 paths=(tests)
 for argument in "$@"; do
     case $argument in
@@ -34,5 +46,6 @@ for argument in "$@"; do
     esac
 done
 
-echo "[mmskd] python -m pytest ${paths[*]} $* (OMP_NUM_THREADS=$OMP_NUM_THREADS)"
-exec "$MMSKD_PYTHON" -m pytest ${paths[@]+"${paths[@]}"} "$@"
+set -- ${paths[@]+"${paths[@]}"} ${parallel[@]+"${parallel[@]}"} "$@"
+echo "[mmskd] python -m pytest $* (OMP_NUM_THREADS=$OMP_NUM_THREADS)"
+exec "$MMSKD_PYTHON" -m pytest "$@"
