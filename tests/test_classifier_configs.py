@@ -13,7 +13,9 @@ from mmskd.config import load_config
 from mmskd.registry import HOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for folder in ('nkd', 'uskd') for path in (ROOT / 'configs' / folder).glob('*.py'))
+ALL = sorted(path for folder in ('nkd', 'uskd') for path in (ROOT / 'configs' / folder).glob('*.py'))
+DETECTORS = [path for path in ALL if 'rcnn' in path.stem]
+CONFIGS = [path for path in ALL if path not in DETECTORS]
 STUDENTS = [path for path in CONFIGS if path.name.startswith(('nkd_', 'uskd_'))]
 needs_mmpretrain = pytest.mark.skipif(
     find_spec('mmpretrain') is None, reason='mmpretrain is not installed')
@@ -42,7 +44,7 @@ def test_hook_builds(path):
 def test_metafile_lists_what_is_there(folder):
     entries = yaml.safe_load((ROOT / f'configs/{folder}/metafile.yml').read_text())['Models']
     assert sorted(entry['Config'] for entry in entries) == [
-        f'configs/{folder}/{path.name}' for path in CONFIGS if path.parent.name == folder]
+        f'configs/{folder}/{path.name}' for path in ALL if path.parent.name == folder]
     assert all(entry['Name'] == Path(entry['Config']).stem for entry in entries)
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
     assert f'configs/{folder}/metafile.yml' in index
@@ -74,6 +76,24 @@ def test_student_is_a_stock_model_that_the_hook_attaches_to(path):
         if path.parent.name == 'nkd':
             teacher = load_config(hook.teacher.config)
             assert teacher.model.head.num_classes == cfg.model.head.num_classes
+            hook = dict(hook, teacher=MODELS.build(teacher.model))
+    built = HOOKS.build(dict(hook))
+    built.attach(model)
+    built.detach()
+
+
+@pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
+@pytest.mark.parametrize('path', DETECTORS, ids=by_name)
+def test_detector_is_a_stock_model_that_the_hook_attaches_to(path):
+    from mmengine.registry import MODELS
+    cfg = load_config(str(path))
+    hook, = cfg.custom_hooks
+    cfg.model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+        if path.parent.name == 'nkd':
+            teacher = load_config(hook.teacher.config)
+            teacher.model.backbone.init_cfg = None
             hook = dict(hook, teacher=MODELS.build(teacher.model))
     built = HOOKS.build(dict(hook))
     built.attach(model)
