@@ -161,6 +161,21 @@ def test_a_fresh_head_goes_to_the_level_of_the_trained_one(family, tmp_path):
     runs.assert_equal(dict(hook._distiller.teacher.state_dict()), teacher)
 
 
+@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'rtmdet', 'yolox'])  # mmcv's ops on a CPU know no bfloat16
+def test_mixed_precision_compares_in_float32(family, tmp_path):
+    model = build(family)
+    hook = HeadDistillHook(checkpoint=trained(family, tmp_path))
+    hook.attach(model)
+    whole = losses_of(model.train())
+    with torch.autocast('cpu', torch.bfloat16):
+        half = losses_of(model.train())
+    for key in [key for key in whole if 'distill_' in key]:
+        assert half[key].dtype == torch.float32
+        assert half[key].item() == pytest.approx(whole[key].item(), rel=0.02)
+    detectors.total(half).backward()
+    assert all(param.grad.isfinite().all() for param in model.parameters() if param.requires_grad)
+
+
 def test_gamma_and_gt_weight_are_factors(tmp_path):
     model = build('faster_rcnn')
     checkpoint = trained('faster_rcnn', tmp_path)
