@@ -33,7 +33,8 @@ export MPLBACKEND="${MPLBACKEND:-Agg}"
 # share what its fixtures trained, so they stay together.
 parallel=()
 if [ $# = 0 ]; then
-    cores="$(nproc 2>/dev/null || echo 1)"
+    # nproc would take OMP_NUM_THREADS for an answer
+    cores="$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 1)"
     if [ "$cores" -gt 4 ]; then cores=4; fi
     if [ "$cores" -gt 1 ]; then parallel=(-n "$cores" --dist loadfile); fi
 fi
