@@ -70,16 +70,10 @@ def test_student_is_a_stock_model_that_the_hook_attaches_to(path):
         assert not stock.get('custom_hooks'), 'a hook of the stock config is lost'
         cfg.pop('custom_hooks')
         assert plain(cfg) == plain(stock)
-    cfg.model.backbone.init_cfg = None
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg.model)
-        if path.parent.name == 'nkd':
-            teacher = load_config(hook.teacher.config)
-            assert teacher.model.head.num_classes == cfg.model.head.num_classes
-            hook = dict(hook, teacher=MODELS.build(teacher.model))
-    built = HOOKS.build(dict(hook))
-    built.attach(model)
-    built.detach()
+    if path.parent.name == 'nkd':
+        teacher = load_config(hook.teacher.config)
+        assert teacher.model.head.num_classes == cfg.model.head.num_classes
+    attach(hook, cfg.model, MODELS, 'mmpretrain')
 
 
 @pytest.mark.skipif(find_spec('mmdet') is None, reason='mmdet is not installed')
@@ -88,13 +82,18 @@ def test_detector_is_a_stock_model_that_the_hook_attaches_to(path):
     from mmengine.registry import MODELS
     cfg = load_config(str(path))
     hook, = cfg.custom_hooks
-    cfg.model.backbone.init_cfg = None
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(cfg.model)
-        if path.parent.name == 'nkd':
-            teacher = load_config(hook.teacher.config)
-            teacher.model.backbone.init_cfg = None
-            hook = dict(hook, teacher=MODELS.build(teacher.model))
+    attach(hook, cfg.model, MODELS, 'mmdet')
+
+
+def attach(hook, model, registry, scope):
+    """Build the hook, its teacher without the checkpoint, and attach it to the model, which nothing pretrains."""
+    model.backbone.init_cfg = None
+    with DefaultScope.overwrite_default_scope(scope):
+        model = registry.build(model)
+        if 'teacher' in hook:
+            teacher = load_config(hook.teacher.config).model
+            teacher.backbone.init_cfg = None
+            hook = dict(hook, teacher=registry.build(teacher))
     built = HOOKS.build(dict(hook))
     built.attach(model)
     built.detach()

@@ -9,8 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses,
-                                        default_losses)
+from mmskd.models.distill_terms import FeatureTerm, LogitTerms, build_losses, default_losses
 from mmskd.models.losses.distill import FeatureDistillLoss
 from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
 from mmskd.models.teachers.fixed import build_teacher, check_teacher, freeze, probe_features

@@ -5,7 +5,7 @@ The teacher's opinion on a prior counts by its confidence there, the highest pro
 are divided by ``sum c^2`` over the batch. So an object counts alike in small and large images, and the
 thousands of priors in the background, whose boxes mean nothing, next to nothing.
 """
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 import torch.nn.functional as F

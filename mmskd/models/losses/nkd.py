@@ -8,7 +8,7 @@ from mmskd.registry import MODELS
 from .distill import LossCall
 from .functional import mask_of, nkd_nontarget, nkd_target, target_classes
 from .soft_target import at_least_float32
-from .softmax_call import is_simcc_loss, read_softmax_calls
+from .softmax_call import is_simcc_loss, read_softmax_calls, softmax_logits
 
 
 @MODELS.register_module()
@@ -98,11 +98,10 @@ class NKDLoss(nn.Module):
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss beside a call of the head's own loss; (N,) if that is not reduced."""
-        mine, theirs = (read_softmax_calls(call.loss, (side, *call.args[1:]), call.kwargs)
-                        for side in (call.student, call.teacher))
         reduction = 'none' if call.kwargs.get('reduction_override') == 'none' else 'mean'
-        terms = [self(own.logits, other.logits, own.labels, own.weight, own.avg_factor, reduction)
-                 for own, other in zip(mine, theirs)]
+        terms = [self(own.logits, teacher, own.labels, own.weight, own.avg_factor, reduction)
+                 for own, teacher in zip(read_softmax_calls(call.loss, call.args, call.kwargs),
+                                         softmax_logits(call.loss, call.teacher))]
         return sum(terms) * getattr(call.loss, 'loss_weight', 1.)
 
 

@@ -4,7 +4,7 @@ from typing import Any, List, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from ..pairing import student_side
+from ..pairing import map_leaves, student_side
 
 
 class SoftmaxCall(NamedTuple):
@@ -42,14 +42,21 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
         return []
     if is_simcc_loss(loss):
         return _simcc_calls(loss, *args[:3])
+    logits, labels = student_side(args[0]), args[1]
     weight = kwargs.get('weight', args[2] if len(args) > 2 else None)
     avg_factor = kwargs.get('avg_factor', args[3] if len(args) > 3 else None)
-    logits, labels = student_side(args[0]), args[1]
     class_weight = getattr(loss, 'class_weight', None)
     if class_weight is not None and isinstance(logits, Tensor) and labels.dim() == 1:
         of_label = torch.as_tensor(class_weight).to(logits)[labels.clamp(0, logits.size(1) - 1)]
         weight = of_label if weight is None else weight * of_label
     return [SoftmaxCall(logits, labels, weight, avg_factor)]
+
+
+def softmax_logits(loss: nn.Module, prediction: Any) -> List[Any]:
+    """The logits (N, C) of each classification, from a prediction as the loss is given it: SimCC has two."""
+    if is_simcc_loss(loss):
+        return [axis.flatten(0, 1) * loss.beta for axis in prediction]
+    return [prediction]
 
 
 def is_simcc_loss(loss: nn.Module) -> bool:
@@ -62,8 +69,9 @@ def _simcc_calls(loss: nn.Module, bins: Any, labels: Any, weight: Tensor) -> Lis
     if loss.mask is not None:
         weight = weight.clone()
         weight[:, loss.mask] *= loss.mask_weight
-    return [SoftmaxCall(student_side(axis).flatten(0, 1) * loss.beta, _largest(label.flatten(0, 1)),
-                        weight.flatten(), None) for axis, label in zip(bins, labels)]
+    logits = softmax_logits(loss, map_leaves(student_side, bins))
+    return [SoftmaxCall(axis, _largest(label.flatten(0, 1)), weight.flatten(), None)
+            for axis, label in zip(logits, labels)]
 
 
 def _largest(labels: Tensor) -> Tensor:
