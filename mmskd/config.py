@@ -2,13 +2,16 @@
 import difflib
 import functools
 import inspect
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.hub import hub
+
+from mmskd.errors import UsageError
 
 OURS = 'mmskd::'
 
@@ -82,6 +85,38 @@ def project_of(cfg: Config) -> str:
         if scope in ('mmdet', 'mmpose'):
             return scope
     return 'mmdet'
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Look for the annotations that a config names before anything is built.
+
+    Args:
+        cfg (Config): A config.
+        splits (sequence[str]): Any of ``'train'``, ``'val'``, ``'test'``.
+
+    Raises:
+        UsageError: If a file is not there.
+    """
+    for split in splits:
+        for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
+            root = dataset.get('data_root') or ''
+            path = os.path.join(root, dataset['ann_file'])
+            if dataset.get('backend_args') or '://' in path or os.path.exists(path):
+                continue
+            where = root.rstrip('/') or os.path.dirname(path)
+            raise UsageError(f'the config reads {path} ({split}), which is not there; put the '
+                             f'data set there, or link it: ln -s /path/to/the/data {where}')
+
+
+def _datasets(node: Any) -> Iterator[dict]:
+    """Every data set with annotations in a dataloader, within whatever wraps it."""
+    if isinstance(node, dict):
+        if isinstance(node.get('ann_file'), str) and node['ann_file']:
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _datasets(child)
 
 
 def register_config_scope() -> None:

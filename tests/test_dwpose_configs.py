@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmskd.config import config_root, find_config, load_config
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.optional import HAS_MMDET
 
 pytest.importorskip('mmpose')

@@ -17,7 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Optional
 
-from mmskd.engine.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
+from mmskd.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
 
 DISTILLERS = ('DWPoseDistiller', 'PoseEstimatorDistiller')
 

@@ -30,7 +30,7 @@ from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
 from mmskd.datasets.shapes import CLASSES, PALETTE
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.evaluation.report.page import write_report
 
 TOOLS = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from pickle import UnpicklingError
 
-from mmskd.engine.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
+from mmskd.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

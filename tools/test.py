@@ -10,10 +10,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmskd.config import load_config, project_of
-from mmskd.engine.checkpoint import use_safe_loading
-from mmskd.engine.launch import (UsageError, add_common_arguments, build_runner, check_checkpoint,
-                                 check_data, draw_predictions, end_processes, set_launcher,
-                                 set_local_rank, set_work_dir)
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import check_data
+from mmskd.engine.launch import (add_common_arguments, build_runner, check_checkpoint,
+                                 draw_predictions, end_processes, set_launcher, set_local_rank,
+                                 set_work_dir)
+from mmskd.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:

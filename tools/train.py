@@ -7,11 +7,12 @@ import sys
 from mmengine.config import Config
 
 from mmskd.config import find_config, load_config, project_of
-from mmskd.engine.checkpoint import use_safe_loading
-from mmskd.engine.launch import (CheckpointAction, KeyValueAction, UsageError,
-                                 add_common_arguments, build_runner, check_checkpoint, check_data,
-                                 draw_predictions, end_processes, set_launcher, set_local_rank,
-                                 set_work_dir)
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import check_data
+from mmskd.engine.launch import (CheckpointAction, KeyValueAction, add_common_arguments,
+                                 build_runner, check_checkpoint, draw_predictions, end_processes,
+                                 set_launcher, set_local_rank, set_work_dir)
+from mmskd.errors import UsageError
 from mmskd.engine.schedule import shorten_schedule
 
 TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')

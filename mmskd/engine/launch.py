@@ -2,7 +2,6 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any, Iterator, Sequence
 from unittest import mock
 
 import torch
@@ -13,9 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
-
-class UsageError(ValueError):
-    """Something that the user can put right; the message says how."""
+from mmskd.errors import UsageError
 
 
 class KeyValueAction(DictAction):
@@ -97,38 +94,6 @@ def check_checkpoint(path: str) -> None:
     """Raise UsageError if a local checkpoint is not there."""
     if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
         raise UsageError(f'there is no checkpoint {path}')
-
-
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Look for the annotations that a config names before anything is built.
-
-    Args:
-        cfg (Config): A config.
-        splits (sequence[str]): Any of ``'train'``, ``'val'``, ``'test'``.
-
-    Raises:
-        UsageError: If a file is not there.
-    """
-    for split in splits:
-        for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
-            root = dataset.get('data_root') or ''
-            path = os.path.join(root, dataset['ann_file'])
-            if dataset.get('backend_args') or '://' in path or os.path.exists(path):
-                continue
-            where = root.rstrip('/') or os.path.dirname(path)
-            raise UsageError(f'the config reads {path} ({split}), which is not there; put the '
-                             f'data set there, or link it: ln -s /path/to/the/data {where}')
-
-
-def _datasets(node: Any) -> Iterator[dict]:
-    """Every data set with annotations in a dataloader, within whatever wraps it."""
-    if isinstance(node, dict):
-        if isinstance(node.get('ann_file'), str) and node['ann_file']:
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _datasets(child)
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:

@@ -1,7 +1,7 @@
 """Reads what ``tools/test.py`` saved, and nothing else.
 
 A results file is a pickle, and a pickle may call anything. These hold tensors, arrays, numbers and
-plain containers, so nothing but those is built; arrays by :mod:`mmskd.engine.safe_numpy`.
+plain containers, so nothing but those is built; arrays by :mod:`mmskd.checkpoint.safe_numpy`.
 """
 import io
 import os
@@ -13,7 +13,7 @@ from typing import Any, List
 
 import torch
 
-from mmskd.engine.safe_numpy import NUMPY_NAMES, with_ndarrays
+from mmskd.checkpoint.safe_numpy import NUMPY_NAMES, with_ndarrays
 
 
 def load_results(path: str) -> List[dict]:

@@ -9,9 +9,9 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import nn
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
-from tests import classifiers
+from tests.support import classifiers
 
 EXTRA = 'extra'
 

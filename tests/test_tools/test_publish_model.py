@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 
 READ_WITHOUT_MMSKD = """
 import sys, torch

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
-from tests.processes import free_port
+from mmskd.checkpoint import load_checkpoint_safely
+from tests.support.processes import free_port
 
 pytest.importorskip('mmdet')
 needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')

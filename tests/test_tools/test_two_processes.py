@@ -6,9 +6,9 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
-from tests import runs  # noqa: E402
-from tests.processes import dist_train  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
+from tests.support import runs  # noqa: E402
+from tests.support.processes import dist_train  # noqa: E402
 
 
 def ranks(folder: Path) -> list:
@@ -23,7 +23,7 @@ def data_root(tmp_path_factory):
 @pytest.mark.parametrize('loop,length', [('epoch', 3), ('iter', 6)])
 def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     cfg = runs.config(data_root, tmp_path / 'whole', loop, length, ema=True)
-    cfg.custom_imports = dict(imports=['tests.rank_recorder'])
+    cfg.custom_imports = dict(imports=['tests.support.rank_recorder'])
     cfg.custom_hooks += [dict(type='RankRecorder'), dict(type='mmskd.CalibrationPictureHook')]
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     config = tmp_path / 'config.py'
@@ -58,7 +58,7 @@ def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path
     runs.train(make(data_root, tmp_path / 'trained', length=1))
     checkpoint = str(tmp_path / 'trained' / 'epoch_1.pth')
     cfg = make(data_root, tmp_path / 'whole', length=2)
-    cfg.custom_imports = dict(imports=['tests.rank_recorder'])
+    cfg.custom_imports = dict(imports=['tests.support.rank_recorder'])
     cfg.custom_hooks[0] = dict(type='mmskd.HeadDistillHook', checkpoint=checkpoint)
     cfg.custom_hooks.append(dict(type='RankRecorder'))
     cfg.pop('env_cfg')

@@ -6,9 +6,9 @@ import torch
 
 pytest.importorskip('mmpose')
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
-from tests import pose_runs, runs  # noqa: E402
-from tests.processes import dist_train  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
+from tests.support import pose_runs, runs  # noqa: E402
+from tests.support.processes import dist_train  # noqa: E402
 
 
 def ranks(folder: Path) -> list:
@@ -34,7 +34,7 @@ def trained(data_root, tmp_path_factory):
 def run(data_root: Path, tmp_path: Path, hook: dict) -> list:
     """Train three epochs; again from the second; both ranks of both must agree."""
     cfg = pose_runs.config(data_root, tmp_path / 'whole', [hook], length=3, ema=True)
-    cfg.custom_imports = dict(imports=['tests.rank_recorder'])
+    cfg.custom_imports = dict(imports=['tests.support.rank_recorder'])
     cfg.custom_hooks.append(dict(type='RankRecorder'))
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     config = tmp_path / 'config.py'

@@ -20,8 +20,10 @@ from mmengine.runner import Runner, load_checkpoint
 from rich.console import Console
 
 from mmskd.config import load_config, project_of
-from mmskd.engine.checkpoint import use_safe_loading
-from mmskd.engine.launch import KeyValueAction, UsageError, check_checkpoint, check_data
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import check_data
+from mmskd.engine.launch import KeyValueAction, check_checkpoint
+from mmskd.errors import UsageError
 from mmskd.evaluation.offline import calibration_metric, metrics_table
 from mmskd.evaluation.temperature import fit_temperature
 from mmskd.progress import track

@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.evaluation.report.page import write_report
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.progress import track
 from mmskd.version import __version__
 

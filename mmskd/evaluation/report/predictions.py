@@ -23,8 +23,9 @@ from mmengine.registry import EVALUATOR, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmskd.config import project_of
-from mmskd.engine.checkpoint import load_checkpoint_safely
-from mmskd.engine.launch import UsageError, check_data
+from mmskd.checkpoint import load_checkpoint_safely
+from mmskd.config import check_data
+from mmskd.errors import UsageError
 from mmskd.progress import track
 
 from .runs import Run

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmskd.config import project_of
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 
 # What of a config does not change what is learned, and so does not tell runs apart
 INCIDENTAL = ('work_dir', 'launcher', 'resume', 'experiment_name', 'visualizer', 'log_level',

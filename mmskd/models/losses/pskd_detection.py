@@ -5,7 +5,6 @@ Each class has the constructor and the call of its hard-target namesake. The for
 """
 from typing import Dict, Optional, Tuple, Type, Union
 
-import torch.nn.functional as F
 from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss)
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn

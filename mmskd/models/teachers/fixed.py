@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmskd.config import load_config, project_of
-from mmskd.engine.checkpoint import load_weights
+from mmskd.checkpoint import load_weights
 from ..soft_heads import SoftHead, is_pose_estimator
 from .mirror import feature_links
 

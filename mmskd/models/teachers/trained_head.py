@@ -4,7 +4,7 @@ from typing import List, Sequence
 
 from torch import nn
 
-from mmskd.engine.checkpoint import load_weights
+from mmskd.checkpoint import load_weights
 from .fixed import freeze
 
 FEATURE_PARTS = ('backbone', 'neck')

@@ -18,12 +18,12 @@ needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installe
 
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
-    from tests import runs
+    from tests.support import runs
     return runs.data(tmp_path_factory.mktemp('shapes') / 'data', val=3)
 
 
 def detector(data_root, work_dir, hooks=(HOOK, ), **changes):
-    from tests import runs
+    from tests.support import runs
     cfg = runs.config(data_root, work_dir, ema=True, model__test_cfg__score_thr=0.0, **changes)
     cfg.val_evaluator = [cfg.val_evaluator, dict(
         type='mmskd.DetCalibrationMetric', score_thr=0.0, n_bins=8,
@@ -50,7 +50,7 @@ def drawn(monkeypatch):
 @needs_mmdet
 @pytest.mark.parametrize('loop, length, steps', [('epoch', 4, (2, 4)), ('iter', 4, (4, ))])
 def test_detector(data_root, tmp_path, drawn, loop, length, steps):
-    from tests import runs
+    from tests.support import runs
     plain = runs.train(detector(data_root, tmp_path / 'plain', (), loop=loop, length=length))
     seen = runs.train(detector(data_root, tmp_path / 'seen', loop=loop, length=length))
     runs.assert_equal(runs.weights(plain), runs.weights(seen))
@@ -76,7 +76,7 @@ def test_detector(data_root, tmp_path, drawn, loop, length, steps):
 def test_any_backend_and_a_validation_alone(data_root, tmp_path, monkeypatch):
     """Pictures go through ``Visualizer.add_image``, whatever is behind it; a run that only
     validates is at step 0."""
-    from tests import runs
+    from tests.support import runs
     added = []
     monkeypatch.setattr(Visualizer, 'add_image', lambda self, name, image, step=0: added.append(
         (name, image.dtype, image.ndim, image.shape[-1], step)))
@@ -86,7 +86,7 @@ def test_any_backend_and_a_validation_alone(data_root, tmp_path, monkeypatch):
 
 @needs_mmpose
 def test_pose_estimator(tmp_path, drawn):
-    from tests import runs
+    from tests.support import runs
     from tests.test_tools.conftest import POSE
     write_demo_data(tmp_path / 'data', kind='stick-figures', train=6, val=4)
     text = POSE.replace('data/figures', str(tmp_path / 'data'))

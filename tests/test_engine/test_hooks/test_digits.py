@@ -4,7 +4,7 @@ import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import TensorDataset
 
-from tests import classifiers
+from tests.support import classifiers
 
 sklearn_datasets = pytest.importorskip('sklearn.datasets')
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import DistillHook, PSKDHook
 from mmskd.engine.hooks.distill_hook import STATE_KEY
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMPOSE:
-    from tests import pose_runs, poses, runs
+    from tests.support import pose_runs, poses, runs
 if HAS_MMDET:
-    from tests import detectors
+    from tests.support import detectors
 
 needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installed')
 needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')

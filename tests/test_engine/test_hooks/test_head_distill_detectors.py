@@ -7,9 +7,9 @@ pytest.importorskip('mmdet')
 
 from mmdet.models import SSDVGG  # noqa: E402
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import HeadDistillHook  # noqa: E402
-from tests import detectors, runs  # noqa: E402
+from tests.support import detectors, runs  # noqa: E402
 
 HEADS = {
     **dict.fromkeys(detectors.FAMILIES, ['bbox_head']),

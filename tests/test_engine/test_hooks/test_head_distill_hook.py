@@ -7,9 +7,9 @@ from torch import nn
 
 pytest.importorskip('mmpose')
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import HeadDistillHook  # noqa: E402
-from tests import pose_runs, poses, runs  # noqa: E402
+from tests.support import pose_runs, poses, runs  # noqa: E402
 
 FAMILIES = ('rtmpose', 'rtmw', 'simcc', 'heatmap', 'mspn')
 

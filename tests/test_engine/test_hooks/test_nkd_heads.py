@@ -9,9 +9,9 @@ from mmskd.models.pairing import has_pair, map_leaves, student_side, teacher_sid
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMDET:
-    from tests import detectors, runs
+    from tests.support import detectors, runs
 if HAS_MMPOSE:
-    from tests import poses
+    from tests.support import poses
 
 needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
 needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installed')

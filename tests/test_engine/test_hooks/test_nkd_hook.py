@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import NKDHook
 from mmskd.models.losses.functional import nkd
 from mmskd.registry import HOOKS
-from tests import classifiers
-from tests.classifiers import NUM_CLASSES, TinyClassifier
+from tests.support import classifiers
+from tests.support.classifiers import NUM_CLASSES, TinyClassifier
 
 
 def build(teacher=None, **options):

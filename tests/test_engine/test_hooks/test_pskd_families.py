@@ -10,7 +10,7 @@ pytest.importorskip('mmdet')
 
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
-from tests.detectors import FAMILIES, build, losses, total  # noqa: E402
+from tests.support.detectors import FAMILIES, build, losses, total  # noqa: E402
 
 families = pytest.mark.parametrize('family', FAMILIES)
 

@@ -9,11 +9,11 @@ pytest.importorskip('mmdet')
 
 from mmengine.hooks import Hook  # noqa: E402
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
 from mmskd.engine.hooks.pskd_hook import STATE_KEY  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
-from tests import detectors, runs  # noqa: E402
+from tests.support import detectors, runs  # noqa: E402
 
 
 @pytest.fixture(scope='module')

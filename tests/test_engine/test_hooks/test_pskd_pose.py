@@ -8,10 +8,10 @@ from torch import nn
 
 pytest.importorskip('mmpose')
 
-from mmskd.engine.checkpoint import load_checkpoint_safely  # noqa: E402
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
-from tests import pose_runs, poses, runs  # noqa: E402
+from tests.support import pose_runs, poses, runs  # noqa: E402
 
 families = pytest.mark.parametrize('family', poses.FAMILIES)
 

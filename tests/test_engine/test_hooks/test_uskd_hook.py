@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmskd.engine.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import NKDHook, USKDHook
 from mmskd.engine.hooks.uskd_hook import STATE_KEY
 from mmskd.models.losses.functional import uskd
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from mmskd.registry import HOOKS
-from tests import classifiers
-from tests.classifiers import CHANNELS, NUM_CLASSES, TinyClassifier
-from tests.processes import dist_train
+from tests.support import classifiers
+from tests.support.classifiers import CHANNELS, NUM_CLASSES, TinyClassifier
+from tests.support.processes import dist_train
 
 OPTIONS = dict(layer='net.stage3', channels=CHANNELS, num_classes=NUM_CLASSES,
                loss_module='criterion')
@@ -232,7 +232,7 @@ def test_compile_is_refused(tmp_path):
 
 def test_two_processes_agree(tmp_path):
     cfg = config(tmp_path / 'run', length=2)
-    cfg.custom_imports = dict(imports=['tests.classifiers'])
+    cfg.custom_imports = dict(imports=['tests.support.classifiers'])
     cfg.custom_hooks.append(dict(type='USKDRecorder'))
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     cfg.dump(str(tmp_path / 'config.py'))
@@ -321,7 +321,7 @@ def test_a_layer_without_gradients_is_refused():
 @needs_mmdet
 @pytest.mark.parametrize('ignore_background', [False, True])
 def test_roi_head(ignore_background):
-    from tests import detectors
+    from tests.support import detectors
     model = detectors.build('faster_rcnn')
     stock = detectors.losses(model)
     hook = USKDHook(layer='roi_head.bbox_roi_extractor', channels=256, num_classes=81,
@@ -339,7 +339,7 @@ def test_roi_head(ignore_background):
 @needs_mmdet
 def test_the_queries_of_detr():
     """The weak logits are those of the first decoder layer, the final ones and labels those of the last."""
-    from tests import detectors
+    from tests.support import detectors
     model = detectors.build('detr')
     stock = detectors.losses(model)
     hook = USKDHook(layer='decoder.layers.0', channels=256, num_classes=81, tokens='each',
@@ -363,7 +363,7 @@ def test_the_queries_of_detr():
 @pytest.mark.parametrize('teaching', ['PSKDHook', 'DistillHook'])
 def test_beside_a_teacher(teaching):
     from mmskd.engine import hooks
-    from tests import detectors
+    from tests.support import detectors
     model = detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64})
     teacher = hooks.PSKDHook() if teaching == 'PSKDHook' else hooks.DistillHook(
         detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}))
@@ -384,7 +384,7 @@ def test_beside_a_teacher(teaching):
 @pytest.mark.parametrize('family', ['rtmpose', 'simcc'])
 def test_simcc(family):
     """A keypoint on an axis is a sample; its class is the bin with the largest label."""
-    from tests import poses
+    from tests.support import poses
     model = poses.build(family)
     data = poses.batch(model)
     stock = poses.losses(model, data)
@@ -424,7 +424,7 @@ def test_simcc(family):
     ('retinanet', r'model.bbox_head.loss_cls \(FocalLoss\) is a sigmoid loss'),
     ('detr', r'model.bbox_head.loss_cls is called with \(40, 81\).*\(2, 81\)')])
 def test_other_detectors_are_refused(family, message):
-    from tests import detectors
+    from tests.support import detectors
     model = detectors.build(family)
     hook = USKDHook(layer='backbone.layer3', channels=256, num_classes=81,
                     loss_module='bbox_head.loss_cls')

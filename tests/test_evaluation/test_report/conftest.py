@@ -8,7 +8,7 @@ IMAGES = 4
 def detection_runs(tmp_path_factory):
     """Work dirs of a baseline and of PS-KD, with two seeds each."""
     pytest.importorskip('mmdet')
-    from tests import runs
+    from tests.support import runs
     root = tmp_path_factory.mktemp('detection')
     data = runs.data(root / 'data', train=8, val=IMAGES)
     folders = []
@@ -38,7 +38,7 @@ def pose_runs(tmp_path_factory):
     from mmengine.config import Config
 
     from mmskd.datasets import write_demo_data
-    from tests import runs
+    from tests.support import runs
     from tests.test_tools.conftest import POSE
     root = tmp_path_factory.mktemp('pose')
     write_demo_data(root / 'data', kind='stick-figures', train=6, val=IMAGES)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.evaluation.report import page
 from mmskd.evaluation.report.page import number, write_report
 from mmskd.evaluation.report.runs import Run
@@ -140,7 +140,7 @@ def test_what_is_missing_is_said(detection_runs, tmp_path):
 
 
 def test_runs_of_other_images_are_not_mixed(detection_runs, tmp_path):
-    from tests import runs
+    from tests.support import runs
     shutil.copytree(detection_runs[1], tmp_path / 'other')
     data = runs.data(tmp_path / 'data', train=8, val=3)
     for config in (tmp_path / 'other').rglob('*.py'):

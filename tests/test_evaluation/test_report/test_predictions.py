@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.evaluation.report import predictions as module
 from mmskd.evaluation.report.judging import Rule, calibration_metrics, judge
 from mmskd.evaluation.report.predictions import Predictions, predictions_of

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from mmskd.engine.launch import UsageError
+from mmskd.errors import UsageError
 from mmskd.evaluation.report.runs import MISSING, Run, config_differences, group_runs
 
 CONFIG = """

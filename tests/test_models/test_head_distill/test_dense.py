@@ -8,7 +8,7 @@ from mmdet.structures.bbox import bbox_overlaps  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 
 from mmskd.models.head_distill.dense import BOXES, DenseDistiller, _boxes, _flatten  # noqa: E402
-from tests import detectors  # noqa: E402
+from tests.support import detectors  # noqa: E402
 
 SIZES = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
 CLASSES = 3

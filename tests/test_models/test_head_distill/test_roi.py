@@ -7,7 +7,7 @@ import torch
 pytest.importorskip('mmdet')
 
 from mmskd.models.head_distill.roi import BoxDistiller, mask_term  # noqa: E402
-from tests import detectors  # noqa: E402
+from tests.support import detectors  # noqa: E402
 
 CLASSES, ROIS = 3, 6
 

@@ -8,7 +8,7 @@ pytest.importorskip('mmdet')
 from mmskd.models.pairing import Pair, unpair  # noqa: E402
 from mmskd.models.teachers import Mirror  # noqa: E402
 from mmskd.models.teachers.mirror import Tap, feature_links  # noqa: E402
-from tests import detectors  # noqa: E402
+from tests.support import detectors  # noqa: E402
 
 
 @pytest.mark.parametrize('family,links', [

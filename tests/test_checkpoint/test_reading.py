@@ -19,9 +19,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmskd.engine.checkpoint import (allow_checkpoint_classes, checkpoint_classes,
-                                     load_checkpoint_safely, load_restricted, use_safe_loading)
-from mmskd.engine.safe_numpy import NUMERIC_DTYPES, NumericArray
+from mmskd.checkpoint import (allow_checkpoint_classes, load_checkpoint_safely,
+                              use_safe_loading)
+from mmskd.checkpoint.reading import checkpoint_classes, load_restricted
+from mmskd.checkpoint.safe_numpy import NUMERIC_DTYPES, NumericArray
 
 # What numpy calls to make an array and a number from a pickle
 RECONSTRUCT = np.zeros(0).__reduce__()[0]

@@ -11,9 +11,7 @@ import re
 import types
 import warnings
 import zipfile
-from collections import OrderedDict
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 from urllib.parse import urlparse
 
@@ -22,9 +20,8 @@ import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
-from torch import nn
 
-from mmskd.engine.safe_numpy import NUMPY_NAMES, NumericArray, NumericDType, with_ndarrays
+from .safe_numpy import NUMPY_NAMES, NumericArray, NumericDType, with_ndarrays
 
 
 def _renamed(what: Callable, name: str) -> Callable:
@@ -92,7 +89,7 @@ def class_function(owner: type, name: str) -> Callable:
 def checkpoint_classes() -> List[Callable]:
     """What MMEngine's checkpoints hold beyond tensors and plain containers.
 
-    None of it is numpy's: see :mod:`mmskd.engine.safe_numpy`. Its two classes are found under their
+    None of it is numpy's: see :mod:`mmskd.checkpoint.safe_numpy`. Its two classes are found under their
     own names as well, because PyTorch fills only objects of classes that it may find. An empty
     array is pickled as a call of ``bytes``: a data set without a skeleton has some.
     """
@@ -178,39 +175,6 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
     _drop_config(checkpoint, path)
     return checkpoint
 
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load the weights of a checkpoint into a model.
-
-    Args:
-        model (nn.Module): As the checkpoint's model was built.
-        path (str): A file or URL.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it lacks a weight that the model has, has one that the model lacks, or one of
-            another shape; names the file and the keys.
-        pickle.UnpicklingError, RuntimeError: If it is not a checkpoint.
-    """
-    load = load_from_http_safely if '://' in path else load_from_local_safely
-    checkpoint = load(path, map_location='cpu')
-    given, wanted = checkpoint.get('state_dict', checkpoint), model.state_dict()
-    problems = {
-        'lacks': wanted.keys() - given.keys(),
-        'has beyond the model': given.keys() - wanted.keys(),
-        'has in another shape': [key for key in wanted.keys() & given.keys()
-                                 if wanted[key].shape != given[key].shape]
-    }
-    found = [f'{what} {len(keys)} weights, such as {sorted(keys)[0]}'
-             for what, keys in problems.items() if keys]
-    if found:
-        hint = ('; it was saved by a distiller that holds two models: '
-                'tools/convert_dwpose_checkpoint.py makes a stock checkpoint of it'
-                if any(key.startswith('student.') for key in given) else '')
-        raise ValueError(f'{path} does not fit {type(model).__name__}: it {"; ".join(found)}{hint}')
-    model.load_state_dict(given)
-
-
 def _refusal(path: str, error: pickle.UnpicklingError) -> str:
     match = re.search(r'GLOBAL (.+?)(?: was not an allowed| whose module|$)', str(error), re.M)
     what = match.group(1) if match else str(error).rpartition('error: ')[2]
@@ -281,60 +245,6 @@ def load_restricted(path: str, map_location: Any = None) -> Any:
         UnpicklingError=pickle.UnpicklingError)
     return with_ndarrays(torch.load(
         path, map_location=map_location, pickle_module=restricted_pickle, weights_only=False))
-
-
-# ------------------------------------------------------------------ checkpoints for others
-
-
-def plain(value: Any) -> Any:
-    """A value as built of Python's own types.
-
-    Raises:
-        TypeError: If it is neither such a type nor a numpy array or number.
-    """
-    if value is None or isinstance(value, (bool, int, float, str)) \
-            and not isinstance(value, np.generic):
-        return value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(item) for item in value)
-    raise TypeError(f'{type(value).__name__} is not a plain type')
-
-
-def publishable(checkpoint: dict) -> dict:
-    """The weights and the plain metadata of a checkpoint.
-
-    Metadata of other types is left out, with a line on the console that says so.
-
-    Raises:
-        ValueError: If there are no weights, or something else among them.
-    """
-    state_dict = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
-    if not state_dict:
-        raise ValueError('there is no state_dict')
-    for key, value in state_dict.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f'state_dict[{key!r}] is no tensor but {type(value).__name__}')
-    meta = {}
-    for key, value in (checkpoint.get('meta') or {}).items():
-        try:
-            meta[key] = plain(value)
-        except TypeError as error:
-            print(f'meta[{key!r}] is left out: {error}')
-    weights = OrderedDict(state_dict)
-    weights._metadata = getattr(state_dict, '_metadata', OrderedDict())
-    return dict(meta=meta, state_dict=weights)
-
-
-def write_checkpoint(checkpoint: dict, path: Path) -> None:
-    """``torch.save`` with bytes that depend on the checkpoint alone, and not on the file's name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'wb') as file:  # of a path, PyTorch notes the name in the archive
-        torch.save(checkpoint, file)
-
 
 # ------------------------------------------------------------------ MMEngine's loader
 
