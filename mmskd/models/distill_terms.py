@@ -6,36 +6,44 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .heads import TaughtHead, is_detector, is_pose_estimator
 from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
-                             SimCCDistillLoss, is_heatmap_loss)
+                             SimCCDistillLoss)
+from .losses.mining import MinedLoss
+from .losses.nkd import NKDLoss
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair
-from .soft_heads import SoftHead
+from .taps import Tap
 from .teachers.fixed import feature_maps
-from .teachers.mirror import Tap
-from .teachers.pose_mirror import feature_module
+from .teachers.output_mirror import feature_module
 
 
 class LogitTerms:
     """Asks losses of predictions at each call of the heads' own losses.
 
     Args:
-        heads (sequence[SoftHead]): The heads. Their predictions arrive with the teacher's.
+        heads (sequence[TaughtHead]): The heads. Their predictions arrive with the teacher's.
         losses (sequence[nn.Module]): Losses with a method ``of_call``.
         gt_weight (float): Factor of the heads' own losses.
+        teacher (nn.Module, optional): Whose predictions; its own losses say how these are meant (SimCC's
+            temperature). Defaults to None: as the student's.
 
     Attributes:
         scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
     """
 
-    def __init__(self, heads: Sequence[SoftHead], losses: Sequence[nn.Module], gt_weight: float):
+    def __init__(self, heads: Sequence[TaughtHead], losses: Sequence[nn.Module], gt_weight: float,
+                 teacher: Optional[nn.Module] = None):
         self.scale = 1.0
         self._losses, self._gt_weight = losses, gt_weight
         self._terms: Dict[str, List[Tensor]] = defaultdict(list)
+        theirs = {} if teacher is None else dict(teacher.named_modules())
         self._handles = [
-            loss.register_forward_hook(Tap(partial(self._after_loss, head.weight)), with_kwargs=True)
-            for head in heads for loss in head.losses]
+            loss.register_forward_hook(
+                Tap(partial(self._after_loss, head.weight, theirs.get(name))), with_kwargs=True)
+            for head in heads for name, loss in head.losses.items()]
 
     def take(self) -> Dict[str, Tensor]:
         """The terms since the last time, summed over the calls, by the name they are logged under."""
@@ -45,21 +53,22 @@ class LogitTerms:
 
     def remove(self) -> None:
         """Take the hooks off."""
+        self._terms.clear()
         for handle in self._handles:
             handle.remove()
 
-    def _after_loss(self, weight: float, loss: nn.Module, args: tuple, kwargs: dict,
-                    output: Tensor) -> Optional[Tensor]:
+    def _after_loss(self, weight: float, teacher_loss: Optional[nn.Module], loss: nn.Module, args: tuple,
+                    kwargs: dict, output: Tensor) -> Optional[Tensor]:
         if not has_pair(args):
             return None
-        hard = output if self._gt_weight == 1 else output * self._gt_weight
+        own = output if self._gt_weight == 1 else output * self._gt_weight
         for term in self._losses if self.scale else ():
-            value = term.of_call(LossCall(loss, args, kwargs)) * self.scale
+            value = term.of_call(LossCall(loss, args, kwargs, teacher_loss)) * self.scale
             if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
-                hard = hard + value
+                own = MinedLoss.of(own + value, output)
             else:
                 self._terms[term.log_name].append(value.sum() * weight)
-        return hard
+        return own
 
 
 class FeatureTerm:
@@ -91,8 +100,10 @@ class FeatureTerm:
     def take(self) -> Dict[str, Tensor]:
         """The term of that forward pass."""
         maps, self._listening, self._maps = self._maps, False, {}
-        if len(maps) < 2:
-            return {}
+        for side in ('student', 'teacher'):
+            if side not in maps:
+                raise UsageError(f'the {side} computed no features in this step, so there is nothing that '
+                                 f'{type(self._loss).__name__} could compare. Leave it out of `losses`.')
         return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
 
     def remove(self) -> None:
@@ -110,42 +121,41 @@ class FeatureTerm:
         return keep
 
 
-def build_losses(hook: str, option: str, cfgs: Sequence[dict],
-                 heads: Sequence[SoftHead]) -> List[nn.Module]:
-    """Build losses between a student and a teacher for these heads.
-
-    Args:
-        hook (str): Whose option it is.
-        option (str): Its name.
-        cfgs (sequence[dict]): Configs of the losses.
-        heads (sequence[SoftHead]): The student's heads.
+def build_losses(cfgs: Sequence[dict]) -> List[nn.Module]:
+    """Build losses between a student and a teacher.
 
     Raises:
-        ValueError: If one is no such loss, or does not go with a head.
+        UsageError: If one is no such loss.
     """
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
-        if not (isinstance(loss, FeatureDistillLoss) or hasattr(loss, 'of_call')):
-            raise ValueError(f'{hook}: {type(loss).__name__} in the option `{option}` is no loss between '
-                             'a student and a teacher')
-        if hasattr(loss, 'check_head'):
-            for head in heads:
-                for own in head.losses:
-                    loss.check_head(own)
+        if not (compares_features(loss) or hasattr(loss, 'of_call')):
+            raise UsageError(f'{type(loss).__name__} is no loss between a student and a teacher')
     return losses
 
 
-def default_losses(heads: Sequence[SoftHead], features: bool = True) -> List[nn.Module]:
-    """What DWPose uses where a config names nothing, by the kind of the heads' own losses.
+def check_losses(losses: Sequence[nn.Module], heads: Sequence[TaughtHead]) -> None:
+    """Raise UsageError if a loss does not go with a head."""
+    for loss in losses:
+        for head in heads if hasattr(loss, 'check_head') else ():
+            for own in head.losses.values():
+                loss.check_head(own)
 
-    Features and logits for pose estimators; for detectors the class scores alone, because the weight
-    of a sum over all of an FPN's places has to be chosen for the size of the images.
+
+def compares_features(loss: nn.Module) -> bool:
+    """Whether a loss compares features, and not predictions."""
+    return isinstance(loss, FeatureDistillLoss)
+
+
+def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
+    """What teaches where a config names nothing: DWPose's choice where it has one.
+
+    Features and bins for SimCC, heatmaps alone for heatmap heads, class scores for detectors and
+    classifiers: the weight of a sum over a feature map has to be chosen for the size of the map.
     """
-    own = heads[0].losses[0]
+    own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
-        logits: nn.Module = SimCCDistillLoss()
-    elif is_heatmap_loss(own):
-        logits = HeatmapDistillLoss()
-    else:
-        return [ClassDistillLoss()]
-    return [FeatureDistillLoss(), logits] if features else [logits]
+        return [FeatureDistillLoss(), SimCCDistillLoss()]
+    if is_pose_estimator(model):
+        return [HeatmapDistillLoss()]
+    return [ClassDistillLoss() if is_detector(model) else NKDLoss()]

@@ -13,6 +13,8 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
+from mmskd.errors import UsageError
+
 # Operations that move, select or recast elements without looking at their values. Only these are
 # applied to the teacher's side; what any other operation returns is a plain tensor.
 _SHAPE_OPS = frozenset(
@@ -76,10 +78,10 @@ def pair(student: Tensor,
         Pair: ``student``, paired.
 
     Raises:
-        ValueError: If the shapes differ.
+        UsageError: If the shapes differ.
     """
     if student.shape != teacher.shape:
-        raise ValueError(f'the student predicts {tuple(student.shape)} and the teacher '
+        raise UsageError(f'the student predicts {tuple(student.shape)} and the teacher '
                          f'{tuple(teacher.shape)}: they do not answer the same question')
     return _wrap(student_side(student), teacher.detach(), overrides or {})
 

@@ -5,9 +5,10 @@ from .head_distill_hook import HeadDistillHook
 from .nkd_hook import NKDHook
 from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
+from .teaching_hook import TeachingHook
 from .uskd_hook import USKDHook
 
 __all__ = [
     'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook', 'PSKDHook',
-    'RandomStreamsHook', 'USKDHook'
+    'RandomStreamsHook', 'TeachingHook', 'USKDHook'
 ]

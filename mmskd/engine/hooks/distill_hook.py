@@ -1,29 +1,28 @@
 """Distillation from another model's checkpoint: DWPose's first stage, and logits of detectors."""
 import os
-from typing import Dict, List, Optional, Sequence, Union
+from contextlib import ExitStack
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmskd.models.distill_terms import FeatureTerm, LogitTerms, build_losses, default_losses
-from mmskd.models.losses.distill import FeatureDistillLoss
-from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
-from mmskd.models.teachers.fixed import build_teacher, check_teacher, freeze, probe_features
-from mmskd.models.teachers.mirror import Tap
+from mmskd.errors import UsageError
+from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
+                                        compares_features, default_losses)
+from mmskd.models.heads import HeadAdapter, choose_heads
+from mmskd.models.teachers import freeze, mirror_of
+from mmskd.models.teachers.fixed import build_teacher, check_teacher, probe_features
+from mmskd.models.teachers.frozen import device_of
 from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
-from .preconditions import is_loss_pass, is_training, refuse_second_teacher, refuse_unsupported
-
-STATE_KEY = 'mmskd_distill'
+from .preconditions import is_training
+from .teaching_hook import TeachingHook
 
 
 @HOOKS.register_module()
-class DistillHook(Hook):
+class DistillHook(TeachingHook):
     """A trained teacher adds terms to the student's losses; the student stays a stock model.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW 2023,
@@ -57,8 +56,8 @@ class DistillHook(Hook):
             run first, as ``_base_`` is; and ``checkpoint``, a file or URL. Or a model that is built.
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
-            ``mmskd.NKDLoss``. Defaults to None: features and logits for pose estimators,
-            ``ClassDistillLoss`` for detectors.
+            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for heatmap heads,
+            ``ClassDistillLoss`` for detectors, ``NKDLoss`` for classifiers.
         decay (bool): Whether the terms fade out linearly, to T's share 1 / T. Defaults to True.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
@@ -69,23 +68,28 @@ class DistillHook(Hook):
         r_t (float): Present factor of the terms. Set by the hook in a Runner.
 
     Raises:
-        ValueError: If an option is out of range; in :meth:`attach` if student and teacher differ in
+        UsageError: If an option is out of range; in :meth:`attach` if student and teacher differ in
             keypoints, bins, input size, classes or strides, with both sides named, or if a loss does not go with
-            the head.
+            the head; in the first iteration if a head computes its loss in a way that the teacher cannot follow.
         FileNotFoundError: In :meth:`attach`, if config or checkpoint are not there.
     """
 
-    priority = 'NORMAL'
+    state_key = 'mmskd_distill'
 
     def __init__(self, teacher: Union[dict, nn.Module], losses: Optional[Sequence[dict]] = None,
                  decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
-        if isinstance(teacher, dict) and set(teacher) != {'config', 'checkpoint'}:
-            raise ValueError('DistillHook: teacher must be dict(config=..., checkpoint=...), got '
-                             f'the keys {sorted(teacher)}')
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(teacher, nn.Module) and (
+                not isinstance(teacher, dict) or set(teacher) != {'config', 'checkpoint'}):
+            got = f'the keys {sorted(teacher)}' if isinstance(teacher, dict) else repr(teacher)
+            raise UsageError(f'{name}: teacher must be dict(config=..., checkpoint=...), got {got}')
         if gt_weight < 0:
-            raise ValueError(f'DistillHook: gt_weight must not be negative, got {gt_weight}')
+            raise UsageError(f'{name}: gt_weight must not be negative, got {gt_weight}')
         if losses is not None and not losses:
-            raise ValueError('DistillHook: losses is empty, so nothing would be distilled')
+            raise UsageError(f'{name}: losses is empty, so nothing would be distilled')
+        if isinstance(heads, str):
+            raise UsageError(f'{name}: heads must be a list of names, e.g. [{heads!r}]')
         self.teacher = teacher
         self.loss_cfgs = losses
         self.decay = decay
@@ -93,104 +97,77 @@ class DistillHook(Hook):
         self.heads = heads
         self.r_t = 1.0
         self.losses: Optional[nn.ModuleList] = None
-        self._model: Optional[nn.Module] = None
         self._folder: Optional[str] = None
 
     # Without a Runner --------------------------------------------------------------------------
 
-    def attach(self, model: nn.Module) -> None:
-        """Let the teacher add its terms to the losses of ``model`` (or of the model in its DDP wrapper).
-
-        Args:
-            model (nn.Module): An mmdet detector or a top-down mmpose estimator.
-
-        Raises: See the class. The model is then unchanged.
-        """
-        if self._model is not None:
-            raise RuntimeError('DistillHook is attached to a model already; call detach() first')
-        model = model.module if is_model_wrapper(model) else model
-        refuse_second_teacher(model, self)
-        teacher = self._build_teacher().to(next(model.parameters()).device)
-        soft_heads: List[SoftHead] = soften_heads(model, self.heads)
-        try:
-            check_teacher(model, teacher, soft_heads)
-            losses = self._build_losses(soft_heads)
-            feature_losses = [loss for loss in losses if isinstance(loss, FeatureDistillLoss)]
-            for loss in feature_losses:
-                loss.connect(probe_features(model), probe_features(teacher))
-        except Exception:
-            for head in soft_heads:
-                head.undo()
-            raise
-        self.losses = nn.ModuleList(losses).to(next(model.parameters()).device)
-        self._soft_heads = soft_heads
-        self._mirror = mirror_of(model, soft_heads)
+    def set_up(self, model: nn.Module, undo: ExitStack) -> None:
+        """Let the teacher add its terms to the losses of the model."""
+        device = device_of(model)
+        teacher = self._build_teacher().to(device)
+        losses = None if self.loss_cfgs is None else build_losses(self.loss_cfgs)
+        if losses is None or not all(map(compares_features, losses)):
+            self.teach(model, self._choose_heads(model), undo)
+        check_teacher(model, teacher, self.heads_taught)
+        losses = default_losses(model, self.heads_taught) if losses is None else losses
+        check_losses(losses, self.heads_taught)
+        feature_losses = [loss for loss in losses if compares_features(loss)]
+        for loss in feature_losses:
+            loss.connect(probe_features(model), probe_features(teacher))
+        self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]
-        self._logits = LogitTerms(soft_heads, logit_losses, self.gt_weight)
+        self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._features = [FeatureTerm(model, teacher, loss) for loss in feature_losses]
-        self._handles = [
-            model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
-            model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
-        ]
-        self._model, self._teacher = model, teacher
+        for part in (self._mirror, self._logits, *self._features):
+            undo.callback(part.remove)
+        self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
-        if self._model is None:
-            return
-        for part in (*self._handles, self._mirror, self._logits, *self._features):
-            part.remove()
-        for head in self._soft_heads:
-            head.undo()
-        self._model = self._teacher = self.losses = None
+        super().detach()
+        self._teacher = self.losses = None
+
+    def begin(self, model: nn.Module) -> bool:
+        """Ask the teacher."""
+        for feature in self._features:
+            feature.listen()
+        self._logits.scale = self.r_t
+        self._mirror.start(self._teacher)
+        return True
+
+    def rest(self) -> None:
+        """Ask nobody."""
+        self._mirror.stop()
+
+    def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
+        """The losses, with the teacher's terms."""
+        self._mirror.stop()
+        terms = self._logits.take()
+        for feature in self._features:
+            for name, value in feature.take().items():
+                terms[name] = terms.get(name, 0) + value * self.r_t
+        return {**losses, **terms}
+
+    def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
+        return choose_heads(model, self.heads)
 
     def _build_teacher(self) -> nn.Module:
         if isinstance(self.teacher, nn.Module):
             return freeze(self.teacher)
         return build_teacher(self.teacher['config'], self.teacher['checkpoint'], self._folder)
 
-    def _build_losses(self, heads: List[SoftHead]) -> List[nn.Module]:
-        if self.loss_cfgs is None:
-            return default_losses(heads)
-        return build_losses('DistillHook', 'losses', self.loss_cfgs, heads)
-
-    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not is_loss_pass(args, kwargs):
-            self._mirror.stop()
-            return
-        for head in self._soft_heads:
-            for loss in head.losses:
-                loss.reset()
-        for feature in self._features:
-            feature.listen()
-        self._logits.scale = self.r_t
-        self._mirror.start(self._teacher)
-
-    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
-                       output: dict) -> Optional[dict]:
-        if self._mirror.teacher is None:
-            return None
-        self._mirror.stop()
-        for head in self._soft_heads:
-            head.check_pairing()
-        terms = self._logits.take()
-        for feature in self._features:
-            terms.update({name: value * self.r_t for name, value in feature.take().items()})
-        return {**output, **terms}
-
     # In a Runner -------------------------------------------------------------------------------
 
     def before_run(self, runner) -> None:
         """Attach, before a checkpoint is resumed: the optimizer has to know the projections by then."""
-        if not is_training(runner):
+        super().before_run(runner)
+        if not is_training(runner) or self._model is not None:
             return
-        refuse_unsupported(runner, self)
         if runner.cfg.filename:
             self._folder = os.path.dirname(runner.cfg.filename)
         self.attach(runner.model)
         for feature in self._features:
             feature.wrap(lambda loss: self._train_along(runner, loss))
-        self._announce()
 
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: the share of this epoch."""
@@ -199,33 +176,51 @@ class DistillHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Iteration loop: the share of this iteration."""
+        super().before_train_iter(runner, batch_idx, data_batch)
         if self.decay and isinstance(runner.train_loop, IterBasedTrainLoop):
             self.r_t = 1 - runner.iter / runner.max_iters
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Log the share."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
         runner.message_hub.update_scalar('train/distill_decay', self.r_t)
 
-    def after_train(self, runner) -> None:
-        """Give the model back as it was."""
-        self.detach()
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the projections, beside the student."""
-        if self.losses is not None and self.losses.state_dict():
-            checkpoint[STATE_KEY] = self._projections()
-
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Go on with the projections of the run that is being resumed."""
-        if runner._resume and self.losses is not None and self.losses.state_dict():
-            if STATE_KEY not in checkpoint:
-                raise ValueError(f'DistillHook: the checkpoint to resume from has no {STATE_KEY}: it was '
-                                 'saved without this hook. Start from it with load_from instead.')
-            self.losses.load_state_dict(checkpoint[STATE_KEY])
+        """Go on with the projections of the run that is being resumed.
 
-    def _projections(self) -> Dict[str, torch.Tensor]:
+        MMEngine's FlexibleRunner resumes before ``before_run``, so the optimizer learns of the projections here.
+
+        Raises:
+            UsageError: If that run was trained without them.
+        """
+        super().after_load_checkpoint(runner, checkpoint)
+        if not self._resumed:
+            return
+        self.before_run(runner)
+        if self.state() is not None and self._restored is None:
+            raise UsageError(f'{type(self).__name__}: the checkpoint to resume from has no {self.state_key}: it '
+                             'was saved without this hook. Start from it with load_from instead.')
+
+    def state(self) -> Optional[Dict[str, torch.Tensor]]:
+        """The projections of the features."""
+        if self.losses is None or not self.losses.state_dict():
+            return None
         return {name: value.detach().cpu().clone()
                 for name, value in self.losses.state_dict().items()}
+
+    def restore(self, state: dict) -> None:
+        """Go on with these projections."""
+        self.losses.load_state_dict(state)
+
+    def announce(self, runner) -> List[str]:
+        """Who teaches what, and by which losses."""
+        source = 'a model that was given' if isinstance(self.teacher, nn.Module) else self.teacher['config']
+        names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
+        fading = 'fading out linearly' if self.decay else 'at constant weight'
+        return [
+            f'Distillation: {type(self._teacher).__name__} ({source}) teaches by {names}, {fading}',
+            *(f'Distillation: {head.describe()}' for head in self.heads_taught)
+        ]
 
     @staticmethod
     def _train_along(runner, loss: nn.Module) -> nn.Module:
@@ -235,12 +230,3 @@ class DistillHook(Hook):
         wrapped = wrap_for_ddp(runner, loss)
         join_optimizer(runner, wrapped)
         return wrapped
-
-    def _announce(self) -> None:
-        source = self.teacher if isinstance(self.teacher, nn.Module) else self.teacher['config']
-        names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
-        fading = 'fading out linearly' if self.decay else 'at constant weight'
-        print_log(f'Distillation: {type(self._teacher).__name__} ({source}) teaches by {names}, '
-                  f'{fading}', 'current')
-        for head in self._soft_heads:
-            print_log(f'Distillation: {head.describe()}', 'current')

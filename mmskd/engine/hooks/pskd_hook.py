@@ -1,33 +1,30 @@
 """PS-KD: targets that are progressively softened with the model's own past prediction."""
 import logging
 import math
-from typing import Any, List, Optional, Sequence
+from contextlib import ExitStack
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
-from mmskd.models.distill_terms import LogitTerms, build_losses
-from mmskd.models.losses import FeatureDistillLoss
-from mmskd.models.soft_heads import SoftHead, mirror_of, soften_heads
-from mmskd.models.teachers import PastSelf
-from mmskd.models.teachers.mirror import Tap
+from mmskd.errors import UsageError
+from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
+                                        compares_features)
+from mmskd.models.heads import choose_heads
+from mmskd.models.teachers import PastSelf, mirror_of
 from mmskd.registry import HOOKS
 
-from .preconditions import is_loss_pass, refuse_second_teacher, refuse_unsupported
+from .teaching_hook import TeachingHook
 
-STATE_KEY = 'mmskd_past_self'
-PATIENCE = 10  # training passes in which a head may have nothing to classify
 PRECISIONS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 
 
 @HOOKS.register_module()
-class PSKDHook(Hook):
+class PSKDHook(TeachingHook):
     """Progressive self-knowledge distillation for any detector or top-down pose estimator, in one line
     of its config.
 
@@ -71,87 +68,62 @@ class PSKDHook(Hook):
             e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
             out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
             (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
+        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, say) that is added with weight
+            alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
 
     Attributes:
         alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
 
     Raises:
-        ValueError: If an option is out of range; in :meth:`attach` if a head or its loss cannot take a
-            soft target.
-        RuntimeError: In the first iterations, if a head computes its class loss in a way that the past
+        UsageError: If an option is out of range; in :meth:`attach` if a head or its loss cannot take a
+            soft target; in the first iteration, if a head computes its class loss in a way that the past
             prediction cannot follow; before the run, if the runner's set-up rules PS-KD out.
     """
 
-    priority = 'NORMAL'
+    state_key = 'mmskd_past_self'
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
                  precision: Optional[str] = None, heads: Optional[Sequence[str]] = None,
                  loss: Optional[dict] = None):
         if not 0 <= alpha_T <= 1:
-            raise ValueError(f'PSKDHook: alpha_T must be in [0, 1], got {alpha_T}')
+            raise UsageError(f'PSKDHook: alpha_T must be in [0, 1], got {alpha_T}')
         if interval is not None and (interval != int(interval) or interval < 1):
-            raise ValueError(f'PSKDHook: interval must be a positive number of epochs (iterations in '
+            raise UsageError(f'PSKDHook: interval must be a positive number of epochs (iterations in '
                              f'an iteration-based loop), got {interval}')
         if precision not in PRECISIONS:
-            raise ValueError(f"PSKDHook: precision must be 'bfloat16', 'float16' or None (that of the "
+            raise UsageError(f"PSKDHook: precision must be 'bfloat16', 'float16' or None (that of the "
                              f"student), got {precision!r}")
         if isinstance(heads, str):
-            raise ValueError(f'PSKDHook: heads must be a list of names, e.g. [{heads!r}]')
+            raise UsageError(f'PSKDHook: heads must be a list of names, e.g. [{heads!r}]')
         self.alpha_T = alpha_T
         self.interval = interval
         self.precision = precision
         self.heads = heads
         self.loss = loss
         self.alpha_t = 0.0
-        self._model: Optional[nn.Module] = None
+        super().__init__()
         self._past: Optional[PastSelf] = None
         self._terms: Optional[LogitTerms] = None
-        self._has_past = False
-        self._restored: Optional[dict] = None
+        self._has_past = self._proven = False
         self._resuming = self._resting = False
 
     # Without a Runner --------------------------------------------------------------------------
 
-    def attach(self, model: nn.Module) -> None:
-        """Let the classification losses of ``model`` (or of the model in its DDP wrapper) accept a past self.
-
-        Args:
-            model (nn.Module): An mmdet detector or a top-down mmpose estimator.
-
-        Raises:
-            RuntimeError: If the hook is attached already.
-            ValueError: If a head or its loss cannot take a soft target; the model is then unchanged.
-        """
-        if self._model is not None:
-            raise RuntimeError('PSKDHook is attached to a model already; call detach() first')
-        model = model.module if is_model_wrapper(model) else model
-        refuse_second_teacher(model, self)
+    def set_up(self, model: nn.Module, undo: ExitStack) -> None:
+        """Let the losses of classes or keypoints accept a past self."""
         past = PastSelf(model)
-        self._soft_heads: List[SoftHead] = soften_heads(model, self.heads)
-        self._terms = self._loss_terms()
-        self._mirror = mirror_of(model, self._soft_heads)
+        self.teach(model, choose_heads(model, self.heads), undo, soften=True)
+        self._terms = self._loss_terms(undo)
+        self._mirror = mirror_of(model, self.heads_taught)
         self._mirror.dtype = PRECISIONS[self.precision]
-        self._handles = [
-            model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
-            model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
-        ]
-        self._model, self._past = model, past
-        self._has_past = False
-        self._unproven, self._passes = set(self._soft_heads), 0
+        undo.callback(self._mirror.remove)
+        self._past = past
+        self._has_past = self._proven = False
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
-        if self._model is None:
-            return
-        for handle in self._handles:
-            handle.remove()
-        self._mirror.remove()
-        if self._terms is not None:
-            self._terms.remove()
-        for head in self._soft_heads:
-            head.undo()
-        self._model = self._past = self._terms = None
-        self._handles = self._soft_heads = []
+        super().detach()
+        self._past = self._terms = None
         self._has_past = False
 
     def refresh_teacher(self) -> None:
@@ -167,67 +139,57 @@ class PSKDHook(Hook):
     @property
     def disagreement(self) -> float:
         """float: Mean disagreement of past and present self in the last forward pass (see class)."""
-        seen = [loss.disagreement for head in self._soft_heads for loss in head.losses
-                if loss.disagreement is not None]
-        return float(torch.stack(seen).mean()) if seen and self._has_past else 0.0
+        seen = [each for head in self.heads_taught for loss in head.losses.values()
+                for each in loss.differences()]
+        count = sum(number for _, number in seen)
+        return float(sum(mean * number for mean, number in seen) / count) if count and self._has_past else 0.
 
-    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        # The first training pass asks the untrained past self, with weight 0: a head that loses the
-        # prediction on the way to its loss is to be refused now, not in the second epoch.
-        if not is_loss_pass(args, kwargs) or not (self._has_past or self._unproven):
-            self._mirror.stop()
-            return
+    def begin(self, model: nn.Module) -> bool:
+        """Ask the past self.
+
+        The first pass asks the untrained past self, with weight 0: a head that loses the prediction on
+        the way to its loss is to be refused now, not in the second epoch.
+        """
+        if not self._has_past:
+            self._proven = self._proven or _on_all_ranks(all(head.taught for head in self.heads_taught))
+            if self._proven:
+                self.rest()
+                return False
         alpha_t = self.alpha_t if self._has_past else 0.0
-        for head in self._soft_heads:
-            for loss in head.losses:
-                loss.reset()
-                loss.alpha_t = alpha_t if self._terms is None else 0.0
+        for head in self.heads_taught:
+            head.set_alpha(alpha_t if self._terms is None else 0.0)
         if self._terms is not None:
             self._terms.scale = alpha_t
-        self._past.follow_norm_modes()
+        self._past.follow_modes()
         self._mirror.start(self._past.model)
+        return True
 
-    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
-                       output: Any) -> Optional[dict]:
-        if self._mirror.teacher is None:
-            return None
+    def rest(self) -> None:
+        """Ask nobody."""
         self._mirror.stop()
-        for head in self._soft_heads:
-            if head.check_pairing():
-                self._unproven.discard(head)
-        self._passes += 1
-        if self._passes == PATIENCE:
-            for head in self._unproven:
-                head.refuse_idle()
-        return None if self._terms is None else {**output, **self._terms.take()}
 
-    def _loss_terms(self) -> Optional[LogitTerms]:
-        """What adds the option ``loss`` to the heads' own; gives the heads back if it does not go with them."""
+    def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
+        """The losses, with those of the option ``loss``."""
+        self._mirror.stop()
+        return losses if self._terms is None else {**losses, **self._terms.take()}
+
+    def _loss_terms(self, undo: ExitStack) -> Optional[LogitTerms]:
+        """What adds the option ``loss`` to the heads' own."""
         if self.loss is None:
             return None
-        try:
-            losses = build_losses('PSKDHook', 'loss', [self.loss], self._soft_heads)
-            if isinstance(losses[0], FeatureDistillLoss):
-                raise ValueError('PSKDHook: the past self teaches predictions; FeatureDistillLoss in the '
-                                 'option `loss` compares features, as DistillHook does')
-        except Exception:
-            for head in self._soft_heads:
-                head.undo()
-            raise
-        return LogitTerms(self._soft_heads, losses, gt_weight=1.)
+        losses = build_losses([self.loss])
+        if compares_features(losses[0]):
+            raise UsageError('the past self teaches predictions; FeatureDistillLoss in the option `loss` '
+                             'compares features, as DistillHook does')
+        check_losses(losses, self.heads_taught)
+        terms = LogitTerms(self.heads_taught, losses, gt_weight=1.)
+        undo.callback(terms.remove)
+        return terms
 
     # In a Runner -------------------------------------------------------------------------------
 
-    def before_run(self, runner) -> None:
-        """Refuse what would fail later, or silently not distil."""
-        refuse_unsupported(runner, self)
-
     def before_train(self, runner) -> None:
         """Attach; take up the past self of the checkpoint that the run is resumed from."""
-        self.attach(runner.model)
-        if self._restored is not None:
-            self._past.load_state_dict(self._restored)
-            self._has_past, self._restored = True, None
         self._by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
         if self._by_epoch:
             self._every, length = self.interval or 1, runner.max_epochs
@@ -236,8 +198,8 @@ class PSKDHook(Hook):
             self._every = self.interval or _steps_per_pass(runner.train_dataloader)
             length = runner.max_iters
             self._total = math.ceil(length / self._every)
-        self._resuming = True
-        self._announce(length)
+        self._length, self._resuming = length, True
+        super().before_train(runner)
 
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: at the start of an epoch the student is the past self of that epoch."""
@@ -248,6 +210,7 @@ class PSKDHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Iteration loop: the same every ``interval`` iterations."""
+        super().before_train_iter(runner, batch_idx, data_batch)
         if not self._by_epoch:
             self._begin_interval(runner.iter)
             self.alpha_t = self.alpha_T * (runner.iter // self._every + 1) / self._total
@@ -255,6 +218,7 @@ class PSKDHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Log; remember whether the student is now what the next past self will be."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
         alpha_t = self.alpha_t if self._has_past else 0.0
         runner.message_hub.update_scalar('train/pskd_alpha', alpha_t)
         runner.message_hub.update_scalar('train/pskd_disagreement', self.disagreement)
@@ -266,31 +230,28 @@ class PSKDHook(Hook):
         if self._by_epoch:
             self._resting = (runner.epoch + 1) % self._every == 0
 
-    def after_train(self, runner) -> None:
-        """Give the model back as it was."""
-        self.detach()
+    def state(self) -> Optional[dict]:
+        """The past self, unless the weights that are saved beside it are what it will be."""
+        return self._past.state_dict() if self._has_past and not self._resting else None
 
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the past self, unless the weights that are saved beside it are what it will be."""
-        if self._has_past and not self._resting:
-            checkpoint[STATE_KEY] = self._past.state_dict()
+    def restore(self, state: dict) -> None:
+        """Go on with the past self of the run that is resumed."""
+        self._past.load_state_dict(state)
+        self._has_past = True
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the past self of a run that is being resumed."""
-        if runner._resume:
-            self._restored = checkpoint.get(STATE_KEY)
-
-    def _announce(self, length: int) -> None:
+    def announce(self, runner) -> List[str]:
+        """What is softened, how much and how often."""
         unit = 'epoch' if self._by_epoch else 'iteration'
-        print_log(f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} '
-                  f'{unit}(s) of {length}', 'current')
-        means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
-        for head in self._soft_heads:
-            print_log(f'PS-KD: {means} for {head.describe()}', 'current')
-        if length <= self._every:
+        if self._length <= self._every:
             print_log('PS-KD: the run ends before the past self is refreshed for the first time, so '
                       'all its targets are hard. Train for longer or set a smaller `interval`.',
                       'current', logging.WARNING)
+        means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
+        return [
+            f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} {unit}(s) of '
+            f'{self._length}, and runs in {self.precision or "the precision of the student"}',
+            *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
+        ]
 
     def _begin_interval(self, finished: int) -> None:
         """Refresh if it is time to, after so many finished epochs (iterations)."""
@@ -301,6 +262,13 @@ class PSKDHook(Hook):
         overdue = resuming and not self._has_past and finished > self._every
         if due or overdue:
             self.refresh_teacher()
+
+
+def _on_all_ranks(true_here: bool) -> bool:
+    """A norm layer that averages over the ranks waits for all of them in the past self's pass too."""
+    value = torch.tensor(float(true_here))
+    all_reduce(value, 'min')
+    return bool(value)
 
 
 def _steps_per_pass(loader) -> int:

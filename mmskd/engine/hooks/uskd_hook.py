@@ -1,22 +1,23 @@
 """USKD: a network makes soft labels for itself, with a weak classifier on a middle feature."""
-from typing import Any, Dict, List, Optional
+from contextlib import ExitStack
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
-from mmengine.hooks import Hook
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
+from mmskd.errors import UsageError
+from mmskd.models.heads.classifier import classifier_head, find_module
 from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
-from mmskd.models.teachers.mirror import Tap
+from mmskd.models.taps import Tap
+from mmskd.models.teachers.frozen import device_of
 from mmskd.registry import HOOKS, MODELS
-from .class_loss import find_loss_module, find_module, refuse_logits, require_one
-from .preconditions import is_loss_pass, is_training, refuse_unsupported
 
-STATE_KEY = 'mmskd_uskd'
+from .preconditions import is_training
+from .teaching_hook import TeachingHook
+
 TOKENS = {
     'mean': lambda feature: feature.mean(1),
     'first': lambda feature: feature[:, 0],
@@ -25,7 +26,7 @@ TOKENS = {
 
 
 @HOOKS.register_module()
-class USKDHook(Hook):
+class USKDHook(TeachingHook):
     """Universal self-knowledge distillation for a softmax classifier, in one line of its config.
 
     Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
@@ -75,22 +76,22 @@ class USKDHook(Hook):
             :meth:`attach` (in a Runner, before the run). It stays with the hook after :meth:`detach`.
 
     Raises:
-        ValueError: If an option is out of range; in :meth:`attach` if the model has no such modules, or its
-            loss is no softmax loss; in the first iteration if feature or logits have another shape.
-        RuntimeError: In the first iteration, if one of the modules is not called just once; before the
-            run, if its set-up rules USKD out.
+        UsageError: If an option is out of range; in :meth:`attach` if the model has no such modules, or its
+            loss is no softmax loss; in the first iteration if feature or logits have another shape, or one
+            of the modules is not called just once; before the run, if its set-up rules USKD out.
     """
 
-    priority = 'NORMAL'
+    state_key = 'mmskd_uskd'
+    exclusive = False
 
     def __init__(self, layer: str, channels: int, num_classes: int,
                  loss_module: str = 'head.loss_module', tokens: str = 'mean',
                  loss: Optional[dict] = None):
         for name, value, least in (('channels', channels, 1), ('num_classes', num_classes, 2)):
             if value != int(value) or value < least:
-                raise ValueError(f'USKDHook: {name} must be a whole number from {least} on, got {value}')
+                raise UsageError(f'USKDHook: {name} must be a whole number from {least} on, got {value}')
         if tokens not in TOKENS:
-            raise ValueError(f"USKDHook: tokens must be 'mean', 'first' or 'each', got {tokens!r}")
+            raise UsageError(f"USKDHook: tokens must be 'mean', 'first' or 'each', got {tokens!r}")
         self.layer = layer
         self.channels = channels
         self.num_classes = num_classes
@@ -99,68 +100,44 @@ class USKDHook(Hook):
         self.loss = MODELS.build(loss or dict(type='mmskd.USKDLoss'))
         self.classifier: Optional[nn.Linear] = None
         self._called: Optional[nn.Module] = None  # the classifier, or its DDP wrapper
-        self._model: Optional[nn.Module] = None
-        self._handles: list = []
-        self._stop()
+        super().__init__()
+        self._forget()
 
     # Without a Runner --------------------------------------------------------------------------
 
-    def attach(self, model: nn.Module) -> None:
-        """Add ``loss_uskd`` to what ``model`` (or the model in its DDP wrapper) returns as its losses.
-
-        Args:
-            model (nn.Module): See class.
-
-        Raises:
-            RuntimeError: If the hook is attached already.
-            ValueError: If the model has no such layer or loss module; it is then unchanged.
-        """
-        if self._model is not None:
-            raise RuntimeError('USKDHook is attached to a model already; call detach() first')
-        model = model.module if is_model_wrapper(model) else model
-        layer = find_module('USKDHook', model, 'layer', self.layer)
-        loss_module = find_loss_module('USKDHook', model, self.loss_module)
+    def set_up(self, model: nn.Module, undo: ExitStack) -> None:
+        """Listen to the layer and the loss module."""
+        layer = find_module(model, self.layer, 'layer')
+        loss, = classifier_head(model, self.loss_module).target_losses().values()
         if self.classifier is None:
             self._build_classifier()
-            self.classifier.to(next(model.parameters()).device)
-        self._handles = [
-            model.register_forward_pre_hook(Tap(self._before_forward), with_kwargs=True),
-            layer.register_forward_hook(Tap(self._after_layer)),
-            loss_module.register_forward_pre_hook(Tap(self._before_loss), with_kwargs=True),
-            model.register_forward_hook(Tap(self._after_forward))
-        ]
-        self._model = model
+            self.classifier.to(device_of(model))
+        for handle in (layer.register_forward_hook(Tap(self._after_layer)),
+                       loss.register_forward_pre_hook(Tap(self._before_loss), with_kwargs=True)):
+            undo.callback(handle.remove)
 
-    def detach(self) -> None:
-        """Leave the model as it was before :meth:`attach`; without effect if not attached."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._model = [], None
-        self._stop()
+    def begin(self, model: nn.Module) -> bool:
+        """Nothing is known yet of this pass."""
+        self._forget()
+        return True
 
     def _build_classifier(self) -> None:
         with torch.random.fork_rng(devices=[]):  # the model draws the numbers that it draws without us
             self.classifier = self._called = nn.Linear(self.channels, self.num_classes)
 
-    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        self._stop()
-        self._active = is_loss_pass(args, kwargs)
-
     def _after_layer(self, layer: nn.Module, args: tuple, output: Any) -> None:
         """The middle feature is there: compute the weak logits."""
-        if self._active:
+        if self._inside:
             self._weak.append(self._called(self._vector(output)))
 
     def _before_loss(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """The logits meet their labels."""
-        if not self._active:
+        if not self._inside:
             return
-        require_one('USKDHook', self._weak, 'layer', self.layer)
+        _require_one(self._weak, 'layer', self.layer)
         calls, weak = read_softmax_calls(module, args, kwargs), self._weak[0]
         if sum(self._widths(calls)) != self.num_classes and len(weak):
-            refuse_logits('USKDHook', self.loss_module, [call.logits for call in calls],
-                          f'shape {(len(weak), self.num_classes)}, as many rows as model.{self.layer} gives '
-                          'and `num_classes` columns,')
+            self._refuse([call.logits for call in calls], len(weak))
         self._calls.append(calls)
 
     def _widths(self, calls: List[SoftmaxCall]) -> List[int]:
@@ -169,23 +146,21 @@ class USKDHook(Hook):
         return [call.logits.numel() // samples for call in calls
                 if isinstance(call.logits, Tensor) and call.logits.dim() == 2]
 
-    def _after_forward(self, model: nn.Module, args: tuple, losses: Any) -> Optional[Dict[str, Any]]:
-        """Add USKD's loss to the model's own."""
-        if not self._active:
-            return None
-        require_one('USKDHook', self._weak, 'layer', self.layer)
+    def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
+        """The model's own losses, with USKD's."""
+        _require_one(self._weak, 'layer', self.layer)
         weak, calls = self._weak[0], self._calls
         if torch.is_grad_enabled() and not weak.requires_grad:
-            raise RuntimeError(
+            raise UsageError(
                 f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
                 'its activations. Take that module out of `activation_checkpointing`.')
         if not len(weak):  # no RoIs: a head may skip the loss
             loss = weak.sum() * 0
         else:
             if self.tokens != 'each' or not calls:
-                require_one('USKDHook', calls, 'loss_module', self.loss_module)
+                _require_one(calls, 'loss_module', self.loss_module)
             loss = self._loss(weak, calls[-1])
-        self._stop()
+        self._forget()
         return {**losses, 'loss_uskd': loss}
 
     def _loss(self, weak: Tensor, calls: List[SoftmaxCall]) -> Tensor:
@@ -194,9 +169,16 @@ class USKDHook(Hook):
         return sum(self.loss(call.logits, part.reshape(call.logits.shape), call.labels, call.weight,
                              call.avg_factor) for call, part in zip(calls, parts))
 
-    def _stop(self) -> None:
+    def _refuse(self, logits: Sequence[Any], samples: int) -> None:
+        got = ' and '.join(str(tuple(each.shape)) if isinstance(each, Tensor) else f'a {type(each).__name__}'
+                           for each in logits) or 'something else'
+        raise UsageError(
+            f'USKDHook: model.{self.loss_module} is called with {got} where (logits, labels) with logits of shape '
+            f'{(samples, self.num_classes)}, as many rows as model.{self.layer} gives and `num_classes` '
+            'columns, were expected. It is for heads that classify by a softmax.')
+
+    def _forget(self) -> None:
         """Forget the forward pass."""
-        self._active = False
         self._weak: List[Tensor] = []
         self._calls: List[List[SoftmaxCall]] = []
 
@@ -209,7 +191,7 @@ class USKDHook(Hook):
         elif feature.dim() == 3:
             feature = TOKENS[self.tokens](feature)
         if feature.dim() != 2 or feature.size(1) != self.channels:
-            raise ValueError(f'USKDHook: model.{self.layer} gives {tuple(feature.shape)} after averaging, '
+            raise UsageError(f'USKDHook: model.{self.layer} gives {tuple(feature.shape)} after averaging, '
                              f'which is not (N, {self.channels}). Correct `channels` or `layer`.')
         return feature
 
@@ -217,39 +199,50 @@ class USKDHook(Hook):
 
     def before_run(self, runner) -> None:
         """Make the classifier a part of the training, before a resumed optimizer state is loaded."""
+        super().before_run(runner)
         if not is_training(runner) or self.classifier is not None:
             return  # no training, or one that goes on
-        refuse_unsupported(runner, self)
         self._build_classifier()
         self._called = wrap_for_ddp(runner, self.classifier)
         join_optimizer(runner, self.classifier)
 
-    def before_train(self, runner) -> None:
-        """Attach."""
-        self.attach(runner.model)
-        print_log(f'USKD: weak logits from model.{self.layer}, labels from model.{self.loss_module}',
-                  'current')
-
-    def after_train(self, runner) -> None:
-        """Give the model back as it was."""
-        self.detach()
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the classifier, beside the state dict of the model."""
-        if self.classifier is not None:
-            checkpoint[STATE_KEY] = weights_to_cpu(self.classifier.state_dict())
-
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Take up the classifier of a run that is being resumed.
+        """Take up the classifier of a run that is being resumed (see ``DistillHook``).
 
         Raises:
-            RuntimeError: If that run was trained without USKD.
+            UsageError: If that run was trained without USKD.
         """
-        if not runner._resume or self.classifier is None:
+        super().after_load_checkpoint(runner, checkpoint)
+        if not self._resumed:
             return
-        if STATE_KEY not in checkpoint:
-            raise RuntimeError(
-                f'USKDHook: the checkpoint was saved by a run without USKD (it has no {STATE_KEY}), so '
+        self.before_run(runner)
+        if self.classifier is not None and self._restored is None:
+            raise UsageError(
+                f'USKDHook: the checkpoint was saved by a run without USKD (it has no {self.state_key}), so '
                 'its optimizer state does not fit. Start a new run from its weights: load_from, '
                 'without resume.')
-        self.classifier.load_state_dict(checkpoint[STATE_KEY])
+
+    def state(self) -> Optional[dict]:
+        """The classifier."""
+        return weights_to_cpu(self.classifier.state_dict())
+
+    def restore(self, state: dict) -> None:
+        """Go on with this classifier."""
+        self.classifier.load_state_dict(state)
+
+    def announce(self, runner) -> List[str]:
+        """What is compared."""
+        return [f'USKD: weak logits from model.{self.layer}, labels from model.{self.loss_module}']
+
+
+def _require_one(calls: list, option: str, name: str) -> None:
+    """Refuse a module that was not called just once.
+
+    Raises:
+        UsageError: Names it.
+    """
+    if len(calls) != 1:
+        raise UsageError(
+            f'USKDHook: model.{name} was called {len(calls)} times in a forward pass when its result was '
+            f'needed, not once. Choose another `{option}`: one classification loss is needed, of all '
+            'samples at once.')

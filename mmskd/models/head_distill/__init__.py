@@ -7,14 +7,15 @@ from typing import List, Optional, Sequence, Union
 
 from torch import nn
 
-from ..soft_heads import is_pose_estimator
+from mmskd.errors import UsageError
+from ..heads import HeadAdapter, TaughtHead, choose_heads, is_pose_estimator
 from .detector import DetectorDistiller, detector_heads
-from .pose import PoseDistiller, pose_heads
+from .pose import PoseDistiller
 
 Distiller = Union[PoseDistiller, DetectorDistiller]
 
 
-def heads_to_distill(model: nn.Module, names: Optional[Sequence[str]] = None) -> List[str]:
+def heads_to_distill(model: nn.Module, names: Optional[Sequence[str]] = None) -> List[HeadAdapter]:
     """The heads that a trained model of the same config can teach.
 
     Args:
@@ -23,19 +24,29 @@ def heads_to_distill(model: nn.Module, names: Optional[Sequence[str]] = None) ->
             stages. Defaults to None: all that there are, that is, not the RPN.
 
     Raises:
-        ValueError: If a head is not there or not supported; names it and the reason.
+        UsageError: If a head is not there or not supported; names it and the reason.
     """
-    return (pose_heads if is_pose_estimator(model) else detector_heads)(model, names)
+    pose = is_pose_estimator(model)
+    heads = choose_heads(model, names) if pose else detector_heads(model, names)
+    for head in heads:
+        if pose:
+            TaughtHead(head).remove()  # refuses a head that cannot be taught
+        if head.untaught:
+            raise UsageError(f'{head} cannot start anew: nothing would teach {head.untaught}')
+        if not any(True for _ in head.head.parameters()):
+            raise UsageError(f'{head} has no parameters that could start anew: the predictions are made by '
+                             'the backbone, which this stage freezes. Teach it with DistillHook.')
+    return heads
 
 
-def distil(model: nn.Module, trained: nn.Module, heads: Sequence[str], gamma: float,
+def distil(model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter], gamma: float,
            gt_weight: float) -> Distiller:
     """Let heads of a model learn from those of a trained one.
 
     Args:
         model (nn.Module): The student.
         trained (nn.Module): The teacher, frozen; only what comes after its backbone and neck is used.
-        heads (sequence[str]): As :func:`heads_to_distill` returned.
+        heads (sequence[HeadAdapter]): As :func:`heads_to_distill` returned.
         gamma (float): Factor of the distillation.
         gt_weight (float): Factor of the heads' own losses.
     """

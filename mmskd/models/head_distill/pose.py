@@ -1,32 +1,29 @@
 """A trained pose head teaches another: the terms are those of DWPose, by the head's own loss."""
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Sequence
 
 from torch import Tensor, nn
 
-from ..distill_terms import LogitTerms, default_losses
-from ..soft_heads import soften_heads
-from ..teachers.pose_mirror import PoseMirror
+from ..distill_terms import LogitTerms, compares_features, default_losses
+from ..heads import HeadAdapter, TaughtHead
+from ..teachers import shared_features_mirror
 from ..teachers.trained_head import without_features
 
 
 class PoseDistiller:
     """See :func:`~mmskd.models.head_distill.distil`."""
 
-    def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[str], gamma: float,
-                 gt_weight: float):
-        self._soft_heads = soften_heads(model, heads)
-        self._mirror = PoseMirror(
-            model, {head.name: head.losses for head in self._soft_heads}, share_features=True)
-        loss, = default_losses(self._soft_heads, features=False)
+    def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter],
+                 gamma: float, gt_weight: float):
+        self.heads = [TaughtHead(head) for head in heads]
+        self._mirror = shared_features_mirror(model, self.heads)
+        loss, = (loss for loss in default_losses(model, self.heads) if not compares_features(loss))
         loss.weight = gamma
-        self._logits = LogitTerms(self._soft_heads, [loss] if gamma else [], gt_weight)
+        self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
+        self._gt_weight = gt_weight
         self.teacher = without_features(trained)
 
     def start(self) -> None:
         """Compare the two in the forward pass that follows."""
-        for head in self._soft_heads:
-            for loss in head.losses:
-                loss.reset()
         self._mirror.start(self.teacher)
 
     def stop(self) -> None:
@@ -35,28 +32,16 @@ class PoseDistiller:
 
     def finish(self, losses: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """The model's losses, with the terms of the forward pass that is over."""
-        if self._mirror.teacher is None:
-            return losses
         self._mirror.stop()
-        for head in self._soft_heads:
-            head.check_pairing()
-        return {**losses, **self._logits.take()}
+        own = {key: value * self._gt_weight if 'loss' in key else value
+               for key, value in losses.items()}
+        return {**own, **self._logits.take()}
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        self._mirror.remove()
-        self._logits.remove()
-        for head in self._soft_heads:
-            head.undo()
+        for part in (self._mirror, self._logits, *self.heads):
+            part.remove()
 
     def describe(self) -> List[str]:
         """A line for the log on each head."""
-        return [head.describe() for head in self._soft_heads]
-
-
-def pose_heads(model: nn.Module, names: Optional[Sequence[str]]) -> List[str]:
-    """See :func:`~mmskd.models.head_distill.heads_to_distill`."""
-    softened = soften_heads(model, names)
-    for head in softened:
-        head.undo()
-    return [head.name for head in softened]
+        return [head.describe() for head in self.heads]

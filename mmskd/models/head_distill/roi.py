@@ -9,35 +9,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..losses.soft_target import at_least_float32
-from ..soft_heads import SoftHead
-from .soft_loss import box_term, excess, soft_copy, soft_term
-
-BOX_HEADS = ('BBoxHead', 'ConvFCBBoxHead', 'Shared2FCBBoxHead', 'Shared4Conv1FCBBoxHead')
-MASK_HEADS = ('FCNMaskHead', )
-"""By their exact type: a subclass may predict anything."""
+from mmskd.errors import UsageError
+from ..heads.roi import BoxHeadAdapter
+from ..losses.soft_target import at_least_float32, soft_form
+from .soft_loss import box_term, excess, soft_term
 
 
 class BoxDistiller:
     """Compares the outputs of two box heads for the same RoIs.
 
     Args:
-        name (str): Of the head in its model.
-        head (nn.Module): The student's; one of :data:`BOX_HEADS`.
+        adapter (BoxHeadAdapter): What is known of the student's head.
 
     Raises:
-        ValueError: If its class loss has no soft-target form, or it compares decoded boxes.
+        UsageError: If its class loss has no soft-target form, or it compares decoded boxes.
     """
 
-    def __init__(self, name: str, head: nn.Module):
+    def __init__(self, adapter: BoxHeadAdapter):
+        head = adapter.head
         if head.reg_decoded_bbox:
-            raise ValueError(f'HeadDistillHook: model.{name} has reg_decoded_bbox=True: its box loss '
-                             'needs the RoIs, which the head is not given. Set it to False, with '
-                             'L1Loss or SmoothL1Loss as loss_bbox.')
-        softened = SoftHead(name, head)
+            raise UsageError(f'model.{adapter.name} has reg_decoded_bbox=True: its box loss needs the RoIs, '
+                             'which the head is not given. Set it to False, with L1Loss or SmoothL1Loss '
+                             'as loss_bbox.')
         self._head = head
-        self._class_loss = soft_copy(head.loss_cls, f'model.{name}.loss_cls')
-        softened.undo()
+        self._class_loss = soft_form(head.loss_cls)
 
     def __call__(self, student: Tuple[Tensor, Tensor],
                  teacher: Tuple[Tensor, Tensor]) -> Dict[str, Tensor]:
@@ -65,7 +60,7 @@ def mask_term(head: nn.Module, student: Tensor, teacher: Tensor, labels: Tensor)
     """The mask loss with the teacher's mask for a target, less the teacher's entropy.
 
     Args:
-        head (nn.Module): One of :data:`MASK_HEADS`.
+        head (nn.Module): FCNMaskHead.
         student (Tensor): Logits (N, C, H, W) of the positive RoIs, or (N, 1, H, W) if class-agnostic.
         teacher (Tensor): The same of the teacher.
         labels (Tensor): Which channel counts, (N,): the head has been trained in that one alone.

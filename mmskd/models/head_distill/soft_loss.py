@@ -1,34 +1,12 @@
 """The head's own losses, with the teacher's prediction for a target."""
-import copy
 from typing import Callable, Optional
 
 import torch
 from mmengine.dist import all_reduce
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..losses import COUNTERPARTS, SoftTargetLoss
+from ..losses import SoftTargetLoss
 from ..pairing import pair
-
-
-def soft_copy(loss: nn.Module, name: str) -> SoftTargetLoss:
-    """A copy of a class loss in its soft-target form at alpha 1: the teacher alone is the target.
-
-    Args:
-        loss (nn.Module): One of mmdet's losses, or its counterpart. Not changed.
-        name (str): For the error.
-
-    Raises:
-        ValueError: If it has no soft-target form.
-    """
-    known = isinstance(loss, SoftTargetLoss) or type(loss) in COUNTERPARTS
-    if not known or getattr(loss, 'use_mask', False):
-        raise ValueError(f'HeadDistillHook: {name} is {type(loss).__name__}, which has no soft-target '
-                         f'form. Set it to one of {", ".join(kind.__name__ for kind in COUNTERPARTS)}.')
-    soft = copy.deepcopy(loss)
-    if not isinstance(loss, SoftTargetLoss):
-        soft.__class__ = COUNTERPARTS[type(loss)]
-    soft.alpha_t = 1.
-    return soft
 
 
 def soft_term(loss: SoftTargetLoss, student: Tensor, teacher: Tensor, avg_factor: Tensor,
@@ -36,7 +14,7 @@ def soft_term(loss: SoftTargetLoss, student: Tensor, teacher: Tensor, avg_factor
     """A soft-target loss, less what the teacher itself has: for a cross entropy the KL divergence.
 
     Args:
-        loss (SoftTargetLoss): As :func:`soft_copy` made it.
+        loss (SoftTargetLoss): As :func:`~mmskd.models.losses.soft_form` made it.
         student (Tensor): (N, C), as the loss expects it (logits; probabilities for TOOD).
         teacher (Tensor): The same of the teacher.
         avg_factor (Tensor): What the sum is divided by.

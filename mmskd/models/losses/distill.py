@@ -8,10 +8,11 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 import torch
 from torch import Tensor, nn
 
+from mmskd.errors import UsageError
 from mmskd.registry import MODELS
 from ..pairing import map_leaves, student_side, teacher_side
 from .functional import feature_l2, heatmap_l2, simcc_kl
-from .soft_target import SoftTargetLoss
+from .soft_target import soft_form
 from .softmax_call import is_simcc_loss
 
 Maps = Union[Tensor, Sequence[Tensor]]
@@ -21,18 +22,26 @@ class LossCall(NamedTuple):
     """A call of one of the head's own losses with a prediction that carries the teacher's.
 
     Attributes:
-        loss (SoftTargetLoss): The head's loss.
+        loss (nn.Module): The head's loss.
         args (tuple): The prediction, as :class:`~mmskd.models.pairing.Pair`, then the target and so on.
         kwargs (dict): As the head gave them.
+        teacher_loss (nn.Module, optional): The teacher's own loss of the same. Defaults to None: it is as
+            the student's.
     """
-    loss: SoftTargetLoss
+    loss: nn.Module
     args: Tuple[Any, ...]
     kwargs: Dict[str, Any]
+    teacher_loss: Optional[nn.Module] = None
 
     @property
     def student(self) -> Any:
         """What the student predicts."""
         return map_leaves(student_side, self.args[0])
+
+    @property
+    def their_loss(self) -> nn.Module:
+        """The loss that says how the teacher's prediction is meant."""
+        return self.loss if self.teacher_loss is None else self.teacher_loss
 
     @property
     def teacher(self) -> Any:
@@ -77,7 +86,7 @@ class FeatureDistillLoss(nn.Module):
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
         if sizes[0] != sizes[1]:
-            raise ValueError(f'FeatureDistillLoss: the features of the student are {sizes[0]} (height, '
+            raise UsageError(f'FeatureDistillLoss: the features of the student are {sizes[0]} (height, '
                              f'width of each level) and those of the teacher {sizes[1]}. Take a '
                              'teacher with the same strides, or leave this loss out.')
         self.projections = nn.ModuleList(
@@ -113,18 +122,20 @@ class SimCCDistillLoss(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float) -> Tensor:
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
+                teacher_beta: Optional[float] = None) -> Tensor:
         """See :func:`~mmskd.models.losses.functional.simcc_kl`.
 
         Args:
             student (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, W) each.
             teacher (Sequence[Tensor]): The same of the teacher.
-            beta (float): Inverse temperature, that of the head's own loss.
+            beta (float): Inverse temperature of the student, that of its head's own loss.
+            teacher_beta (float, optional): The same of the teacher. Defaults to None: the student's.
 
         Returns:
             Tensor: The loss, a scalar.
         """
-        return simcc_kl(student, teacher, beta, self.weight)
+        return simcc_kl(student, teacher, beta, self.weight, teacher_beta)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if the head's own loss is not ``KLDiscretLoss``."""
@@ -132,7 +143,7 @@ class SimCCDistillLoss(nn.Module):
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``KLDiscretLoss``."""
-        return self(call.student, call.teacher, call.loss.beta)
+        return self(call.student, call.teacher, call.loss.beta, call.their_loss.beta)
 
 
 @MODELS.register_module()
@@ -188,12 +199,11 @@ class ClassDistillLoss(nn.Module):
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of any loss that takes a soft target."""
-        loss, before = call.loss, call.loss.alpha_t
-        loss.alpha_t = 1.0
-        try:
-            return self.weight * loss.forward(*call.args, **call.kwargs)
-        finally:
-            loss.alpha_t = before
+        return self.weight * soft_form(call.loss).forward(*call.args, **call.kwargs)
+
+    def check_head(self, own: nn.Module) -> None:
+        """Raise UsageError if the head's own loss has no soft-target form."""
+        soft_form(own)
 
 
 def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
@@ -209,5 +219,5 @@ def is_heatmap_loss(own: nn.Module) -> bool:
 
 def _require(term: nn.Module, fits: bool, own: nn.Module, wanted: str) -> None:
     if not fits:
-        raise ValueError(f'{type(term).__name__} goes with {wanted}, but the head has '
+        raise UsageError(f'{type(term).__name__} goes with {wanted}, but the head has '
                          f'{type(own).__name__}. Choose another in the option `losses`.')

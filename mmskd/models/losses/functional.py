@@ -10,7 +10,7 @@ Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
 
 No function keeps state. No gradient flows into the past prediction.
 """
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -192,7 +192,7 @@ def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: 
 
 
 def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: float,
-             weight: float = 1.0) -> Tensor:
+             weight: float = 1.0, teacher_beta: Optional[float] = None) -> Tensor:
     """DWPose's logit loss: divergence of the student's SimCC distributions from the teacher's.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023:
@@ -203,15 +203,17 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
     Args:
         student_xy (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, Wx) and (N, K, Wy).
         teacher_xy (Sequence[Tensor]): The same of the teacher. Detached here.
-        beta (float): Inverse temperature of both, that of the student's own loss.
+        beta (float): Inverse temperature of the student, that of its own loss.
         weight (float): Factor. Defaults to 1.0; DWPose uses 0.1 in its first stage.
+        teacher_beta (float, optional): Inverse temperature of the teacher, which may have been trained with
+            another (RTMW with 1, RTMPose with 10). Defaults to None: ``beta``.
 
     Returns:
         Tensor: The loss, a scalar.
     """
-    loss = 0.
+    loss, teacher_beta = 0., beta if teacher_beta is None else teacher_beta
     for student, teacher in zip(student_xy, teacher_xy):
-        target = (teacher.detach() * beta).softmax(-1)
+        target = (teacher.detach() * teacher_beta).softmax(-1)
         divergence = F.kl_div((student * beta).log_softmax(-1), target, reduction='none')
         loss = loss + divergence.sum((1, 2)).mean()
     return weight * loss / student_xy[0].size(1)

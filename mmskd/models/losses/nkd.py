@@ -4,11 +4,12 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from mmskd.errors import UsageError
 from mmskd.registry import MODELS
 from .distill import LossCall
 from .functional import mask_of, nkd_nontarget, nkd_target, target_classes
 from .soft_target import at_least_float32
-from .softmax_call import is_simcc_loss, read_softmax_calls, softmax_logits
+from .softmax_call import is_softmax_loss, read_softmax_calls, softmax_logits
 
 
 @MODELS.register_module()
@@ -89,9 +90,9 @@ class NKDLoss(nn.Module):
         return self.weight * average(loss, weight, avg_factor)
 
     def check_head(self, own: nn.Module) -> None:
-        """Raise ValueError if the head's own loss is not one of a softmax."""
-        if getattr(own, 'use_sigmoid', True) and not is_simcc_loss(own):
-            raise ValueError('NKDLoss goes with CrossEntropyLoss of a softmax (use_sigmoid=False), or with '
+        """Raise UsageError if the head's own loss is not one of a softmax."""
+        if not is_softmax_loss(own):
+            raise UsageError('NKDLoss goes with CrossEntropyLoss of a softmax (use_sigmoid=False), or with '
                              'KLDiscretLoss, that of a SimCC head, but the head has '
                              f'{type(own).__name__}, which has no distribution over classes. Leave '
                              'NKDLoss out; ClassDistillLoss goes with the class losses of all detectors.')
@@ -101,7 +102,7 @@ class NKDLoss(nn.Module):
         reduction = 'none' if call.kwargs.get('reduction_override') == 'none' else 'mean'
         terms = [self(own.logits, teacher, own.labels, own.weight, own.avg_factor, reduction)
                  for own, teacher in zip(read_softmax_calls(call.loss, call.args, call.kwargs),
-                                         softmax_logits(call.loss, call.teacher))]
+                                         softmax_logits(call.their_loss, call.teacher))]
         return sum(terms) * getattr(call.loss, 'loss_weight', 1.)
 
 

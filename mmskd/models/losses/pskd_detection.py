@@ -3,16 +3,16 @@
 Each class has the constructor and the call of its hard-target namesake. The formulas are in
 :mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as there.
 """
-from typing import Dict, Optional, Tuple, Type, Union
+from typing import Optional, Tuple, Union
 
 from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss)
 from mmdet.models.losses.utils import weight_reduce_loss
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmskd.registry import MODELS
 from .functional import (focal_to_target, one_hot, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, quality_focal_to_target, varifocal_to_target)
-from .soft_target import SoftTargetLoss, at_least_float32
+from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
 
 
 @MODELS.register_module()
@@ -70,6 +70,11 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid() if self.use_sigmoid else pred.softmax(-1)
+
+    @classmethod
+    def takes(cls, loss: CrossEntropyLoss) -> bool:
+        """All but the loss of masks."""
+        return not loss.use_mask
 
     def _softmax(self, logits: Tensor, labels: Tensor, past: Tensor,
                  ignore_index: int) -> Tuple[Tensor, Tensor]:
@@ -215,10 +220,7 @@ class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
         return pred.sigmoid()
 
 
-COUNTERPARTS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {
-    CrossEntropyLoss: PSKDCrossEntropyLoss,
-    FocalLoss: PSKDFocalLoss,
-    QualityFocalLoss: PSKDQualityFocalLoss,
-    VarifocalLoss: PSKDVarifocalLoss,
-}
-"""The drop-in of each hard-target loss, looked up by exact type: a subclass may compute anything."""
+for _stock, _soft in ((CrossEntropyLoss, PSKDCrossEntropyLoss), (FocalLoss, PSKDFocalLoss),
+                      (QualityFocalLoss, PSKDQualityFocalLoss),
+                      (VarifocalLoss, PSKDVarifocalLoss)):
+    register_soft_loss(_stock, _soft)

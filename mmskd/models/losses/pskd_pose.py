@@ -3,15 +3,15 @@
 Each class has the constructor and the call of its hard-target namesake. Keypoint weights, masks and the label's
 own smoothing are handled as there: they belong to the hard target, which is softened after them.
 """
-from typing import Dict, Optional, Tuple, Type
+from typing import Optional, Tuple
 
 import torch.nn.functional as F
 from mmpose.models.losses import KeypointMSELoss, KeypointOHKMMSELoss, KLDiscretLoss
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmskd.registry import MODELS
 from .functional import progressive_target, pskd_simcc_kl
-from .soft_target import SoftTargetLoss, at_least_float32
+from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
 
 
 @MODELS.register_module()
@@ -98,7 +98,7 @@ class PSKDKeypointMSELoss(SoftTargetLoss, KeypointMSELoss):
 class PSKDKeypointOHKMMSELoss(SoftTargetLoss, KeypointOHKMMSELoss):
     """mmpose's ``KeypointOHKMMSELoss`` (MSPN) with the past heatmap mixed into the target heatmap.
 
-    The hardest keypoints are those with the largest loss to the soft target.
+    The hardest keypoints are those with the largest loss to the hard target, as without a past self.
 
     Args: As ``mmpose.KeypointOHKMMSELoss``.
     """
@@ -115,18 +115,19 @@ class PSKDKeypointOHKMMSELoss(SoftTargetLoss, KeypointOHKMMSELoss):
             Tensor: The loss, a scalar.
         """
         output, past = self.split(output)
-        if past is not None:
-            output = at_least_float32(output)
-            target = progressive_target(target.to(output), past, self.alpha_t)
-        return super().forward(output, target, target_weights)
+        if past is None:
+            return super().forward(output, target, target_weights)
+        output, target = at_least_float32(output), target.to(output)
+        weight = target_weights[..., None, None] if self.use_target_weight else 1.
+        soft = progressive_target(target, past, self.alpha_t)
+        to_soft, to_hard = ((((output - each) * weight)**2).mean((2, 3)) for each in (soft, target))
+        hardest = to_hard.topk(self.topk, dim=1).indices
+        return to_soft.gather(1, hardest).mean() * self.loss_weight
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred
 
 
-COUNTERPARTS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {
-    KLDiscretLoss: PSKDKLDiscretLoss,
-    KeypointMSELoss: PSKDKeypointMSELoss,
-    KeypointOHKMMSELoss: PSKDKeypointOHKMMSELoss,
-}
-"""The drop-in of each hard-target loss, looked up by exact type: a subclass may compute anything."""
+for _stock, _soft in ((KLDiscretLoss, PSKDKLDiscretLoss), (KeypointMSELoss, PSKDKeypointMSELoss),
+                      (KeypointOHKMMSELoss, PSKDKeypointOHKMMSELoss)):
+    register_soft_loss(_stock, _soft)

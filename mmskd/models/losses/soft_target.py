@@ -1,9 +1,12 @@
 """What every loss that softens its hard target with a teacher's prediction has in common."""
-from typing import Optional, Sequence, Tuple, Union
+import copy
+from collections import OrderedDict
+from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmskd.errors import UsageError
 from ..pairing import unpair
 
 Prediction = Union[Tensor, Sequence[Tensor]]
@@ -21,25 +24,26 @@ class SoftTargetLoss:
 
     Attributes:
         alpha_t (float): Weight of the teacher in the target, in [0, 1]. Defaults to 0.
-        num_calls (int): Calls since :meth:`reset`.
-        num_paired (int): Calls since :meth:`reset` in which the prediction was a pair.
-        disagreement (Tensor, optional): Mean absolute difference between the probabilities of student
-            and teacher in the latest paired call, a scalar without gradient; None if nothing was
-            predicted.
     """
 
     alpha_t: float = 0.0
-    num_calls: int = 0
-    num_paired: int = 0
-    disagreement: Optional[Tensor] = None
+    _differences: Optional[List[Tuple[Tensor, int]]] = None
 
     def reset(self) -> None:
         """Forget the calls so far."""
-        self.num_calls = self.num_paired = 0
-        self.disagreement = None
+        self._differences = []
+
+    def differences(self) -> List[Tuple[Tensor, int]]:
+        """Of each call since :meth:`reset` that had a teacher.
+
+        Returns:
+            list[tuple]: The mean absolute difference between the probabilities of student and teacher, a
+            scalar without gradient, and of how many it is the mean.
+        """
+        return self._differences or []
 
     def split(self, pred: Prediction) -> Tuple[Prediction, Optional[Prediction]]:
-        """Take a prediction apart and count the call.
+        """Take a prediction apart.
 
         Args:
             pred (Tensor | tuple[Tensor]): The prediction, or one for each axis (SimCC).
@@ -51,28 +55,91 @@ class SoftTargetLoss:
         """
         one = isinstance(pred, Tensor)
         students, teachers = zip(*map(unpair, (pred, ) if one else pred))
-        self.num_calls += 1
         if any(teacher is None for teacher in teachers):
             return (students[0] if one else students), None
-        self.num_paired += 1
         teachers = tuple(map(at_least_float32, teachers))
-        self.disagreement = self._difference(students, teachers)
+        self._compare(students, teachers)
         if one:
             students, teachers = students[0], teachers[0]
         return students, teachers if self.alpha_t else None
 
     @torch.no_grad()
-    def _difference(self, students: Sequence[Tensor],
-                    teachers: Sequence[Tensor]) -> Optional[Tensor]:
-        means = [(self.probability(at_least_float32(student)) - self.probability(teacher)).abs().mean()
-                 for student, teacher in zip(students, teachers) if student.numel()]
-        return torch.stack(means).mean() if means else None
+    def _compare(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
+        if self._differences is None:
+            return
+        for student, teacher in zip(students, teachers):
+            if student.numel():
+                difference = self.probability(at_least_float32(student)) - self.probability(teacher)
+                self._differences.append((difference.abs().mean(), student.numel()))
 
     def probability(self, pred: Tensor) -> Tensor:
         """What the loss takes a prediction's probabilities to be."""
         raise NotImplementedError
 
+    @classmethod
+    def takes(cls, loss: nn.Module) -> bool:
+        """Whether it computes what this instance of the stock loss computes, with all its settings."""
+        return True
+
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half precision as float32, all else as it is: a target of 1e-4 needs the digits."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+SOFT_FORMS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {}
+"""The soft-target drop-in of each hard-target loss, see :func:`register_soft_loss`."""
+
+
+def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> None:
+    """Say which loss takes a teacher's prediction in place of a hard-target loss.
+
+    Args:
+        stock (type): A loss that a head may have. Only this class itself: a subclass may compute
+            anything.
+        soft (type): Its drop-in: ``class Soft(SoftTargetLoss, stock)`` with the same constructor and
+            call, which equals ``stock`` where it is given no teacher.
+
+    Raises:
+        UsageError: If ``soft`` is not such a class.
+    """
+    if not (issubclass(soft, SoftTargetLoss) and issubclass(soft, stock)):
+        raise UsageError(f'register_soft_loss: {soft.__name__} must derive from SoftTargetLoss and from '
+                         f'{stock.__name__}, in this order')
+    SOFT_FORMS[stock] = soft
+
+
+def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
+    """The class of a loss's soft-target form: its own if it has one already; None if there is none."""
+    if isinstance(loss, SoftTargetLoss):
+        return type(loss)
+    found = SOFT_FORMS.get(type(loss))
+    return found if found is not None and found.takes(loss) else None
+
+
+def soft_classes_like(loss: nn.Module) -> List[str]:
+    """The names of losses with a soft-target form, from the package of ``loss``."""
+    package = type(loss).__module__.partition('.')[0]
+    found = [stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package]
+    return found or [stock.__name__ for stock in SOFT_FORMS]
+
+
+def soft_form(loss: nn.Module, alpha_t: float = 1.) -> SoftTargetLoss:
+    """A loss with the same settings that takes a teacher's prediction for its target.
+
+    Args:
+        loss (nn.Module): A loss that has a soft-target form. Not changed.
+        alpha_t (float): Weight of the teacher. Defaults to 1: the teacher alone.
+
+    Raises:
+        UsageError: If it has no soft-target form.
+    """
+    kind = soft_class(loss)
+    if kind is None:
+        raise UsageError(f'{type(loss).__name__} has no soft-target form; '
+                         f'{", ".join(soft_classes_like(loss))} have one')
+    soft = copy.copy(loss)
+    soft.__class__ = kind
+    soft._forward_pre_hooks, soft._forward_hooks = OrderedDict(), OrderedDict()
+    soft.alpha_t, soft._differences = alpha_t, None
+    return soft

@@ -64,6 +64,12 @@ def is_simcc_loss(loss: nn.Module) -> bool:
     return hasattr(loss, 'label_softmax')
 
 
+def is_softmax_loss(loss: nn.Module) -> bool:
+    """Whether a loss classifies by a softmax over classes or bins: not by sigmoids, and not by heatmaps."""
+    sigmoid = getattr(loss, 'use_sigmoid', False) or isinstance(loss, nn.BCEWithLogitsLoss)
+    return is_simcc_loss(loss) or not (sigmoid or hasattr(loss, 'use_target_weight'))
+
+
 def _simcc_calls(loss: nn.Module, bins: Any, labels: Any, weight: Tensor) -> List[SoftmaxCall]:
     weight = weight if loss.use_target_weight else weight.new_ones(weight.shape)
     if loss.mask is not None:

@@ -1,6 +1,22 @@
-"""Where a teacher's prediction comes from."""
-from .mirror import Mirror
-from .past_self import PastSelf
-from .pose_mirror import PoseMirror
+"""Where a teacher's prediction comes from, and how it gets to the student's losses."""
+from typing import Sequence, Union
 
-__all__ = ['Mirror', 'PastSelf', 'PoseMirror']
+from torch import nn
+
+from ..heads import TaughtHead, is_detector, is_pose_estimator
+from .frozen import FollowedModes, freeze, frozen_copy
+from .mirror import Mirror
+from .output_mirror import OutputMirror, classifier_mirror, pose_mirror, shared_features_mirror
+from .past_self import PastSelf
+
+__all__ = [
+    'FollowedModes', 'Mirror', 'OutputMirror', 'PastSelf', 'classifier_mirror', 'freeze', 'frozen_copy',
+    'mirror_of', 'pose_mirror', 'shared_features_mirror'
+]
+
+
+def mirror_of(model: nn.Module, heads: Sequence[TaughtHead]) -> Union[Mirror, OutputMirror]:
+    """What brings a teacher's predictions to the losses of these heads of a model."""
+    if is_detector(model):
+        return Mirror(model, heads)
+    return (pose_mirror if is_pose_estimator(model) else classifier_mirror)(model, heads)

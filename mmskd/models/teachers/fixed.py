@@ -1,6 +1,6 @@
 """A teacher that does not change: a model built from a config, with the weights of a checkpoint."""
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mmskd.config import load_config, project_of
 from mmskd.checkpoint import load_weights
-from ..soft_heads import SoftHead, is_pose_estimator
+from ..heads import TaughtHead, is_detector, is_pose_estimator
+from .frozen import freeze
 from .mirror import feature_links
 
 PROBE_SIZE = 256  # pixels; of the image that shows which features a detector has
@@ -40,18 +41,13 @@ def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) ->
     return freeze(model)
 
 
-def freeze(model: nn.Module) -> nn.Module:
-    """In eval mode, without gradients."""
-    return model.eval().requires_grad_(False)
-
-
-def check_teacher(student: nn.Module, teacher: nn.Module, heads: List[SoftHead]) -> None:
+def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[TaughtHead]) -> None:
     """Refuse a teacher that was asked another question than the student.
 
     Args:
         student (nn.Module): A detector or pose estimator.
         teacher (nn.Module): Of the same kind.
-        heads (list[SoftHead]): Heads of the student that learn from those of the same name.
+        heads (sequence[TaughtHead]): Heads of the student that learn from those of the same name.
 
     Raises:
         ValueError: Names what differs, on both sides.
@@ -60,10 +56,12 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: List[SoftHead])
     if is_pose_estimator(student):
         _compare('codec has the input size (width, height)', _input_size(student),
                  _input_size(teacher))
+    if not (is_pose_estimator(student) or is_detector(student)):
+        return
     theirs = dict(teacher.named_modules())
-    missing = [name for name in [*feature_links(student), *(head.name for head in heads)]
-               if name not in theirs]
-    if missing and not is_pose_estimator(student):
+    links = feature_links(student, [head.adapter for head in heads])
+    missing = [name for name in [*links, *(head.name for head in heads)] if name not in theirs]
+    if missing and is_detector(student):
         raise ValueError(f'the teacher ({type(teacher).__name__}) has no {missing[0]}, which the '
                          f'student ({type(student).__name__}) has: take one of the same family')
     for head in heads:

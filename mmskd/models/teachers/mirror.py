@@ -21,34 +21,22 @@ So the teacher answers the student's questions, about the same places:
   its modules (query and level embeddings) are part of the question and so the student's.
 """
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, List, Optional
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..pairing import has_pair, map_leaves, pair, ride, student_side, teacher_side
+from ..heads.adapter import HeadAdapter
+from ..heads.choosing import members
+from ..heads.taught import TaughtHead
+from ..pairing import has_pair, map_leaves, ride, student_side, teacher_side
+from ..taps import Tap
+from .frozen import device_of
 
-# The links between the image and the heads, in mmdet's names; those that a model has are hooked. The
-# first is called with the images, the others count only when they are called with pairs.
-ROOT = 'backbone'
-FEATURE_LINKS = ('neck', 'encoder', 'decoder', 'memory_trans_fc', 'memory_trans_norm',
-                 'roi_head.bbox_roi_extractor', 'roi_head.shared_head')
-
-
-class Tap:
-    """A forward hook that a deep copy or a pickle of the module replaces by one that does nothing.
-
-    The copy of a student that is being taught is a plain model without a teacher.
-    """
-
-    def __init__(self, func: Optional[Callable] = None):
-        self.func = func
-
-    def __call__(self, *args, **kwargs):
-        return self.func(*args, **kwargs) if self.func else None
-
-    def __reduce__(self):
-        return Tap, ()
+# What every detector calls first: the one with the images, the other with what that makes of them. What lies
+# between these and a head is known to its adapter, and asked only when it is called with pairs.
+ROOT, NECK = 'backbone', 'neck'
 
 
 class Mirror:
@@ -56,15 +44,15 @@ class Mirror:
 
     Args:
         student (nn.Module): An mmdet detector (not a wrapper around it).
-        heads (dict): Name of each classification head to pair -> overrides for its pairs (see
-            :func:`~mmskd.models.pairing.pair`). A head's first output is its class scores.
+        heads (sequence[TaughtHead]): The heads whose scores are paired. Without any, the teacher goes no
+            further than its features.
 
     Attributes:
         teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
         dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
     """
 
-    def __init__(self, student: nn.Module, heads: Dict[str, Dict[Callable, Callable]]):
+    def __init__(self, student: nn.Module, heads: Sequence[TaughtHead]):
         self.teacher: Optional[nn.Module] = None
         self.dtype: Optional[torch.dtype] = None
         self._student = student
@@ -73,8 +61,10 @@ class Mirror:
         self._answers: Dict[str, List[Any]] = {}
         self._handles: list = []
         modules = dict(student.named_modules())
-        joins = {name: _all_tensors for name in feature_links(student)}
-        joins.update({name: _scores_first(overrides) for name, overrides in heads.items()})
+        joins: Dict[str, Callable] = dict.fromkeys(
+            feature_links(student, [head.adapter for head in heads]), _all_tensors)
+        joins.update({head.name: partial(head.adapter.join, overrides=head.overrides)
+                      for head in heads})
         for name in {**dict.fromkeys(_stations(student, modules)), **joins}:
             self._tap(name, modules[name], joins.get(name))
 
@@ -127,9 +117,8 @@ class Mirror:
 
     @torch.no_grad()
     def _ask(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        device_type = next(self.teacher.parameters()).device.type
         precision = nullcontext() if self.dtype is None else torch.autocast(
-            device_type, dtype=self.dtype)
+            device_of(self.teacher).type, dtype=self.dtype)
         args, kwargs = map_leaves(self._as_teacher, args), map_leaves(self._as_teacher, kwargs)
         with precision:
             return self._counterparts[module](*args, **kwargs)
@@ -141,13 +130,11 @@ class Mirror:
         return teacher_side(value)
 
 
-def feature_links(model: nn.Module) -> List[str]:
+def feature_links(model: nn.Module, heads: Sequence[HeadAdapter]) -> List[str]:
     """The names of the modules between image and heads that a model has."""
     modules = dict(model.named_modules())
-    links = [ROOT] + [name for link in FEATURE_LINKS for name in members(modules, link)]
-    if getattr(model, 'as_two_stage', False):  # scores the encoder's output to choose the queries
-        links.append(f'bbox_head.cls_branches.{model.decoder.num_layers}')
-    return [name for name in links if name in modules]
+    links = [ROOT, NECK, *(link for head in heads for link in head.links(model))]
+    return list(dict.fromkeys(name for link in links for name in members(modules, link)))
 
 
 def _stations(model: nn.Module, modules: Dict[str, nn.Module]) -> List[str]:
@@ -157,27 +144,7 @@ def _stations(model: nn.Module, modules: Dict[str, nn.Module]) -> List[str]:
             for child, _ in owner.named_children() for name in members(modules, prefix + child)]
 
 
-def members(modules: Dict[str, nn.Module], name: str) -> List[str]:
-    """The module of this name, or the items if it is a list of modules (a cascade's stages)."""
-    module = modules.get(name)
-    if isinstance(module, nn.ModuleList):
-        return [f'{name}.{index}' for index in range(len(module))]
-    return [] if module is None else [name]
-
-
 def _all_tensors(output: Any, answer: Any) -> Any:
     """Pair all of a link's outputs. A bigger teacher has more channels there."""
     join = lambda mine, theirs: ride(mine, theirs) if isinstance(mine, Tensor) else mine  # noqa: E731
     return map_leaves(join, output, answer)
-
-
-def _scores_first(overrides: Dict[Callable, Callable]) -> Callable:
-    """Pair only the first output of a head: its class scores, of all levels or layers."""
-
-    def join(output: Any, answer: Any) -> Any:
-        if isinstance(output, Tensor):
-            return pair(output, answer, overrides)
-        scores = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides), output[0], answer[0])
-        return (scores, *output[1:])
-
-    return join

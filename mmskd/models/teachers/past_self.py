@@ -1,10 +1,11 @@
 """The model as it was one refresh ago: PS-KD's teacher."""
-import copy
 from typing import Dict
 
 import torch
 from mmengine.dist import broadcast
 from torch import Tensor, nn
+
+from .frozen import FollowedModes, frozen_copy, named_tensors
 
 
 class PastSelf:
@@ -12,12 +13,11 @@ class PastSelf:
 
     It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh`.
 
-    A normalisation layer that uses the statistics of the batch in the student does so here, and one that
-    uses running statistics in the student (a frozen stage) does so here; running statistics never
-    move. All else (dropout, drop path) is in eval mode. The paper stores predictions of the training
-    pass as well. With plain ``eval()`` the difference between batch and running statistics is fed back through
-    the targets from epoch to epoch until the model has destroyed itself (mAP 0.014 instead of 0.41
-    with a RetinaNet-R18 on BCCD).
+    Its modules are in the modes of the student's (see :class:`~mmskd.models.teachers.frozen.FollowedModes`): a
+    normalisation layer that uses the statistics of the batch in the student does so here. The paper stores
+    predictions of the training pass as well. With plain ``eval()`` the difference between batch and running
+    statistics is fed back through the targets from epoch to epoch until the model has destroyed itself (mAP
+    0.014 instead of 0.41 with a RetinaNet-R18 on BCCD).
 
     Args:
         student (nn.Module): The model to remember; its present weights are copied.
@@ -28,16 +28,8 @@ class PastSelf:
 
     def __init__(self, student: nn.Module):
         self._student = student
-        self.model = copy.deepcopy(student).eval().requires_grad_(False)
-        for module in self.model.modules():
-            # A forward that was patched on the instance (activation checkpointing) would still
-            # run the student's layers.
-            vars(module).pop('forward', None)
-            if hasattr(module, 'track_running_stats'):
-                module.track_running_stats = False
-        self._norms = [(theirs, mine)
-                       for theirs, mine in zip(student.modules(), self.model.modules())
-                       if hasattr(mine, 'track_running_stats')]
+        self.model = frozen_copy(student)
+        self._modes = FollowedModes(student, self.model)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -48,10 +40,9 @@ class PastSelf:
             if tensor.is_floating_point():
                 broadcast(tensor)  # without SyncBN each rank has running statistics of its own
 
-    def follow_norm_modes(self) -> None:
-        """Use batch statistics exactly where the student does at this moment."""
-        for theirs, mine in self._norms:
-            mine.training = theirs.training
+    def follow_modes(self) -> None:
+        """Be in the modes of the student at this moment."""
+        self._modes.apply()
 
     def state_dict(self) -> Dict[str, Tensor]:
         """All parameters and buffers by name, on the CPU."""
@@ -69,9 +60,3 @@ class PastSelf:
                 raise KeyError(f'the past self in the checkpoint has no "{name}"; was it saved by '
                                'another model?')
             tensor.copy_(state[name])
-
-
-def named_tensors(model: nn.Module):
-    """Parameters and buffers (persistent or not) with their names."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()

@@ -1,11 +1,10 @@
 """A trained head that teaches another on the same frozen features: DWPose's second stage."""
-import copy
 from typing import List, Sequence
 
 from torch import nn
 
 from mmskd.checkpoint import load_weights
-from .fixed import freeze
+from .frozen import frozen_copy
 
 FEATURE_PARTS = ('backbone', 'neck')
 
@@ -16,9 +15,9 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     Raises:
         FileNotFoundError, ValueError: If the checkpoint is not there, or not that of such a model.
     """
-    trained = copy.deepcopy(model)
+    trained = frozen_copy(model)
     load_weights(trained, checkpoint)
-    return freeze(trained)
+    return trained
 
 
 def without_features(trained: nn.Module) -> nn.Module:

@@ -41,8 +41,8 @@ def other(model):
 
 def listen(hook, calls):
     """Keep what the heads' own losses are called with."""
-    for head in hook._soft_heads:
-        for loss in head.losses:
+    for head in hook.heads_taught:
+        for loss in head.losses.values():
             loss.register_forward_pre_hook(
                 lambda module, args, kwargs: calls.append((module, args, kwargs)) if has_pair(args) else None,
                 with_kwargs=True)

@@ -102,7 +102,7 @@ def test_alpha_zero_is_the_stock_loss_bit_for_bit(family):
                            else pskd_losses[key])
     assert stock.keys() == pskd.keys()
     assert all(torch.equal(stock[name], pskd[name]) for name in stock)
-    seen = [(loss.num_calls, loss.num_paired) for head in hook._soft_heads for loss in head.losses]
+    seen = [(head.calls, head.paired) for head in hook.heads_taught]
     assert sum(calls for calls, _ in seen) == sum(paired for _, paired in seen) \
         == LOSS_CALLS[family]
 
@@ -185,6 +185,6 @@ def test_tood_is_taught_in_both_phases_of_its_assignment():
         logits = ClassLogits(model)
         total(losses(model, epoch=epoch), 'loss_cls').backward()
         assert max(grad.abs().max() for grad in logits.gradients()) < 1e-7
-        assert sum(loss.num_paired for loss in hook._soft_heads[0].losses) == 5
-    assert {type(loss).__name__ for loss in hook._soft_heads[0].losses} == \
+        assert hook.heads_taught[0].paired == 5
+    assert {type(loss).__name__ for loss in hook.heads_taught[0].losses.values()} == \
         {'PSKDFocalLoss', 'PSKDQualityFocalLoss'}

@@ -11,7 +11,6 @@ from mmengine.hooks import Hook  # noqa: E402
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
-from mmskd.engine.hooks.pskd_hook import STATE_KEY  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
 from tests.support import detectors, runs  # noqa: E402
 
@@ -137,7 +136,7 @@ def test_a_checkpoint_holds_the_past_self_only_where_it_is_needed(data_root, tmp
     runs.train(runs.config(data_root, tmp_path / 'epochs', length=5, hook=dict(interval=2)))
 
     def carried(name):
-        return [STATE_KEY in load_checkpoint_safely(path)
+        return [PSKDHook.state_key in load_checkpoint_safely(path)
                 for path in sorted((tmp_path / name).glob('*.pth'))]
 
     assert carried('epoch') == [False, False, False]  # the student is the next past self
@@ -298,7 +297,7 @@ def test_heads_by_name():
     stock_rpn = detectors.losses(detectors.build('faster_rcnn'))['loss_rpn_cls']
     soft_rpn = detectors.losses(model)['loss_rpn_cls']
     assert not torch.equal(torch.stack(stock_rpn), torch.stack(soft_rpn))
-    assert [(head.name, head.losses[0].num_paired) for head in hook._soft_heads] == \
+    assert [(head.name, head.paired) for head in hook.heads_taught] == \
         [('rpn_head', 5), ('roi_head.bbox_head', 1)]
     hook.detach()
     with pytest.raises(ValueError, match='no head mask_head; those with a loss_cls or loss_module '
@@ -331,7 +330,7 @@ def test_heads_that_nobody_thought_of_work_unasked(name):
     loss = detectors.total(detectors.losses(model))
     loss.backward()
     assert loss.isfinite()
-    assert all(head.losses[0].num_paired > 0 for head in hook._soft_heads)
+    assert all(head.paired > 0 for head in hook.heads_taught)
 
 
 def test_a_soft_loss_that_the_config_names_is_used_as_it_is():

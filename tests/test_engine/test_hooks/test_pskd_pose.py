@@ -48,8 +48,8 @@ class Outputs:
 
     def __init__(self, hook: PSKDHook):
         self.tensors = []
-        for head in hook._soft_heads:
-            for loss in head.losses:
+        for head in hook.heads_taught:
+            for loss in head.losses.values():
                 loss.register_forward_pre_hook(self._keep)
 
     def _keep(self, module, args):
@@ -75,7 +75,7 @@ def test_stock_loss_at_alpha_zero_and_no_gradient_where_both_agree(family):
     assert all(torch.equal(stock_losses[key], pskd_losses[key]) for key in stock_losses)
     assert stock.keys() == pskd.keys()
     assert all(torch.equal(stock[name], pskd[name]) for name in stock)
-    seen = [(loss.num_calls, loss.num_paired) for head in hook._soft_heads for loss in head.losses]
+    seen = [(head.calls, head.paired) for head in hook.heads_taught]
     assert sum(calls for calls, _ in seen) == sum(paired for _, paired in seen) == LOSS_CALLS.get(
         family, 1)
 

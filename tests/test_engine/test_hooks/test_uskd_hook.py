@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import NKDHook, USKDHook
-from mmskd.engine.hooks.uskd_hook import STATE_KEY
 from mmskd.models.losses.functional import uskd
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from mmskd.registry import HOOKS
@@ -178,8 +177,8 @@ def test_the_checkpoint_is_stock_but_for_one_key(tmp_path):
     runner = classifiers.train(config(tmp_path, length=1))
     saved = load_checkpoint_safely(str(tmp_path / 'epoch_1.pth'))
     TinyClassifier().load_state_dict(saved['state_dict'], strict=True)
-    assert saved[STATE_KEY].keys() == {'weight', 'bias'}
-    assert torch.equal(saved[STATE_KEY]['weight'], hook_of(runner).classifier.weight)
+    assert saved[USKDHook.state_key].keys() == {'weight', 'bias'}
+    assert torch.equal(saved[USKDHook.state_key]['weight'], hook_of(runner).classifier.weight)
     assert not runner.model._forward_pre_hooks and losses(runner.model).keys() == {'loss'}
 
 
@@ -243,7 +242,7 @@ def test_two_processes_agree(tmp_path):
     assert first['wrapped'] and first['losses'] != second['losses']
     for part in ('weights', 'classifier'):
         assert all(map(torch.equal, first[part].values(), second[part].values()))
-    after_one_epoch = load_checkpoint_safely(str(tmp_path / 'run/epoch_1.pth'))[STATE_KEY]
+    after_one_epoch = load_checkpoint_safely(str(tmp_path / 'run/epoch_1.pth'))[USKDHook.state_key]
     assert not torch.equal(first['classifier']['weight'], after_one_epoch['weight'])
 
 

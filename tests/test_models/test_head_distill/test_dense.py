@@ -7,7 +7,8 @@ pytest.importorskip('mmdet')
 from mmdet.structures.bbox import bbox_overlaps  # noqa: E402
 from mmengine.config import ConfigDict  # noqa: E402
 
-from mmskd.models.head_distill.dense import BOXES, DenseDistiller, _boxes, _flatten  # noqa: E402
+from mmskd.models.head_distill.dense import DenseDistiller  # noqa: E402
+from mmskd.models.heads import adapter_of  # noqa: E402
 from tests.support import detectors  # noqa: E402
 
 SIZES = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
@@ -48,7 +49,7 @@ def focal(logits, target, gamma=2., alpha=0.25):
 def test_retinanet_by_the_formula():
     head = build('retinanet')
     student, teacher = maps(head, 1), maps(head, 2)
-    terms = DenseDistiller('bbox_head', head)(student, teacher)
+    terms = DenseDistiller(adapter_of('bbox_head', head))(student, teacher)
     (z, d), (t, e) = ([rows(side[0], CLASSES), rows(side[1], 4)] for side in (student, teacher))
     q = t.sigmoid()
     weight = q.amax(1)**2
@@ -60,7 +61,7 @@ def test_retinanet_by_the_formula():
 def test_fcos_by_the_formula():
     head = build('fcos')
     student, teacher = maps(head, 1), maps(head, 2)
-    terms = DenseDistiller('bbox_head', head)(student, teacher)
+    terms = DenseDistiller(adapter_of('bbox_head', head))(student, teacher)
     mine, theirs = ([rows(side[0], CLASSES), rows(side[1], 4), rows(side[2], 1)[:, 0]]
                     for side in (student, teacher))
     weight = theirs[0].sigmoid().amax(1)**2
@@ -80,7 +81,7 @@ def test_ssd_keeps_the_share_of_its_mining():
     student, teacher = ([[torch.randn(1, count * width, size, size, generator=generator)
                           for count, size in zip(head.prior_generator.num_base_priors, (5, 3, 2, 1, 1, 1))]
                          for width in (CLASSES + 1, 4)] for _ in range(2))
-    term = DenseDistiller('bbox_head', head)(student, teacher)['loss_cls']
+    term = DenseDistiller(adapter_of('bbox_head', head))(student, teacher)['loss_cls']
     z, t = (rows(side[0], CLASSES + 1) for side in (student, teacher))
     q = t.softmax(1)
     foreground = q[:, :-1].amax(1)**2
@@ -93,7 +94,7 @@ def test_ssd_keeps_the_share_of_its_mining():
 @pytest.mark.parametrize('family', ['retinanet', 'fcos'])
 def test_more_images_or_more_background_do_not_change_the_loss(family):
     head = build(family)
-    distiller = DenseDistiller('bbox_head', head)
+    distiller = DenseDistiller(adapter_of('bbox_head', head))
     student, teacher = maps(head, 1), maps(head, 2)
     once = distiller(student, teacher)
     twice = distiller(*([[torch.cat([level, level]) for level in levels] for levels in side]
@@ -112,6 +113,7 @@ def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
     options = {'retinanet': {'bbox_head.reg_decoded_bbox': True},
                'rtmdet': {'bbox_head.exp_on_reg': True}}.get(family, {})  # or half the boxes are inside out
     head = build(family, **{'bbox_head.num_classes': 1, **options}).eval()
+    adapter = adapter_of('bbox_head', head)
     if family != 'yolox':  # has no coder, and does not cut boxes at the image's edge
         head.bbox_coder.clip_border = False
     generator = torch.Generator().manual_seed(3)
@@ -126,7 +128,8 @@ def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
             head.training = False
             evaluated = list(head(features))
         index = 2 if family == 'vfnet' else 1
-        compared.append(_boxes(head, _flatten(head, outputs)[index], SIZES[:levels]))
+        prediction = adapter.flatten(outputs)[index]
+        compared.append(adapter.boxes(prediction, adapter.priors(prediction, SIZES[:levels])))
         evaluated[0] = in_order(evaluated[0], family)
         if len(evaluated) == 3:
             evaluated[2] = [torch.ones_like(level) for level in evaluated[2]]
@@ -134,7 +137,7 @@ def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
         cfg = ConfigDict(score_thr=-1., nms_pre=10**6, min_bbox_size=-1, max_per_img=10**6)
         result, = head.predict_by_feat(*evaluated, batch_img_metas=image, cfg=cfg, with_nms=False)
         reported.append(result.bboxes)
-    assert BOXES[type(head).__name__] and len(compared[0]) == len(reported[0])
+    assert adapter.exact and adapter.compares_boxes and len(compared[0]) == len(reported[0])
     boxes = torch.stack([(side[:, 2:] > side[:, :2]).all(1) for side in reported]).all(0)
     assert boxes.float().mean() > 0.1  # a random head turns some inside out
     ours, theirs = (bbox_overlaps(*pair, is_aligned=True)[boxes] for pair in (compared, reported))
@@ -159,7 +162,7 @@ def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
     head = build('rtmdet')
     scores = [torch.full((1, CLASSES, 1, 1), 20., dtype=torch.float64)]
     teacher = torch.tensor([3., 4., 5., 6.], dtype=torch.float64).view(1, 4, 1, 1)
-    distiller = DenseDistiller('bbox_head', head)
+    distiller = DenseDistiller(adapter_of('bbox_head', head))
     before = None
     for distance in (-1., -10., -100.):
         student = torch.full_like(teacher, distance).requires_grad_()

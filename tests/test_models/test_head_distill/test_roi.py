@@ -7,6 +7,7 @@ import torch
 pytest.importorskip('mmdet')
 
 from mmskd.models.head_distill.roi import BoxDistiller, mask_term  # noqa: E402
+from mmskd.models.heads import adapter_of  # noqa: E402
 from tests.support import detectors  # noqa: E402
 
 CLASSES, ROIS = 3, 6
@@ -20,7 +21,7 @@ def test_boxes_count_by_the_probability_of_their_class(agnostic):
     boxes = 1 if agnostic else CLASSES
     (z, d), (t, e) = ((torch.randn(ROIS, CLASSES + 1).double(), torch.randn(ROIS, boxes * 4).double())
                       for _ in range(2))
-    terms = BoxDistiller('roi_head.bbox_head', head)((z, d), (t, e))
+    terms = BoxDistiller(adapter_of('roi_head.bbox_head', head))((z, d), (t, e))
     q = t.softmax(1)
     assert torch.allclose(terms['loss_cls'], (q * (q.log() - z.log_softmax(1))).sum(1).mean())
     weight = q[:, :-1].sum(1, keepdim=True) if agnostic else q[:, :-1]

@@ -5,9 +5,11 @@ import torch
 
 pytest.importorskip('mmdet')
 
+from mmskd.models.heads import TaughtHead, choose_heads  # noqa: E402
 from mmskd.models.pairing import Pair, unpair  # noqa: E402
 from mmskd.models.teachers import Mirror  # noqa: E402
-from mmskd.models.teachers.mirror import Tap, feature_links  # noqa: E402
+from mmskd.models.taps import Tap  # noqa: E402
+from mmskd.models.teachers.mirror import feature_links  # noqa: E402
 from tests.support import detectors  # noqa: E402
 
 
@@ -21,7 +23,12 @@ from tests.support import detectors  # noqa: E402
               'bbox_head.cls_branches.2']),
 ])
 def test_links_between_image_and_head(family, links):
-    assert feature_links(detectors.build(family)) == links
+    model = detectors.build(family)
+    assert feature_links(model, choose_heads(model)) == links
+
+
+def mirror_of(model):
+    return Mirror(model, [TaughtHead(head) for head in choose_heads(model)])
 
 
 def other_self(model):
@@ -44,7 +51,7 @@ def seen_by(model, name):
 def test_the_pair_of_a_dense_head_is_the_teachers_own_prediction():
     model = detectors.build('gfl').eval()
     teacher = other_self(model)
-    mirror = Mirror(model, {'bbox_head': {}})
+    mirror = mirror_of(model)
     seen = seen_by(model, 'bbox_head')
     inputs, samples = detectors.batch()
     mirror.start(teacher)
@@ -59,7 +66,7 @@ def test_the_pair_of_a_dense_head_is_the_teachers_own_prediction():
 def test_the_teacher_of_a_two_stage_model_is_asked_about_the_students_boxes():
     model = detectors.build('faster_rcnn').eval()
     teacher = other_self(model)
-    mirror = Mirror(model, {'roi_head.bbox_head': {}})
+    mirror = mirror_of(model)
     boxes, seen = [], seen_by(model, 'roi_head.bbox_head')
     model.roi_head.bbox_roi_extractor.register_forward_pre_hook(
         lambda module, args: boxes.append(args[1]))
@@ -73,7 +80,7 @@ def test_the_teacher_of_a_two_stage_model_is_asked_about_the_students_boxes():
 def test_the_teacher_of_a_query_model_decodes_the_students_queries():
     model = detectors.build('dino')
     teacher = other_self(model)
-    mirror = Mirror(model, {'bbox_head': {}})
+    mirror = mirror_of(model)
     asked = {}
     for name, net in (('student', model), ('teacher', teacher)):
         net.decoder.register_forward_pre_hook(
@@ -88,7 +95,7 @@ def test_the_teacher_of_a_query_model_decodes_the_students_queries():
 
 def test_modules_see_plain_tensors_and_removal_leaves_nothing():
     model = detectors.build('mask_rcnn')
-    mirror = Mirror(model, {'roi_head.bbox_head': {}})
+    mirror = mirror_of(model)
     kinds = []
     for module in model.modules():
         module.register_forward_pre_hook(
@@ -102,7 +109,7 @@ def test_modules_see_plain_tensors_and_removal_leaves_nothing():
 
 def test_without_a_teacher_nothing_is_paired():
     model = detectors.build('retinanet')
-    mirror = Mirror(model, {'bbox_head': {}})
+    mirror = mirror_of(model)
     seen = seen_by(model, 'bbox_head')
     detectors.losses(model)
     mirror.start(other_self(model))

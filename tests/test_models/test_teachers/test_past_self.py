@@ -38,7 +38,7 @@ def images():
 
 def test_sees_the_batch_as_the_student_does(student, images):
     past = PastSelf(student)
-    past.follow_norm_modes()
+    past.follow_modes()
     student.rest[0].p = 0.  # the past self has no dropout
     buffers = copy.deepcopy(dict(past.model.named_buffers()))
     assert torch.equal(past.model(images), student(images))
@@ -46,7 +46,7 @@ def test_sees_the_batch_as_the_student_does(student, images):
 
     student.eval()
     past.refresh()  # the student's running statistics have moved meanwhile
-    past.follow_norm_modes()
+    past.follow_modes()
     assert torch.equal(past.model(images), student(images))
 
 
@@ -96,7 +96,7 @@ def test_synchronised_batch_norm_is_followed_too():
     """SyncBN needs a GPU to run; its modes do not."""
     student = nn.SyncBatchNorm.convert_sync_batchnorm(Net())
     past = PastSelf(student)
-    past.follow_norm_modes()
+    past.follow_modes()
     norms = [(past.model.learning[1], True), (past.model.frozen[1], False)]
     for norm, training in norms:
         assert isinstance(norm, nn.SyncBatchNorm)

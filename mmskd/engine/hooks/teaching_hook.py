@@ -1,0 +1,200 @@
+"""The life cycle of every hook that teaches a model while it trains."""
+from contextlib import ExitStack, contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from mmskd.errors import UsageError
+from mmskd.models.heads import HeadAdapter, TaughtHead, stage_weight
+from mmskd.models.taps import Tap, has_objects, is_loss_pass, listeners
+
+from .preconditions import is_training, refuse_unsupported
+
+
+class TeachingHook(Hook):
+    """Adds lessons to a model's losses in each training step, and sees that they are learnt.
+
+    A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what happens before
+    and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume needs. This class
+    attaches and detaches without a trace, lets no other forward pass through, raises where a head of
+    ``self.heads`` was not taught or a training step had no such forward pass, and knows whether the run was
+    resumed. Errors of the models name heads and losses, and get the name of the hook here.
+    """
+
+    priority = 'NORMAL'
+    state_key = ''
+    """Under which :meth:`state` is saved in a checkpoint; empty for a method that needs none."""
+
+    exclusive = True
+    """Whether no other hook that is exclusive may teach the same model."""
+
+    def __init__(self):
+        self.heads_taught: List[TaughtHead] = []
+        self._model: Optional[nn.Module] = None
+        self._undo = ExitStack()
+        self._resumed = False
+        self._restored: Any = None
+        self._reset()
+
+    # What differs from method to method ----------------------------------------------------------
+
+    def set_up(self, model: nn.Module, undo: ExitStack) -> None:
+        """Bring what teaches to ``model``, and push onto ``undo`` how it is taken away again."""
+        raise NotImplementedError
+
+    def begin(self, model: nn.Module) -> bool:
+        """A forward pass begins. Returns whether heads are taught in it."""
+        raise NotImplementedError
+
+    def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
+        """It is over: the losses to return."""
+        return losses
+
+    def state(self) -> Optional[dict]:
+        """What a resumed run needs beside the model; None if nothing."""
+        return None
+
+    def restore(self, state: dict) -> None:
+        """Take up what :meth:`state` returned, after :meth:`attach`."""
+
+    def announce(self, runner) -> List[str]:
+        """Lines for the log, once attached."""
+        return []
+
+    # Without a Runner ----------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module) -> None:
+        """Teach ``model`` (or the model in its DDP wrapper) from here on.
+
+        Raises:
+            UsageError: If the hook is attached already, another one teaches the model, or it cannot be
+                taught. It is then unchanged.
+        """
+        name = type(self).__name__
+        if self._model is not None:
+            raise UsageError(f'{name} is attached to a model already; call detach() first')
+        model = unwrapped(model)
+        for other in listeners(model):
+            if isinstance(other, TeachingHook) and (type(other) is type(self) or
+                                                    self.exclusive and other.exclusive):
+                raise UsageError(f'{name}: another hook of mmskd teaches this model already, '
+                                 f'{type(other).__name__}. Leave one of them in custom_hooks.')
+        with self.named_errors(), ExitStack() as undo:
+            undo.callback(self.heads_taught.clear)
+            self.set_up(model, undo)
+            before = model.register_forward_pre_hook(
+                Tap(self._before_forward), with_kwargs=True, prepend=True)
+            after = model.register_forward_hook(Tap(self._after_forward), with_kwargs=True)
+            undo.callback(before.remove)
+            undo.callback(after.remove)
+            self._undo = undo.pop_all()
+        self._model = model
+
+    def teach(self, model: nn.Module, heads: Sequence[HeadAdapter], undo: ExitStack,
+              soften: bool = False) -> None:
+        """Watch these heads (see :class:`~mmskd.models.heads.TaughtHead`): each is to be taught in each pass."""
+        for adapter in heads:
+            head = TaughtHead(adapter, stage_weight(model, adapter.name), soften)
+            undo.callback(head.remove)
+            self.heads_taught.append(head)
+
+    def detach(self) -> None:
+        """Leave the model as it was before :meth:`attach`; without effect if not attached."""
+        self._undo.close()
+        self._model = None
+        self._reset()
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        """Errors of the models get the name of this hook."""
+        try:
+            yield
+        except UsageError as error:
+            prefix = f'{type(self).__name__}: '
+            text = str(error)
+            raise UsageError(text if text.startswith(prefix) else prefix + text) from error
+
+    def _reset(self) -> None:
+        self._inside = self._objects = False
+        self._passes = 0
+
+    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        self._inside = False
+        if not is_loss_pass(args, kwargs):
+            self.rest()
+            return
+        self._passes += 1
+        self._objects = has_objects(args, kwargs)
+        for head in self.heads_taught:
+            head.start()
+        self._inside = self.begin(model)
+
+    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
+                       losses: Any) -> Optional[Dict[str, Any]]:
+        if not self._inside:
+            return None
+        self._inside = False
+        losses = self.end(losses)
+        for head in self.heads_taught:
+            head.check(self._objects)
+        return losses
+
+    def rest(self) -> None:
+        """A forward pass begins in which nothing is taught."""
+
+    # In a Runner ---------------------------------------------------------------------------------
+
+    def before_run(self, runner) -> None:
+        """Refuse what would fail later, or silently not teach."""
+        if is_training(runner):
+            refuse_unsupported(runner, self)
+
+    def before_train(self, runner) -> None:
+        """Attach, unless that was done before; take up the state of a run that is resumed."""
+        if self._model is None:
+            self.attach(runner.model)
+        if self._restored is not None:
+            self.restore(self._restored)
+            self._restored = None
+        for line in self.announce(runner):
+            print_log(line, 'current')
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """A training step begins."""
+        self._passes = 0
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """A training step is over: was there anything to learn in?"""
+        if not self._passes:
+            raise UsageError(
+                f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
+                "call the model with mode='loss' (its own train_step computes the losses in another way), so "
+                'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
+
+    def after_train(self, runner) -> None:
+        """Give the model back as it was."""
+        self.detach()
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Save the state, beside the state dict of the model."""
+        state = self.state() if self._model is not None else None
+        if state is not None:
+            checkpoint[self.state_key] = state
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the state of a run that is resumed.
+
+        MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this method
+        only with a checkpoint.
+        """
+        if runner._resume:
+            self._resumed = True
+            self._restored = checkpoint.get(self.state_key) if self.state_key else None
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model in its DDP wrapper, or the model itself."""
+    return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,133 @@
+"""What a head is, in one place for each family; and the register in which it is looked up."""
+from typing import Any, Callable, ClassVar, Dict, List, Type, Union
+
+from torch import Tensor, nn
+
+from mmskd.errors import UsageError
+from ..pairing import map_leaves, pair
+
+_ADAPTERS: Dict[Union[str, type], Type['HeadAdapter']] = {}
+
+
+class HeadAdapter:
+    """What mmskd has to know of a head; as it stands, of any head that returns its class scores first.
+
+    A family that differs derives from it in a file of its own and is registered by
+    :func:`register_head`. What a head is *not* known to do is refused by those who need it.
+
+    Args:
+        name (str): The head's name in its model, e.g. 'roi_head.bbox_head.0'.
+        head (nn.Module): The head.
+        exact (bool): Whether it is of a registered class itself, and not of one that derives from it: a
+            subclass may predict anything. Defaults to False.
+    """
+
+    refusal: ClassVar[str] = ''
+    """Why its targets cannot be softened and its scores not compared; empty if they can."""
+
+    rests: ClassVar[bool] = False
+    """Whether it may have nothing to classify in a batch with objects (so no call of its loss proves nothing)."""
+
+    untaught: ClassVar[str] = ''
+    """What it predicts that a trained head of its kind would not teach a fresh one; empty if there is nothing."""
+
+    scores: ClassVar[int] = 0
+    """Which of its outputs are the class scores, where it returns several."""
+
+    def __init__(self, name: str, head: nn.Module, exact: bool = False):
+        self.name = name
+        self.head = head
+        self.exact = exact
+        self.kind = type(head).__name__
+
+    def __str__(self) -> str:
+        return f'model.{self.name} ({self.kind})'
+
+    @property
+    def config_key(self) -> str:
+        """str: Where the config names its loss."""
+        return f'model.{self.name}.loss_cls'
+
+    def target_losses(self) -> Dict[str, nn.Module]:
+        """The modules that compute its losses of class scores (or keypoints), by their names in the head."""
+        return {key: loss for key, loss in self.head.named_children() if key.endswith('loss_cls')}
+
+    def loss_functions(self) -> Dict[Callable, nn.Module]:
+        """Functions of torch that it calls in place of a loss module, and what to call instead."""
+        return {}
+
+    def is_mining(self, call: dict) -> bool:
+        """Whether a call of its loss, with these keyword arguments, only helps to choose samples.
+
+        Calls without a gradient do in any case.
+        """
+        return False
+
+    def advice(self, counterparts: List[str]) -> str:
+        """What to do where one of its losses has no soft-target form; such as these have one."""
+        return (f"Set {self.config_key} to one of {', '.join(counterparts)}, register a soft form of it "
+                "(mmskd.models.losses.register_soft_loss), or leave the head out with the option `heads`.")
+
+    def links(self, model: nn.Module) -> List[str]:
+        """Names of the modules that ``model`` calls between its features and this head."""
+        return []
+
+    def join(self, output: Any, answer: Any, overrides: Dict[Callable, Callable]) -> Any:
+        """What it returned, with its class scores paired with those of the teacher.
+
+        Args:
+            output (Any): Of the student's head.
+            answer (Any): Of the teacher's.
+            overrides (dict): See :func:`~mmskd.models.pairing.pair`.
+        """
+        if isinstance(output, Tensor):
+            return pair(output, answer, overrides)
+        scores = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides),
+                            output[self.scores], answer[self.scores])
+        return (*output[:self.scores], scores, *output[self.scores + 1:])
+
+
+def register_head(*heads: Union[str, type]) -> Callable[[Type[HeadAdapter]], Type[HeadAdapter]]:
+    """Decorates the adapter of some head classes, and of those that derive from them.
+
+    Args:
+        heads (str | type): Classes, or their names where importing them needs a package that not all users
+            have.
+    """
+
+    def register(adapter: Type[HeadAdapter]) -> Type[HeadAdapter]:
+        _ADAPTERS.update(dict.fromkeys(heads, adapter))
+        return adapter
+
+    return register
+
+
+def refuse_heads(reason: str, *heads: Union[str, type]) -> None:
+    """Register classes, and those that derive from them, that cannot be taught.
+
+    Args:
+        reason (str): Completes "it cannot be taught: ...".
+        heads (str | type): As in :func:`register_head`; of heads or of whole models.
+    """
+    register_head(*heads)(type('RefusedHead', (HeadAdapter, ), dict(refusal=reason)))
+
+
+def adapter_of(name: str, head: nn.Module) -> HeadAdapter:
+    """The adapter of a head: that of its class, else of the nearest class that it derives from."""
+    for kind in type(head).__mro__:
+        adapter = _ADAPTERS.get(kind, _ADAPTERS.get(kind.__name__))
+        if adapter is not None:
+            return adapter(name, head, exact=kind is type(head))
+    return HeadAdapter(name, head)
+
+
+def refusal_of(model: nn.Module) -> str:
+    """Why a whole model cannot be taught; empty if nothing is known against it."""
+    return adapter_of('', model).refusal
+
+
+def require_teachable(adapter: HeadAdapter) -> None:
+    """Raise UsageError if a head cannot be taught at all."""
+    if adapter.refusal:
+        raise UsageError(f'{adapter} cannot be taught: {adapter.refusal}. Train it without a teacher, or '
+                         'leave it out with the option `heads`.')

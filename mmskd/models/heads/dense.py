@@ -1,0 +1,130 @@
+"""What one-stage heads have in common: maps of scores and boxes at every prior."""
+from typing import Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..losses.soft_target import SoftTargetLoss, at_least_float32, soft_form
+from .adapter import HeadAdapter
+
+
+class Priors(NamedTuple):
+    """Where a flat prediction was made.
+
+    Attributes:
+        head (nn.Module): Whose priors.
+        sizes (list[tuple]): Height and width of each level.
+        images (int): In the batch.
+    """
+    head: nn.Module
+    sizes: List[tuple]
+    images: int
+
+    def of(self, prediction: Tensor, **options) -> Tensor:
+        """The prior of each row, in the order of the flat predictions."""
+        levels = self.head.prior_generator.grid_priors(
+            self.sizes, dtype=prediction.dtype, device=prediction.device, **options)
+        return torch.cat(levels).repeat(self.images, 1)
+
+
+class DenseAdapter(HeadAdapter):
+    """A head whose outputs are, for each level, scores (N, A * C, H, W), boxes and maybe a quality.
+
+    A family says what its box loss compares (:meth:`boxes`), and what else differs.
+    """
+
+    quality: ClassVar[Optional[str]] = None
+    """The loss of its third output, a number for each prior; None if it has no such output."""
+
+    objectness: ClassVar[bool] = False
+    """Whether that is the probability of an object, of which the class scores are conditional."""
+
+    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+        """What the box loss compares.
+
+        Args:
+            prediction (Tensor): What the head predicts in train mode, (N, K), flat (see :meth:`flatten`).
+            priors (Priors): Where.
+
+        Returns:
+            Tensor: (N, 4).
+        """
+        raise NotImplementedError
+
+    @property
+    def compares_boxes(self) -> bool:
+        """bool: Whether :meth:`boxes` are corners, and not offsets to the priors."""
+        return True
+
+    def box_losses(self) -> Dict[str, Callable]:
+        """Its box losses, by the names that it logs them under."""
+        return {'loss_bbox': self.head.loss_bbox}
+
+    def box_output(self, key: str) -> int:
+        """Which of its outputs the box loss of this name compares."""
+        return 1
+
+    def class_loss(self) -> SoftTargetLoss:
+        """Its class loss with the teacher's scores for a target."""
+        return soft_form(self.head.loss_cls)
+
+    def class_weights(self, confidence: Tensor) -> Optional[Tensor]:
+        """How much the teacher's scores at a prior count, (N,); None for 1.
+
+        Args:
+            confidence (Tensor): Of the teacher, squared, (N,).
+        """
+        return confidence if self.objectness else None
+
+    def class_target(self, probability: Tensor) -> Optional[Tensor]:
+        """What a class loss that looks at the hard target is shown; None for the teacher's best guess.
+
+        Args:
+            probability (Tensor): Of the teacher, (N, C).
+        """
+        return None
+
+    def extra_terms(self, student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor,
+                    total: Tensor) -> Dict[str, Tensor]:
+        """What the teacher teaches beyond scores, boxes and quality, by the names of the head's losses.
+
+        Args:
+            student (Sequence[Tensor]): Its outputs, flat.
+            teacher (Sequence[Tensor]): The teacher's.
+            weight (Tensor): Of the priors, (N,).
+            total (Tensor): Their sum over the batch.
+        """
+        return {}
+
+    def flatten(self, outputs: Sequence[Sequence[Tensor]]) -> List[Tensor]:
+        """Each output as (images * priors, K), the priors of an image level by level."""
+        flat = []
+        for levels in outputs:
+            rows = [level.permute(0, 2, 3, 1).reshape(level.size(0), -1,
+                                                      level.size(1) // self._num_priors(index))
+                    for index, level in enumerate(levels)]
+            flat.append(at_least_float32(torch.cat(rows, 1).flatten(0, 1)))
+        return flat
+
+    def priors(self, prediction: Tensor, sizes: List[tuple]) -> Priors:
+        """Where a flat prediction was made."""
+        places = sum(self._num_priors(level) * height * width
+                     for level, (height, width) in enumerate(sizes))
+        return Priors(self.head, sizes, len(prediction) // places)
+
+    def _num_priors(self, level: int) -> int:
+        """At a place of a level."""
+        return self.head.prior_generator.num_base_priors[level]
+
+
+def corners_from_anchors(prediction: Tensor, priors: Priors) -> Tensor:
+    """Boxes from offsets to the anchors."""
+    return priors.head.bbox_coder.decode(priors.of(prediction), prediction)
+
+
+def corners_from_distances(prediction: Tensor) -> Tensor:
+    """Distances to the left, top, right and bottom, as a box around 0.
+
+    Overlaps of two boxes at the same place depend on neither the place nor the unit (the stride).
+    """
+    return torch.cat([-prediction[:, :2], prediction[:, 2:]], 1)

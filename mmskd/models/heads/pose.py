@@ -1,0 +1,38 @@
+"""Heads of MMPose's top-down estimators: SimCC and heatmaps."""
+from typing import Dict, List
+
+from torch import nn
+
+from .adapter import HeadAdapter, register_head
+
+
+@register_head('BaseHead')
+class PoseHeadAdapter(HeadAdapter):
+    """Its output goes to the loss as it is, so the teacher's answer joins it there, for each of its stages."""
+
+    @property
+    def config_key(self) -> str:
+        return f'model.{self.name}.loss'
+
+    def target_losses(self) -> Dict[str, nn.Module]:
+        found = getattr(self.head, 'loss_module', None)
+        if isinstance(found, nn.ModuleList):  # one for each stage
+            return {f'loss_module.{index}': loss for index, loss in enumerate(found)}
+        return {} if found is None else {'loss_module': found}
+
+    def advice(self, counterparts: List[str]) -> str:
+        bins = hasattr(self.head, 'simcc_split_ratio')
+        fitting = [name for name in counterparts if ('Discret' in name) == bins] or counterparts
+        return super().advice(fitting)
+
+
+@register_head('VisPredictHead')
+class VisibilityHeadAdapter(HeadAdapter):
+    """Predicts beside another head which keypoints are visible; the other one is taught."""
+
+
+@register_head('InternetHead')
+class InterNetAdapter(PoseHeadAdapter):
+    """Heatmaps of two hands, the depth between them and which hands there are."""
+
+    untaught = 'the depth of the root and the kind of hand; leave this stage out'

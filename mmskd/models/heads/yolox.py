@@ -1,0 +1,17 @@
+"""YOLOX's head: class scores given an object, boxes, and an objectness."""
+from torch import Tensor
+
+from .adapter import register_head
+from .dense import DenseAdapter, Priors
+
+
+@register_head('YOLOXHead')
+class YOLOXAdapter(DenseAdapter):
+    """Its class loss is that of the positives alone, so there may be none."""
+
+    quality = 'loss_obj'
+    objectness = True
+    rests = True
+
+    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+        return self.head._bbox_decode(priors.of(prediction, with_stride=True), prediction)

@@ -1,0 +1,133 @@
+"""Ask a teacher about the student's batch, where a head's output goes to its loss as it is.
+
+The heads of pose estimators and classifiers do so: there is no way to follow, and the teacher's output for
+the same images is the answer. It is brought in where the student's output meets the loss module, because
+MMPose's heads call ``self.forward(feats)`` inside ``loss()``: forward hooks on the head do not fire
+there.
+"""
+from contextlib import nullcontext
+from typing import Any, Callable, List, Optional, Sequence
+
+import torch
+from torch import nn
+
+from ..heads.taught import TaughtHead
+from ..pairing import map_leaves, pair
+from ..taps import Tap
+from .frozen import device_of
+from .mirror import ROOT
+
+Answer = Callable[[nn.Module, tuple], List[Any]]
+
+
+class OutputMirror:
+    """Hooks on a student that make a teacher's output ride along with its own into the loss.
+
+    Args:
+        heads (sequence[TaughtHead]): Their losses are called in the order of the answers.
+
+    Attributes:
+        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
+        dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
+    """
+
+    def __init__(self, heads: Sequence[TaughtHead]):
+        self.teacher: Optional[nn.Module] = None
+        self.dtype: Optional[torch.dtype] = None
+        self._answers: List[Any] = []
+        # Before those that look at what the loss is given
+        self._handles = [loss.register_forward_pre_hook(Tap(self._join), prepend=True)
+                         for head in heads for loss in head.losses.values()]
+
+    def ask_before(self, module: nn.Module, answer: Answer) -> 'OutputMirror':
+        """Ask when a module is called: ``answer(teacher, arguments of the call)``."""
+
+        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            if self.teacher is not None:
+                self._ask(answer, args or (kwargs['inputs'], ))
+
+        self._handles.append(module.register_forward_pre_hook(Tap(before), with_kwargs=True))
+        return self
+
+    def ask_after(self, module: nn.Module, answer: Answer) -> 'OutputMirror':
+        """Ask when a module has been called: ``answer(teacher, (its output, ))``."""
+
+        def after(module: nn.Module, args: tuple, output: Any) -> None:
+            if self.teacher is not None:
+                self._ask(answer, (output, ))
+
+        self._handles.append(module.register_forward_hook(Tap(after)))
+        return self
+
+    def start(self, teacher: nn.Module) -> None:
+        """Ask this teacher in the forward pass that follows."""
+        self._answers = []
+        self.teacher = teacher
+
+    def stop(self) -> None:
+        """Ask nobody from here on."""
+        self._answers = []
+        self.teacher = None
+
+    def remove(self) -> None:
+        """Take the hooks off the student."""
+        self.stop()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    @torch.no_grad()
+    def _ask(self, answer: Answer, args: tuple) -> None:
+        precision = nullcontext() if self.dtype is None else torch.autocast(
+            device_of(self.teacher).type, dtype=self.dtype)
+        with precision:
+            self._answers = answer(self.teacher, args)
+
+    def _join(self, loss: nn.Module, args: tuple) -> Optional[tuple]:
+        """A prediction enters its loss: let the teacher's ride along."""
+        if not self._answers or not args:
+            return None
+        return (map_leaves(pair, args[0], self._answers.pop(0)), *args[1:])
+
+
+def pose_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
+    """The teacher finds its own features in the student's crops. Without heads it stops there."""
+
+    def answer(teacher: nn.Module, args: tuple) -> List[Any]:
+        return _outputs(teacher, heads, teacher.extract_feat(*args))
+
+    return OutputMirror(heads).ask_before(student.get_submodule(ROOT), answer)
+
+
+def shared_features_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
+    """The teacher's heads get the student's own features."""
+
+    def answer(teacher: nn.Module, args: tuple) -> List[Any]:
+        return _outputs(teacher, heads, *args)
+
+    return OutputMirror(heads).ask_after(feature_module(student), answer)
+
+
+def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
+    """The teacher classifies the student's images: one prediction, for the one loss of the one head."""
+
+    def answer(teacher: nn.Module, args: tuple) -> List[Any]:
+        return [teacher(args[0], mode='tensor')]
+
+    return OutputMirror(heads).ask_before(student, answer)
+
+
+def feature_module(model: nn.Module) -> nn.Module:
+    """The module whose output the head sees: the neck, or the backbone if there is none."""
+    return model.neck if getattr(model, 'with_neck', False) else model.backbone
+
+
+def _outputs(teacher: nn.Module, heads: Sequence[TaughtHead], features: Any) -> List[Any]:
+    """The outputs of all stages of the teacher's heads."""
+    return [stage for head in heads
+            for stage in stages(teacher.get_submodule(head.name).forward(features))]
+
+
+def stages(output: Any) -> List[Any]:
+    """The outputs of a head's stages. A tuple is one output (SimCC's x and y), a list is several."""
+    return list(output) if isinstance(output, list) else [output]
