@@ -27,7 +27,8 @@ class DenseDistiller:
     def __init__(self, adapter: DenseAdapter):
         self._adapter, self._head = adapter, adapter.head
         self._class_loss = adapter.class_loss()
-        self._quality_loss = adapter.quality and soft_form(getattr(adapter.head, adapter.quality))
+        self._quality_loss = adapter.quality and soft_form(
+            getattr(adapter.head, adapter.quality), f'model.{adapter.name}.{adapter.quality}')
 
     def __call__(self, student: Sequence[Sequence[Tensor]],
                  teacher: Sequence[Sequence[Tensor]]) -> Dict[str, Tensor]:

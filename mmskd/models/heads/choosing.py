@@ -75,5 +75,5 @@ def _no_head(model: nn.Module, missing: Sequence[str]) -> str:
     candidates = [name for name, module in model.named_modules()
                   if name and not adapter_of(name, module).refusal and _has_target(adapter_of(name, module))]
     there = ', '.join(sorted(candidates)) or 'none'
-    return (f'{type(model).__name__} has no head {" or ".join(missing)}; those whose loss of classes or keypoints '
-            f'can be given a teacher are: {there}. Choose with the option `heads`.')
+    return (f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or loss_module '
+            f'are: {there}. Choose with the option `heads`.')

@@ -43,9 +43,8 @@ class TaughtHead:
         self.adapter, self.name, self.head, self.weight = adapter, adapter.name, adapter.head, weight
         functions, modules = adapter.loss_functions(), adapter.target_losses()
         if not functions and not modules:
-            raise UsageError(f'{self} computes no loss of classes or keypoints by a module that could be '
-                             'given a teacher (loss_cls, or loss_module in MMPose). Name the heads that '
-                             'have one in the option `heads`.')
+            raise UsageError(f'{self} has no loss_cls or loss_module, by which it could be given a teacher. '
+                             'Name the heads that have one in the option `heads`.')
         self._stock_classes: Dict[nn.Module, type] = {}
         if soften:
             for key, loss in modules.items():

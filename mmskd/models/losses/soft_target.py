@@ -124,22 +124,22 @@ def soft_classes_like(loss: nn.Module) -> List[str]:
     return found or [stock.__name__ for stock in SOFT_FORMS]
 
 
-def soft_form(loss: nn.Module, alpha_t: float = 1.) -> SoftTargetLoss:
-    """A loss with the same settings that takes a teacher's prediction for its target.
+def soft_form(loss: nn.Module, name: str = 'the loss') -> SoftTargetLoss:
+    """A loss with the same settings that takes a teacher's prediction for its target (alpha 1).
 
     Args:
         loss (nn.Module): A loss that has a soft-target form. Not changed.
-        alpha_t (float): Weight of the teacher. Defaults to 1: the teacher alone.
+        name (str): For the error. Defaults to 'the loss'.
 
     Raises:
         UsageError: If it has no soft-target form.
     """
     kind = soft_class(loss)
     if kind is None:
-        raise UsageError(f'{type(loss).__name__} has no soft-target form; '
+        raise UsageError(f'{name} is {type(loss).__name__}, which has no soft-target form; '
                          f'{", ".join(soft_classes_like(loss))} have one')
     soft = copy.copy(loss)
     soft.__class__ = kind
     soft._forward_pre_hooks, soft._forward_hooks = OrderedDict(), OrderedDict()
-    soft.alpha_t, soft._differences = alpha_t, None
+    soft.alpha_t, soft._differences = 1., None
     return soft
