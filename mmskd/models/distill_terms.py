@@ -121,8 +121,8 @@ class FeatureTerm:
         return keep
 
 
-def build_losses(cfgs: Sequence[dict]) -> List[nn.Module]:
-    """Build losses between a student and a teacher.
+def build_losses(option: str, cfgs: Sequence[dict]) -> List[nn.Module]:
+    """Build losses between a student and a teacher, from the configs in an option of a hook.
 
     Raises:
         UsageError: If one is no such loss.
@@ -130,7 +130,8 @@ def build_losses(cfgs: Sequence[dict]) -> List[nn.Module]:
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
         if not (compares_features(loss) or hasattr(loss, 'of_call')):
-            raise UsageError(f'{type(loss).__name__} is no loss between a student and a teacher')
+            raise UsageError(f'{type(loss).__name__} in the option `{option}` is no loss between a student '
+                             'and a teacher')
     return losses
 
 

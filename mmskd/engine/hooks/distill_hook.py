@@ -105,7 +105,7 @@ class DistillHook(TeachingHook):
         """Let the teacher add its terms to the losses of the model."""
         device = device_of(model)
         teacher = self._build_teacher().to(device)
-        losses = None if self.loss_cfgs is None else build_losses(self.loss_cfgs)
+        losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
         check_teacher(model, teacher, self.heads_taught)

@@ -177,7 +177,7 @@ class PSKDHook(TeachingHook):
         """What adds the option ``loss`` to the heads' own."""
         if self.loss is None:
             return None
-        losses = build_losses([self.loss])
+        losses = build_losses('loss', [self.loss])
         if compares_features(losses[0]):
             raise UsageError('the past self teaches predictions; FeatureDistillLoss in the option `loss` '
                              'compares features, as DistillHook does')

@@ -63,8 +63,8 @@ class HeadAdapter:
         """
         return False
 
-    def advice(self, counterparts: List[str]) -> str:
-        """What to do where one of its losses has no soft-target form; such as these have one."""
+    def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
+        """What to do where ``loss``, one of its own, has no soft-target form; such as these have one."""
         return (f"Set {self.config_key} to one of {', '.join(counterparts)}, register a soft form of it "
                 "(mmskd.models.losses.register_soft_loss), or leave the head out with the option `heads`.")
 

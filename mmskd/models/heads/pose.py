@@ -20,10 +20,13 @@ class PoseHeadAdapter(HeadAdapter):
             return {f'loss_module.{index}': loss for index, loss in enumerate(found)}
         return {} if found is None else {'loss_module': found}
 
-    def advice(self, counterparts: List[str]) -> str:
+    def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
+        if type(loss).__name__ == 'CombinedTargetMSELoss':
+            return ('Its targets hold offsets besides the heatmaps. Use heatmaps alone: heatmap_type="gaussian" '
+                    f'in the codec, and KeypointMSELoss as {self.config_key}.')
         bins = hasattr(self.head, 'simcc_split_ratio')
         fitting = [name for name in counterparts if ('Discret' in name) == bins] or counterparts
-        return super().advice(fitting)
+        return super().advice(loss, fitting)
 
 
 @register_head('VisPredictHead')

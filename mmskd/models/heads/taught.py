@@ -146,7 +146,7 @@ class TaughtHead:
         if soft_class(loss) is None:
             raise UsageError(
                 f'{self}: its {key}, {type(loss).__name__}, has no soft-target form. '
-                f'{self.adapter.advice(soft_classes_like(loss))}')
+                f'{self.adapter.advice(loss, soft_classes_like(loss))}')
 
     def _loss_names(self) -> str:
         return ' or '.join(sorted({type(loss).__name__ for loss in self.losses.values()}))

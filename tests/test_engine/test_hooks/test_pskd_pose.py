@@ -136,7 +136,7 @@ BODY = 'mmpose::body_2d_keypoint'
     ('yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py', 'YOLOXPoseHead', 'one stage'),
     ('dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512.py', 'DEKRHead', 'one stage'),
     ('topdown_heatmap/coco/td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192.py', 'HeatmapHead',
-     'no soft-target counterpart of its loss_module, CombinedTargetMSELoss'),
+     'CombinedTargetMSELoss, has no soft-target form.*gaussian'),
 ])
 def test_what_has_no_distribution_is_refused_by_name(config, head, reason):
     model = poses.build(f'{BODY}/{config}')
