@@ -4,6 +4,7 @@ import torch
 
 pytest.importorskip('mmpose')
 
+from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.hub import get_config  # noqa: E402
 from mmpose.registry import MODELS  # noqa: E402
 from mmpose.utils import register_all_modules  # noqa: E402
@@ -19,9 +20,8 @@ INTERNET = 'mmpose::hand_3d_keypoint/internet/interhand3d/internet_res50_4xb16-2
 
 def build(config, **options):
     register_all_modules(init_default_scope=True)
-    cfg = get_config(config).model
+    cfg = ConfigDict(get_config(config).model, **options)
     cfg.backbone.init_cfg = None
-    cfg.update(options)
     return MODELS.build(cfg)
 
 
