@@ -26,7 +26,7 @@ BUILD_TOOLS=(setuptools==79.0.1 wheel ninja psutil packaging)
 # and xtcocotools no longer imports.
 BASE=('numpy<2' 'opencv-python<4.12')
 LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy terminaltables matplotlib pillow six
-           tqdm pytest pytest-xdist)
+           tqdm pytest pytest-xdist hypothesis import-linter)
 
 DEFAULT_ENGINE=(mmengine==0.10.7)
 DEFAULT_MMCV=mmcv==2.1.0

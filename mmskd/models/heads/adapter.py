@@ -82,9 +82,10 @@ class HeadAdapter:
         """
         if isinstance(output, Tensor):
             return pair(output, answer, overrides)
-        scores = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides),
-                            output[self.scores], answer[self.scores])
-        return (*output[:self.scores], scores, *output[self.scores + 1:])
+        joined, index = list(output), self.scores
+        joined[index] = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides), output[index],
+                                   answer[index])
+        return tuple(joined)
 
 
 def register_head(*heads: Union[str, type]) -> Callable[[Type[HeadAdapter]], Type[HeadAdapter]]:

@@ -7,3 +7,10 @@ class SOLOAdapter(HeadAdapter):
     """Masks (of x and of y in the decoupled form), then class scores."""
 
     scores = -1
+
+
+@register_head('SOLOV2Head')
+class SOLOv2Adapter(HeadAdapter):
+    """Kernels of the masks, class scores, and the features that the kernels are applied to."""
+
+    scores = 1

@@ -1,0 +1,66 @@
+"""Copying and freezing any model, and seeing a batch as the original does."""
+import pytest
+import torch
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
+from torch import nn
+
+from mmskd.models.teachers.frozen import (FollowedModes, device_of, freeze, frozen_copy, is_random)
+
+
+class Keeps(nn.Sequential):
+    """Keeps a tensor of its last forward pass on itself, as CondInst's and YOLACT's heads do."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        self.last = dict(maps=[out])
+        return out
+
+    def eval(self):  # as of LD's and LAD's detectors
+        super().eval()
+
+
+def test_tensors_of_an_earlier_pass_do_not_prevent_a_copy():
+    model = Keeps(nn.Linear(2, 2))
+    model(torch.ones(1, 2))
+    copied = frozen_copy(model)
+    assert torch.equal(copied.last['maps'][0], model.last['maps'][0])
+    assert not copied.last['maps'][0].requires_grad and model.last['maps'][0].requires_grad
+    assert freeze(model) is model and not model.training and not model[0].weight.requires_grad
+
+
+def test_a_copy_runs_its_own_layers():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    turn_on_activation_checkpointing(model, ['0'])
+    copied = frozen_copy(model)
+    with torch.no_grad():
+        copied[0].weight.zero_(), copied[0].bias.zero_()
+    assert copied(torch.ones(1, 2)).abs().sum() == 0 and 'forward' in vars(model[0])
+
+
+def test_modes_are_followed_but_for_what_is_random():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x + 1 if self.training else x
+
+    def build():
+        return nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), Branches(), nn.MultiheadAttention(4, 2))
+
+    original, copied = build().train(), build()
+    modes = FollowedModes(original, freeze(copied))
+    before = copied[0].running_mean.clone()
+    modes.apply()
+    assert [module.training for module in copied] == [True, False, True, False]
+    copied[0](torch.randn(4, 3))
+    assert torch.equal(copied[0].running_mean, before)
+    original[0].eval()
+    modes.apply()
+    assert not copied[0].training
+
+
+def test_drop_path_is_random():
+    mmcv = pytest.importorskip('mmcv.cnn.bricks')
+    assert is_random(mmcv.DropPath(0.1)) and is_random(nn.Dropout2d()) and not is_random(nn.Linear(1, 1))
+
+
+def test_the_device_of_a_model_without_parameters():
+    assert device_of(nn.ReLU()) == torch.device('cpu')
