@@ -37,19 +37,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+import torch
+from small_models import (SIDES, SmallModel, config_names, import_models, kind, loss_values,
+                          signature)
+from torch import Tensor, nn
+
+import mmskd
+from mmskd.config import load_config
+from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook, PSKDHook, USKDHook
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-
-import torch  # noqa: E402
-from small_models import (SIDES, SmallModel, config_names, import_models, kind,  # noqa: E402
-                          loss_values, signature)
-from torch import Tensor, nn  # noqa: E402
-
-import mmskd  # noqa: E402
-from mmskd.config import load_config  # noqa: E402
-from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
-                                USKDHook)
-
 TAUGHT, REFUSED, NOT_APPLICABLE, FAULT = 'taught', 'refused', 'no softmax', 'FAULT'
 PACKAGES = ('mmdet', 'mmpose')
 TOLERANCE = 1e-4
@@ -195,16 +192,36 @@ def _number(value: Tensor) -> str:
     return f'{float(value.sum()):.6g}'
 
 
-def gradients(total: Tensor, calls: Sequence[Call]) -> List[float]:
-    """The largest gradient at the predictions of each call, of what a total is computed from."""
-    predictions = [tensor for call in calls for tensor in call.predictions]
-    if not predictions or not total.requires_grad:
-        return [0.] * len(calls)
-    for tensor in predictions:
-        tensor.grad = None
-    total.backward(retain_graph=True)
-    return [max((float(tensor.grad.abs().max()) for tensor in call.predictions
-                 if tensor.grad is not None and tensor.numel()), default=0.) for call in calls]
+def backward(total: Any, calls: Sequence[Call]) -> None:
+    """Gradients of a total at the predictions of the calls, and of the parameters that it depends on."""
+    for call in calls:
+        for tensor in call.predictions:
+            tensor.grad = None
+    if isinstance(total, Tensor) and total.requires_grad:
+        total.backward(retain_graph=True)
+
+
+def largest(tensors: Sequence[Tensor]) -> float:
+    """The largest gradient among those of some tensors."""
+    return max((float(tensor.grad.abs().max()) for tensor in tensors
+                if tensor.grad is not None and tensor.numel()), default=0.)
+
+
+def gradient(total: Any, model: nn.Module) -> float:
+    """The largest gradient of a total among the parameters of a model."""
+    model.zero_grad()
+    backward(total, [])
+    return largest(list(model.parameters()))
+
+
+def class_loss(losses: Dict[str, Tensor]) -> Any:
+    """The sum of those losses that a teacher softens; 0 if there is none."""
+    return sum(value.sum() for key, value in losses.items() if is_class_loss(key))
+
+
+def is_class_loss(key: str) -> bool:
+    """Whether a loss of this name is about classes or keypoints; the RPN's is not."""
+    return bool(re.search('cls|kpt|heatmap|det_loss', key)) and not re.search('rpn|aux|bbox', key)
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -238,12 +255,15 @@ class Stock(NamedTuple):
     Attributes:
         small (SmallModel): The model.
         step (Step): Of the stock model.
-        norm (float): The largest gradient of the class losses at their predictions.
+        norm (float): The largest gradient of the class losses among the parameters.
+        counts (list[bool]): Whether a call of a class loss is a part of what is minimised; not where nothing
+            was left to classify, or where it serves to assign targets.
         traces (dict): What a step leaves on the model: some heads keep something from their first one on.
     """
     small: SmallModel
     step: Step
     norm: float
+    counts: List[bool]
     traces: dict
 
     @property
@@ -268,7 +288,7 @@ def take_stock(name: str) -> Stock:
             watch = ClassLosses(model)
             losses = small.losses(model)
             total, _ = model.parse_losses(losses)  # as the runner does
-            total.backward(retain_graph=True)
+            gradient(total, model)
             break
         except (ImportError, ModuleNotFoundError):
             raise
@@ -276,12 +296,14 @@ def take_stock(name: str) -> Stock:
             if side == SIDES[-1] or small_images_do_not_matter(cfg):
                 raise
     values, calls = loss_values(losses), watch.take()
-    norm = max(gradients(sum(call.output for call in calls), calls), default=0.) if calls else 0.
+    norm = gradient(class_loss(values), model)
+    backward(class_loss(values), calls)
+    counts = [largest(call.predictions) > 0 for call in calls]
     values = {key: value.detach() for key, value in values.items()}
     for key, value in values.items():
         if not torch.isfinite(value).all():
             raise ArithmeticError(f'the stock {key} is {_number(value)}')
-    return Stock(small, Step(values, calls), norm, _traces(model))
+    return Stock(small, Step(values, calls), norm, counts, _traces(model))
 
 
 def small_images_do_not_matter(cfg: Any) -> bool:
@@ -321,12 +343,10 @@ def _check_fixed_point(stock: Stock, options: dict) -> None:
 
     soft = step(stock.small, model, start)
     require_finite(soft.losses, 'at alpha 1')
-    calls = [call for call in soft.calls if call.output.requires_grad]
-    if calls:
-        for call, size in zip(calls, gradients(sum(call.output for call in calls), calls)):
-            require(size <= TOLERANCE * stock.norm + 1e-9,
-                    f'at alpha 1 with itself for a past self {call.module} has a gradient of '
-                    f'{size:.3g} (stock {stock.norm:.3g})')
+    size = gradient(class_loss(soft.losses), model)
+    require(size <= TOLERANCE * stock.norm + 1e-9,
+            f'at alpha 1 with itself for a past self the class loss has a gradient of {size:.3g} '
+            f'(stock: {stock.norm:.3g})')
     hook.detach()
 
 
@@ -345,19 +365,14 @@ def _check_other_past(stock: Stock, options: dict) -> None:
     require_finite(soft.losses, 'at alpha 1')
     hard = stock.step.calls
     require(len(hard) == len(soft.calls), f'{len(soft.calls)} calls of class losses instead of {len(hard)}')
-    for before, after in zip(hard, soft.calls):
-        if _chosen(options, after) and _counts(before):
+    for before, after, counts in zip(hard, soft.calls, stock.counts):
+        if counts and _chosen(options, after):
             require(float(before.output) != float(after.output),
                     f'untaught: a call of {before.module} is the stock one at alpha 1')
     changed = [key for key, value in stock.losses.items() if not torch.equal(value, soft.losses[key])]
     require(bool(changed), 'untaught: at alpha 1 all losses are the stock ones')
-    others = [key for key in changed if not re.search('cls|kpt|kp_|keypoint|heatmap|det_loss', key)]
+    others = [key for key in changed if not is_class_loss(key)]
     require(not others, f'at alpha 1 {", ".join(others)} changes as well')
-
-
-def _counts(call: Call) -> bool:
-    """Whether the loss depends on what is predicted; not where nothing is left to classify."""
-    return call.output.requires_grad and float(call.output) != 0
 
 
 def _chosen(options: dict, call: Call) -> bool:
@@ -374,9 +389,11 @@ def check_distill(stock: Stock, **options) -> None:
     taught = step(small, model, lambda: attach(hook, model))
     require_finite(taught.losses, 'with a teacher')
     terms = _terms(stock, taught)
-    for call, size in zip(taught.calls, gradients(sum(terms.values()).sum(), taught.calls)):
-        if call.predictions and _counts(call):
-            require(size > 0, f'untaught: no gradient of the terms at a call of {call.module}')
+    norm = gradient(sum(terms.values()), model)
+    backward(sum(terms.values()), taught.calls)
+    for call, counts in zip(taught.calls, stock.counts):
+        require(not counts or largest(call.predictions) > 0,
+                f'untaught: no gradient of the terms at a call of {call.module}')
     hook.detach()
     if 'losses' in options:  # NKD has a gradient at agreement
         return
@@ -385,10 +402,10 @@ def check_distill(stock: Stock, **options) -> None:
     hook = DistillHook(teacher=teacher, decay=False, **options)
     agreed = step(small, model, lambda: attach(hook, model))
     if _added(stock, agreed):
-        total = sum(value.sum() for value in _added(stock, agreed).values())
-        size = max(gradients(total, agreed.calls), default=0.)
-        require(size <= TOLERANCE * max(stock.norm, 1e-6),
-                f'a teacher that equals the student is asked another question: gradient {size:.3g}')
+        size = gradient(sum(value.sum() for value in _added(stock, agreed).values()), model)
+        require(size <= TOLERANCE * norm + 1e-9,
+                f'a teacher that equals the student answers something else: gradient {size:.3g} '
+                f'(of another one: {norm:.3g})')
     hook.detach()
 
 
@@ -467,6 +484,10 @@ def check_nkd(stock: Stock) -> None:
     require_finite(taught.losses, 'with a teacher')
     _terms(stock, taught)
     hook.detach()
+    try:
+        attach(DistillHook(teacher=small.another()), small.copy())
+    except Refused as refusal:
+        raise Fault(f'teaches what DistillHook refuses: {refusal}') from refusal
 
 
 def check_nkd_loss(stock: Stock) -> None:
@@ -496,12 +517,12 @@ def uskd_options(stock: Stock) -> dict:
     modules = dict(model.named_modules())
     call = next(call for call in stock.step.calls if call.module == loss_module)
     tokens = 'mean'
-    if loss_module.startswith('roi_head.'):
-        layer = 'roi_head.bbox_roi_extractor'
-        stage = loss_module.split('.')[2]
-        layer += f'.{stage}' if stage.isdigit() else ''
-    elif hasattr(model, 'decoder'):
-        layer, tokens = f'decoder.layers.{len(modules["decoder.layers"]) // 2}', 'each'
+    if 'roi_head.bbox_head.' in loss_module:
+        layer, _, stage = loss_module.rpartition('.')[0].partition('.bbox_head')
+        layer = f'{layer}.bbox_roi_extractor{stage}'
+    elif any(name.endswith('decoder.layers') for name in modules):
+        layers = next(name for name in modules if name.endswith('decoder.layers') and 'pixel' not in name)
+        layer, tokens = f'{layers}.{len(modules[layers]) // 2}', 'each'
     else:
         layer = _last_stage_but_one(stock.small, model)
     sizes: List[Tensor] = []
@@ -519,15 +540,16 @@ def uskd_options(stock: Stock) -> dict:
 def _last_stage_but_one(small: SmallModel, model: nn.Module) -> str:
     """Of the backbone's children that give maps."""
     maps: List[str] = []
+    backbone = next(name for name, _ in model.named_modules() if name.rpartition('.')[2] == 'backbone')
     handles = [child.register_forward_hook(
         lambda module, args, output, name=name: maps.append(name)
         if isinstance(output, Tensor) and output.dim() == 4 else None)
-        for name, child in model.backbone.named_children()]
+        for name, child in model.get_submodule(backbone).named_children()]
     small.losses(model)
     for handle in handles:
         handle.remove()
     stages = list(dict.fromkeys(maps))
-    return f'backbone.{stages[-2]}' if len(stages) > 1 else 'backbone'
+    return f'{backbone}.{stages[-2]}' if len(stages) > 1 else backbone
 
 
 CHECKS: Dict[str, Callable[[Stock], None]] = {
@@ -544,7 +566,7 @@ SOFTMAX = ('NKDHook', 'NKDLoss', 'USKDHook')
 def outcome(stock: Stock, hook: str, check: Optional[Callable[[], None]] = None) -> Tuple[str, str]:
     """What a hook does with a model: one of the four outcomes, and the reason."""
     if check is None:
-        if hook in SOFTMAX and softmax_loss(stock) is None:
+        if hook in SOFTMAX and not (softmax_loss(stock) or hook == 'NKDLoss' and not stock.step.calls):
             return NOT_APPLICABLE, ''
         check = lambda: CHECKS[hook](stock)  # noqa: E731
     try:
@@ -697,10 +719,11 @@ def find_families(cache: Path) -> Tuple[List[Family], Dict[str, str]]:
 
 
 def _read_configs() -> dict:
-    from mmskd.progress import track
     read, unread = {}, {}
     names = [name for package in PACKAGES for name in config_names(package)]
-    for name in track(names, 'Reading configs'):
+    progress = Progress(len(names), every=100)
+    for name in names:
+        progress.tell(f'reading {name}')
         try:
             cfg = load_config(name)
             if 'model' not in cfg:
@@ -769,7 +792,7 @@ def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path,
             answer['hooks'] = {**known.get('hooks', {}), **answer.get('hooks', {})}
             results[name] = answer
             _write(_cache_file(cache, code, name), answer)
-            progress.tell(name, answer)
+            progress.tell(f'{name}: {summary(answer)}')
 
     threads = [threading.Thread(target=serve) for _ in range(jobs)]
     for thread in threads:
@@ -791,31 +814,30 @@ def _one_by_one(worker: Worker, name: str, hooks: Sequence[str]) -> dict:
 
 
 class Progress:
-    """Prints a line for each config that is done."""
+    """Prints how far it is, and how long it may still take."""
 
-    def __init__(self, total: int):
-        self._total, self._done = total, 0
+    def __init__(self, total: int, every: int = 1):
+        self._total, self._every, self._done = total, every, 0
         self._start = time.monotonic()
         self._lock = threading.Lock()
 
-    def tell(self, name: str, result: dict) -> None:
-        """One is done."""
+    def tell(self, line: str) -> None:
+        """One more is done."""
         with self._lock:
             self._done += 1
             left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
-            print(f'[{self._done}/{self._total}, {left / 60:.0f} min left] {name}: {summary(result)}',
-                  flush=True)
-            for hook, (status, reason) in result.get('hooks', {}).items():
-                if status == FAULT:
-                    print(f'    {hook} FAULT: {reason}', flush=True)
+            if self._done % self._every == 0:
+                print(f'[{self._done}/{self._total}, {left / 60:.0f} min left] {line}', flush=True)
 
 
 def summary(result: dict) -> str:
     """A few words on what was found."""
     if 'untrainable' in result:
         return f'cannot be trained here: {result["untrainable"]}'[:160]
-    return ', '.join(f'{hook} {status}' for hook, (status, _) in result['hooks'].items()
-                     if status != NOT_APPLICABLE)
+    words = ', '.join(f'{hook} {status}' for hook, (status, _) in result['hooks'].items()
+                      if status != NOT_APPLICABLE)
+    return words + ''.join(f'\n    {hook}: {reason}' for hook, (status, reason) in result['hooks'].items()
+                           if status == FAULT)
 
 
 def faults(results: Dict[str, dict]) -> List[Tuple[str, str, str]]:
@@ -898,8 +920,137 @@ def stack_name(packages: Dict[str, str]) -> str:
 
 
 def render(stacks: Dict[str, dict]) -> str:
-    """docs/coverage.md."""
-    raise NotImplementedError
+    """docs/coverage.md: the table of the first stack, and where the others differ from it."""
+    reasons: Dict[str, int] = {}
+    name, report = next(iter(stacks.items()))
+    lines = [HEADER, *_origin(name, report), '', *_totals(report), '']
+    for package, title in zip(PACKAGES, ('Detectors', 'Pose estimators')):
+        lines += [f'## {title}', '', *_table(report, package, reasons), '']
+    lines += ['## Reasons', '', 'The first sentence of each message; it goes on with what to do.', '']
+    lines += [f'{number}. {reason}' for reason, number in reasons.items()]
+    lines += ['', *_left_out(report)]
+    for other, report_of_other in list(stacks.items())[1:]:
+        lines += ['', f'## {other}', '', *_origin(other, report_of_other), '',
+                  *_differences(report, report_of_other)]
+    return '\n'.join(lines) + '\n'
+
+
+HEADER = """# Which models are taught
+
+<!-- Made by tools/analysis/coverage.py of results/coverage.json; edit neither by hand. -->
+
+Every config that the installed MMDetection and MMPose ship was read, and one of each family (the same detector, heads,
+losses and assigners) was built with small images and few layers, random weights and its own heads and losses, and took
+a training step with each hook.
+
+- **taught**: PSKDHook leaves the stock losses bit-equal at alpha 0, gives the class loss no gradient where the past self
+  is the present one, and otherwise changes each call of a class loss and no other loss. DistillHook adds a term that
+  reaches each of these calls and has no gradient where the teacher equals the student. HeadDistillHook's term reaches
+  the heads alone, labels weigh nothing, and a head that equals the trained one has no gradient. NKDHook, NKDLoss (in
+  DistillHook) and USKDHook add their term.
+- **n**: refused when the hook is attached, before the first iteration, for the reason of this number below.
+- **-**: there is no softmax for NKD and USKD.
+
+A trained model is asked for nothing here: this says that a method does what it says, not what it is worth.
+"""
+
+
+def _origin(name: str, report: dict) -> List[str]:
+    packages = ', '.join(f'{package} {number}' for package, number in report['versions'].items())
+    return [f'{packages}; {report["date"]}; `{report["command"]}`.']
+
+
+def _tried(report: dict) -> List[Tuple[dict, str, dict]]:
+    """(family, config, result) of all configs that could be trained."""
+    return [(family, name, result) for family in report['families']
+            for name, result in family['results'].items() if 'untrainable' not in result]
+
+
+def _totals(report: dict) -> List[str]:
+    rows = _tried(report)
+    lines = ['| ' + ' | '.join(['', *CHECKS]) + ' |', '| --- ' * (len(CHECKS) + 1) + '|']
+    for status in (TAUGHT, REFUSED, NOT_APPLICABLE, FAULT):
+        counts = [sum(result['hooks'].get(hook, [''])[0] == status for _, _, result in rows)
+                  for hook in CHECKS]
+        lines.append('| ' + ' | '.join([status, *map(str, counts)]) + ' |')
+    return lines
+
+
+def _table(report: dict, package: str, reasons: Dict[str, int]) -> List[str]:
+    columns = ['model', 'heads', 'class loss', 'config', 'configs', *CHECKS]
+    lines = ['| ' + ' | '.join(columns) + ' |', '| --- ' * len(columns) + '|']
+    for family, name, result in sorted(_tried(report), key=lambda row: (row[0]['key'], row[1])):
+        if name.startswith(f'{package}::'):
+            cells = [_cell(*result['hooks'][hook], reasons) if hook in result['hooks'] else ''
+                     for hook in CHECKS]
+            path = name.partition('::')[2][:-len('.py')]
+            lines.append('| ' + ' | '.join([*_label(family['key']), f'`{path}`', str(family['configs']),
+                                            *cells]) + ' |')
+    return lines
+
+
+def _cell(status: str, reason: str, reasons: Dict[str, int]) -> str:
+    if status == REFUSED:
+        return str(reasons.setdefault(first_sentence(reason), len(reasons) + 1))
+    return {NOT_APPLICABLE: '-'}.get(status, status)
+
+
+def first_sentence(message: str) -> str:
+    """Of an error, without the name of the hook, which the column says."""
+    message = re.sub(r'^\w+Hook: ', '', ' '.join(message.split()))
+    return re.split(r'(?<=[a-z)\]])\. (?=[A-Z])', message)[0].rstrip('.') + '.'
+
+
+def _label(key: Sequence[str]) -> Tuple[str, str, str]:
+    """Model, heads and class loss in a signature."""
+    model, heads, losses = key[0].partition(':')[2].split()[0], [], []
+    for entry in key[1:]:
+        part, _, built = entry.partition(':')
+        if part.endswith('head') and part != 'rpn_head' and built:
+            heads.append(built.split()[0])
+        elif part in ('loss_cls', 'loss', 'losses', 'initial_loss_cls', 'keypoint_loss', 'heatmap_loss'):
+            softmax = {'True': ' (sigmoid)', 'False': ' (softmax)'}
+            flag = re.search(r'use_sigmoid=(\w+)', built)
+            losses.append(built.split()[0] + (softmax[flag[1]] if flag else ''))
+    return model, ', '.join(dict.fromkeys(heads)), ', '.join(dict.fromkeys(losses))
+
+
+def _left_out(report: dict) -> List[str]:
+    """What could not be tried."""
+    lines = ['## Not tried', '', 'Families of which no training step can be taken here, without any hook:', '']
+    for family in report['families']:
+        for name, result in family['results'].items():
+            if 'untrainable' in result:
+                lines.append(f'- `{name}`: {first_sentence(result["untrainable"])}')
+    groups: Dict[str, List[str]] = defaultdict(list)
+    for name, reason in report['unread'].items():
+        groups[_why_unread(reason)].append(name)
+    lines += ['', 'Configs that cannot be read here:', '']
+    for reason, names in groups.items():
+        lines.append(f'- {reason}: {", ".join(f"`{name}`" for name in names)}')
+    return lines
+
+
+def _why_unread(reason: str) -> str:
+    missing = re.search(r"'imports': \['(\w+)", reason) or re.search(r'(\w+) is not installed', reason)
+    return f'{missing[1]} is not installed' if missing else 'a file that it names is not there' \
+        if 'FileNotFound' in reason else first_sentence(reason)[:200]
+
+
+def _differences(first: dict, other: dict) -> List[str]:
+    """Outcomes that are not those of the first stack."""
+    mine = {name: result for _, name, result in _tried(first)}
+    theirs = {name: result for _, name, result in _tried(other)}
+    same, lines = 0, []
+    for name in sorted({**mine, **theirs}):
+        for hook in CHECKS:
+            here, there = (result.get(name, {}).get('hooks', {}).get(hook, ['not tried', ''])
+                           for result in (mine, theirs))
+            if here[0] == there[0]:
+                same += 1
+            else:
+                lines.append(f'- `{name}`, {hook}: {there[0]} (here {here[0]}). {there[1]}'.rstrip())
+    return [f'{same} outcomes are the same, {len(lines)} differ.', *([''] + lines if lines else [])]
 
 
 if __name__ == '__main__':

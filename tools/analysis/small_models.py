@@ -258,7 +258,7 @@ class SmallModel:
         """The model in train mode with random weights of its own."""
         with DefaultScope.overwrite_default_scope(self.scope), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = _without_memory(lambda: MODELS.build(self.cfg.model))
+            model = _without_memory(lambda: MODELS.build(copy.deepcopy(self.cfg.model)))
             model.init_weights()
             _fill_uninitialized(model)
         model.train()  # some detectors return None
