@@ -1,9 +1,9 @@
 """Shorten the schedule of a config, with all that is timed by it.
 
-A time is a *point* (where a rate falls, a pipeline is switched, averaging begins), which comes to lie
-at the same share of the training; a *duration* (an interval, a patience), which shrinks by that share;
-or a *rate* (the decay per epoch, the momentum of an average), which grows, so that as much is left at
-the end as before.
+A time is a *point* (where a rate falls, a pipeline is switched, averaging begins), which comes to
+lie at the same share of the training; a *duration* (an interval, a patience), which shrinks by that
+share; or a *rate* (a decay per epoch, the momentum of an average), which grows, so that as much is
+left at the end as before.
 """
 import inspect
 import re
@@ -14,12 +14,14 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from mmskd.errors import UsageError
+
 LOOPS = dict(epochs=EpochBasedTrainLoop, iters=IterBasedTrainLoop)
 # Change in every step, so that a few epochs are too coarse for them: they go by iterations then
 SMOOTH = ('CosineAnnealing', 'CosineRestart', 'Linear', 'OneCycle', 'Poly', 'QuadraticWarmup')
 LAST_STEP = ('Constant', 'Linear', 'Poly')  # reach their end one step early: one step has no end
 POINTS = dict(begin_epoch='epochs', switch_epoch='epochs', begin_iter='iters', switch_iter='iters')
-MODEL_POINTS = dict(initial_epoch='epochs', warmup_iterations='iters')  # TOOD; semi-supervised lifting
+MODEL_POINTS = dict(initial_epoch='epochs', warmup_iterations='iters')  # TOOD; video pose lifting
 COUNTS_TIME = re.compile('epoch|iter(ation)?s?(_|$)|period|patience|warm_?up|milestone')
 
 
@@ -29,11 +31,12 @@ class Clock:
     Args:
         share (float): The new length over the old one.
         apart (iterable[int]): Points that must not fall together: where schedules begin and end.
-        length (tuple[int, int], optional): The old and the new length in this unit, if known. Then a
-            point within the old training lies within the new one, and one behind it stays behind.
+        length (tuple[int, int], optional): The old and the new length in this unit, if known. Then
+            a point within the old training lies within the new one, and one behind it stays behind.
     """
 
-    def __init__(self, share: float, apart: Iterable[int], length: Optional[Tuple[int, int]] = None):
+    def __init__(self, share: float, apart: Iterable[int],
+                 length: Optional[Tuple[int, int]] = None):
         self.share = share
         self.before, self.after = length or (INF, INF)
         self._places: Dict[int, int] = {}
@@ -62,7 +65,7 @@ class Clock:
         return max(1, round(time * self.share)) if 0 < time < INF else time
 
     def rate(self, momentum: float) -> float:
-        """The momentum that forgets as much of the past in the new length as before in the old one."""
+        """The momentum that forgets as much in the new length as this one in the old."""
         return 1 - (1 - momentum)**(1 / self.share)
 
 
@@ -126,13 +129,13 @@ def shorten_schedule(cfg: Config, share: float) -> str:
         str: What has changed, and what is left, in a sentence for the log.
 
     Raises:
-        ValueError: If ``train_cfg`` has neither ``max_epochs`` nor ``max_iters``.
+        UsageError: If ``train_cfg`` has neither ``max_epochs`` nor ``max_iters``.
     """
-    loop = cfg.train_cfg
+    loop = cfg.get('train_cfg') or {}
     unit = next((unit for unit in LOOPS if loop.get(f'max_{unit}')), None)
     if unit is None:
-        raise ValueError('train_cfg has neither max_epochs nor max_iters, so its schedule cannot be '
-                         'shortened')
+        raise UsageError('train_cfg has neither max_epochs nor max_iters, so there is no schedule '
+                         'that could be shortened; set one of them')
     before = loop[f'max_{unit}']
     schedulers, hooks = list(_schedulers(cfg.get('param_scheduler'))), list(_hooks(cfg))
     apart: Dict[str, set] = dict(epochs=set(), iters=set())
@@ -237,7 +240,7 @@ def _shorten_decay(scheduler: Scheduler, clock: Clock, length: int) -> None:
         (min(scheduler.end, clock.before) - begin, step), (length, shortened)))
     if 'step_size' in cfg:
         cfg['step_size'] = shortened if before else max(shortened, length)
-    if clock.before >= INF <= scheduler.end:  # no end to count the steps to
+    if min(scheduler.end, clock.before) >= INF:  # no end to count the steps to
         before, after = shortened, step * clock.share
     if before and after:
         default = _defaults(_class(cfg, PARAM_SCHEDULERS)).get('gamma')
@@ -317,7 +320,8 @@ def _shorten_last_epochs(last: int, clock: Clock) -> int:
 
 def _shorten_average(hook: Hook, clock: Clock) -> None:
     """Let an average of the weights reach back over the same share of the training."""
-    cfg, defaults = hook.cfg, _defaults(_class(hook.cfg, HOOKS))  # MMPose's averages come with its hooks
+    # The hook first: looking it up registers MMPose's averages, which come with its hooks
+    cfg, defaults = hook.cfg, _defaults(_class(hook.cfg, HOOKS))
     if hook.kind == 'EMAHook':
         average = dict(cfg, type=cfg.get('ema_type', 'ExponentialMovingAverage'))
         defaults = _defaults(_class(average, MODELS))
@@ -390,7 +394,11 @@ def _class(cfg: dict, registry: Registry) -> Optional[type]:
 
 
 def _defaults(kind: Optional[type]) -> Dict[str, Any]:
-    if kind is None:
-        return {}
-    return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()
-            if parameter.default is not parameter.empty}
+    """The default values of a class's options, its base classes' included."""
+    defaults: Dict[str, Any] = {}
+    for owner in reversed(kind.__mro__[:-1] if kind else ()):
+        if '__init__' in vars(owner):
+            options = inspect.signature(owner.__init__).parameters
+            defaults.update((name, option.default) for name, option in options.items()
+                            if option.default is not option.empty)
+    return defaults

@@ -3,7 +3,7 @@
 A loss of features gets the features of both. A loss of predictions is asked each time that one of
 the head's own losses is called, and gets that call (:class:`LossCall`).
 """
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -63,13 +63,19 @@ class FeatureDistillLoss(nn.Module):
         student_channels (int, optional): Channels of the student's map. Defaults to None: seen
             when the loss is :meth:`connected <connect>`.
         teacher_channels (int, optional): The same of the teacher.
+        for_batch_size (int, optional): As in :class:`SimCCDistillLoss`, and for the same heads.
+            Defaults to None.
+
+    Raises:
+        ValueError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_feature'
 
     def __init__(self, weight: float = 7e-5, student_channels: Optional[int] = None,
-                 teacher_channels: Optional[int] = None):
+                 teacher_channels: Optional[int] = None, for_batch_size: Optional[int] = None):
         super().__init__()
         self.weight = weight
+        self.for_batch_size = _checked_batch_size(self, for_batch_size)
         self.projections = nn.ModuleList()
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
@@ -104,23 +110,42 @@ class FeatureDistillLoss(nn.Module):
         """
         if isinstance(student, Tensor):
             student, teacher = [student], [teacher]
-        terms = [feature_l2(projection(mine), theirs, self.weight)
+        weight = self.weight * _batch_factor(student[0].size(0), self.for_batch_size)
+        terms = [feature_l2(projection(mine), theirs, weight)
                  for projection, mine, theirs in zip(self.projections, student, teacher)]
         return torch.stack(terms).sum()
+
+    def check_head(self, own: nn.Module) -> None:
+        """Raise ValueError if there is a ``for_batch_size`` and the head's own loss is a mean."""
+        if self.for_batch_size is not None:
+            _require(self, is_simcc_loss(own), own, 'KLDiscretLoss, a sum over the batch, if it '
+                     'has a for_batch_size')
 
 
 @MODELS.register_module()
 class SimCCDistillLoss(nn.Module):
     """Divergence between the SimCC distributions of student and teacher (DWPose, both stages).
 
+    The head's own loss, MMPose's ``KLDiscretLoss``, is a sum over the batch of a GPU (divided by
+    the numbers of keypoints and of bins); this one is a mean over it, as DWPose's is. So the larger
+    the batch of a GPU, the less it weighs beside the head's own. DWPose has 64 images on a GPU.
+
     Args:
         weight (float): Factor. Defaults to 0.1, DWPose's in the first stage.
+        for_batch_size (int, optional): The batch size of a GPU that ``weight`` is meant for. With
+            it the loss is multiplied by the present batch size over this one, so that its share
+            beside the head's own is the same at every batch size: with 64, as in batches of 64
+            images without this option. Defaults to None: the plain mean.
+
+    Raises:
+        ValueError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_logit'
 
-    def __init__(self, weight: float = 0.1):
+    def __init__(self, weight: float = 0.1, for_batch_size: Optional[int] = None):
         super().__init__()
         self.weight = weight
+        self.for_batch_size = _checked_batch_size(self, for_batch_size)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
                 teacher_beta: Optional[float] = None) -> Tensor:
@@ -135,7 +160,8 @@ class SimCCDistillLoss(nn.Module):
         Returns:
             Tensor: The loss, a scalar.
         """
-        return simcc_kl(student, teacher, beta, self.weight, teacher_beta)
+        weight = self.weight * _batch_factor(student[0].size(0), self.for_batch_size)
+        return simcc_kl(student, teacher, beta, weight, teacher_beta)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if the head's own loss is not ``KLDiscretLoss``."""
@@ -204,6 +230,16 @@ class ClassDistillLoss(nn.Module):
     def check_head(self, own: nn.Module) -> None:
         """Raise UsageError if the head's own loss has no soft-target form."""
         soft_form(own)
+
+
+def _checked_batch_size(loss: nn.Module, size: Optional[int]) -> Optional[int]:
+    if size is not None and size < 1:
+        raise ValueError(f'{type(loss).__name__}: for_batch_size must be at least 1, not {size}')
+    return size
+
+
+def _batch_factor(size: int, meant: Optional[int]) -> float:
+    return 1. if meant is None else size / meant
 
 
 def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
