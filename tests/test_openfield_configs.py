@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmskd.config import load_config
+from mmskd.engine.schedule import shorten_schedule
 
 pytest.importorskip('mmpose')
 
@@ -43,10 +44,9 @@ def test_differs_by_hook_and_length_only(name):
     *hooks, hook = taught.pop('custom_hooks')
     assert hooks == stock.pop('custom_hooks') and hook['type'].startswith('mmskd.')
     if 's2' in name:
-        assert taught['max_epochs'] * 5 == stock['max_epochs']
-        for cfg in (taught, stock):
-            for key in ('max_epochs', 'train_cfg', 'param_scheduler'):
-                cfg.pop(key)
+        made = Config(stock)
+        shorten_schedule(made, 0.2)
+        stock = dict(made.to_dict(), max_epochs=stock['max_epochs'] // 5)
     assert taught == stock
 
 
