@@ -285,10 +285,18 @@ def pipelines_of(name):
     cfg = ours(name)
     dataset = cfg.train_dataloader.dataset
     after = [hook.switch_pipeline for hook in cfg.custom_hooks if 'switch_pipeline' in hook]
-    for part in dataset.get('datasets', [dataset]):
-        own = part.pipeline if part is not dataset else []
+    for kind, own in parts_of(dict(dataset, pipeline=[])):
         for pipeline in (dataset.pipeline, *after):
-            yield part.type, own, pipeline, cfg.codec
+            yield kind, own, pipeline, cfg.codec
+
+
+def parts_of(dataset):
+    """The kind of each set of data in one that combines them, and the steps that it goes through."""
+    if 'datasets' not in dataset:
+        yield dataset['type'], list(dataset['pipeline'])
+    for part in dataset.get('datasets', ()):
+        for kind, own in parts_of(part):
+            yield kind, [*own, *dataset['pipeline']]
 
 
 def all_pipelines():
@@ -300,38 +308,51 @@ def all_pipelines():
     return list(found.values())
 
 
+@lru_cache(maxsize=None)
+def parsed(file):
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+    return parse_pose_metainfo(dict(from_file=file))
+
+
+def pose_meta(metainfo):
+    """What a data set, and then what combines it with others, writes into each sample."""
+    meta = parsed(metainfo['from_file'])
+    keys = ('upper_body_ids', 'lower_body_ids', 'flip_pairs', 'dataset_keypoint_weights',
+            'flip_indices', 'skeleton_links', 'dataset_name', 'num_keypoints')
+    return {key: meta[key] for key in keys if key in meta}
+
+
 def generated_sample(kind, folder):
     """What a data set of that kind would read of a picture with one person."""
     import cv2
-    from mmpose.datasets.datasets.utils import parse_pose_metainfo
     from mmpose.registry import DATASETS
     image = np.random.default_rng(0).integers(1, 256, (160, 120, 3), dtype=np.uint8)
     cv2.imwrite(str(folder / 'image.png'), image)
-    meta = parse_pose_metainfo(DATASETS.get(kind).METAINFO)
+    meta = pose_meta(DATASETS.get(kind).METAINFO)
     points = np.random.default_rng(1).uniform((30, 20), (90, 140), (1, meta['num_keypoints'], 2))
     visible = np.ones((1, meta['num_keypoints']), dtype=np.float32)
     return dict(
         img_id=1, id=1, img_path=str(folder / 'image.png'), bbox=np.array([[20., 10., 100., 150.]]),
-        bbox_score=np.ones(1), iscrowd=0, area=11200., category_id=1, dataset_name=meta['dataset_name'],
-        keypoints=points.astype(np.float32), keypoints_visible=visible, num_keypoints=visible.sum(),
-        segmentation=None, raw_ann_info={}, **{key: meta[key] for key in (
-            'upper_body_ids', 'lower_body_ids', 'flip_pairs', 'dataset_keypoint_weights', 'flip_indices',
-            'skeleton_links')})
+        bbox_score=np.ones(1), iscrowd=0, area=11200., category_id=1,
+        keypoints=points.astype(np.float32), keypoints_visible=visible,
+        segmentation=None, raw_ann_info={}, **meta)
 
 
 @pytest.mark.skipif(not HAS_MMDET, reason="RTMPose's backbone and data pipeline are mmdet's")
 def test_every_pipeline_runs(tmp_path):
     """As it is, on a generated picture: with all that it needs installed, and what it is made of."""
     from mmcv.transforms import Compose
-    from mmpose.registry import TRANSFORMS
+    from mmpose.registry import DATASETS, TRANSFORMS
     from mmpose.utils import register_all_modules
     register_all_modules(init_default_scope=False)
     albumentations = 0
     with DefaultScope.overwrite_default_scope('mmpose'):
         for name, kind, own, pipeline, codec in all_pipelines():
             np.random.seed(0), random.seed(0)
-            steps = [TRANSFORMS.build(step) for step in (*own, *pipeline)]
-            packed = Compose(steps)(generated_sample(kind, tmp_path))
+            sample = Compose([TRANSFORMS.build(step) for step in own])(generated_sample(kind, tmp_path))
+            sample.update(pose_meta(ours(name).train_dataloader.dataset.get('metainfo') or
+                                    DATASETS.get(kind).METAINFO))
+            packed = Compose([TRANSFORMS.build(step) for step in pipeline])(sample)
             width, height = codec.input_size
             assert packed['inputs'].shape == (3, height, width), name
             points = packed['data_samples'].gt_instance_labels.keypoint_weights.shape[-1]

@@ -3,7 +3,7 @@
 A loss of features gets the features of both. A loss of predictions is asked each time that one of
 the head's own losses is called, and gets that call (:class:`LossCall`).
 """
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
