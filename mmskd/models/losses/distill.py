@@ -92,14 +92,14 @@ class FeatureDistillLoss(nn.Module):
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
         if sizes[0] != sizes[1]:
-            raise UsageError(f'FeatureDistillLoss: the features of the student are {sizes[0]} (height, '
+            raise UsageError(f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
                              f'width of each level) and those of the teacher {sizes[1]}. Take a '
                              'teacher with the same strides, or leave this loss out.')
         self.projections = nn.ModuleList(
             _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
-        """Sum over the levels of :func:`~mmskd.models.losses.functional.feature_l2`.
+        """Sum over the levels of :meth:`compare`.
 
         Args:
             student (Tensor | Sequence[Tensor]): A map (N, C, H, W), or one of each level.
@@ -110,10 +110,19 @@ class FeatureDistillLoss(nn.Module):
         """
         if isinstance(student, Tensor):
             student, teacher = [student], [teacher]
-        weight = self.weight * _batch_factor(student[0].size(0), self.for_batch_size)
-        terms = [feature_l2(projection(mine), theirs, weight)
+        terms = [self.compare(projection(mine), theirs)
                  for projection, mine, theirs in zip(self.projections, student, teacher)]
         return torch.stack(terms).sum()
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a level: :func:`~mmskd.models.losses.functional.feature_l2`.
+
+        Args:
+            student (Tensor): Map (N, C, H, W), projected to the teacher's channels.
+            teacher (Tensor): The teacher's, of the same shape.
+        """
+        weight = self.weight * _batch_factor(student.size(0), self.for_batch_size)
+        return feature_l2(student, teacher, weight)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if there is a ``for_batch_size`` and the head's own loss is a mean."""
