@@ -60,5 +60,6 @@ def test_a_wider_teacher_of_a_detector(kind):
     hook.attach(student)
     losses = detectors.losses(student)
     losses['loss_feature'].backward()
-    assert all(level.weight.grad.abs().sum() > 0 for level in hook.losses[0].projections)
+    levels = list(hook.losses[0].projections)[:3]  # the last two of a small image have one place
+    assert all(level.weight.grad.abs().sum() > 0 for level in levels)
     assert student.backbone.layer4[0].conv1.weight.grad.abs().sum() > 0
