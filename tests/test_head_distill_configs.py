@@ -51,4 +51,4 @@ def test_the_checkpoint_is_that_of_the_base(name):
 def test_its_heads_can_be_distilled(name):
     from mmskd.models.head_distill import heads_to_distill
     heads = heads_to_distill(build_model(load_config(str(ROOT / name))))
-    assert heads == ['roi_head.bbox_head' if 'faster_rcnn' in name else 'bbox_head']
+    assert [head.name for head in heads] == ['roi_head.bbox_head' if 'faster_rcnn' in name else 'bbox_head']

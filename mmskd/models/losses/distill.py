@@ -67,7 +67,7 @@ class FeatureDistillLoss(nn.Module):
             Defaults to None.
 
     Raises:
-        ValueError: If ``for_batch_size`` is below 1.
+        UsageError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_feature'
 
@@ -124,11 +124,12 @@ class FeatureDistillLoss(nn.Module):
         weight = self.weight * _batch_factor(student.size(0), self.for_batch_size)
         return feature_l2(student, teacher, weight)
 
-    def check_head(self, own: nn.Module) -> None:
-        """Raise ValueError if there is a ``for_batch_size`` and the head's own loss is a mean."""
-        if self.for_batch_size is not None:
-            _require(self, is_simcc_loss(own), own, 'KLDiscretLoss, a sum over the batch, if it '
-                     'has a for_batch_size')
+    def check_model(self, model: nn.Module) -> None:
+        """Raise UsageError if there is a ``for_batch_size`` and the model's own losses are means."""
+        if self.for_batch_size is not None and not any(map(is_simcc_loss, model.modules())):
+            raise UsageError(f'{type(self).__name__}: for_batch_size goes with KLDiscretLoss, which is '
+                             f'a sum over the batch, but {type(model).__name__} has none. Leave it '
+                             'out: the terms and the losses of this model are means over the batch.')
 
 
 @MODELS.register_module()
@@ -147,7 +148,7 @@ class SimCCDistillLoss(nn.Module):
             images without this option. Defaults to None: the plain mean.
 
     Raises:
-        ValueError: If ``for_batch_size`` is below 1.
+        UsageError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_logit'
 
@@ -243,7 +244,7 @@ class ClassDistillLoss(nn.Module):
 
 def _checked_batch_size(loss: nn.Module, size: Optional[int]) -> Optional[int]:
     if size is not None and size < 1:
-        raise ValueError(f'{type(loss).__name__}: for_batch_size must be at least 1, not {size}')
+        raise UsageError(f'{type(loss).__name__}: for_batch_size must be at least 1, not {size}')
     return size
 
 

@@ -5,9 +5,7 @@ import torch
 pytest.importorskip('mmpose')
 
 from mmskd.engine.hooks import DistillHook  # noqa: E402
-from mmskd.models.losses import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss,  # noqa: E402
-                                 SimCCDistillLoss)
-from mmskd.models.losses.distill import default_terms  # noqa: E402
+from mmskd.models.losses import FeatureDistillLoss, SimCCDistillLoss  # noqa: E402
 from tests.support import poses  # noqa: E402
 
 FEATURES = dict(type='mmskd.FeatureDistillLoss')
@@ -40,17 +38,6 @@ def gradients(family, losses=None):
     return {key: norm / own for key, norm in norms.items()}
 
 
-def test_default_terms_by_the_heads_own_loss():
-    from mmpose.models.losses import KeypointMSELoss, KLDiscretLoss
-
-    def kinds(loss):
-        return [type(term) for term in default_terms(loss)]
-
-    assert kinds(KLDiscretLoss()) == [FeatureDistillLoss, SimCCDistillLoss]
-    assert kinds(KeypointMSELoss(use_target_weight=True)) == [HeatmapDistillLoss]
-    assert kinds(torch.nn.CrossEntropyLoss()) == [ClassDistillLoss]
-
-
 @pytest.mark.parametrize('family', ['heatmap', 'hrnet'])
 def test_defaults_do_not_drown_the_loss_of_heatmaps(family):
     ratios = gradients(family)
@@ -64,8 +51,8 @@ def test_why_heatmaps_are_distilled_alone():
 
 @pytest.mark.parametrize('family', ['rtmpose', 'simcc'])
 def test_defaults_beside_simcc_at_the_batch_size_of_dwpose(family):
+    assert set(taught(family)[1]) == {'loss_kpt', 'loss_feature', 'loss_logit'}, 'the defaults'
     ratios = gradients(family, [dict(term, for_batch_size=DWPOSE) for term in (FEATURES, SIMCC)])
-    assert set(ratios) == {'loss_feature', 'loss_logit'}
     assert all(1e-4 < ratio < 1 for ratio in ratios.values()), ratios
 
 
@@ -97,8 +84,7 @@ def test_for_batch_size_is_the_plain_mean_at_that_size():
 
 def test_for_batch_size_beside_a_mean_is_refused():
     hook = DistillHook(teacher=poses.build('heatmap'), losses=[dict(FEATURES, for_batch_size=64)])
-    with pytest.raises(ValueError, match='FeatureDistillLoss goes with KLDiscretLoss, a sum over the '
-                                         'batch, if it has a for_batch_size, but the head has'):
+    with pytest.raises(ValueError, match='for_batch_size goes with KLDiscretLoss, .* Leave it out'):
         hook.attach(poses.build('heatmap'))
 
 
