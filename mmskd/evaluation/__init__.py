@@ -1,1 +1,7 @@
+"""Can scores be taken at their word? Measures, calibrators, metrics and the report."""
+from .calibrators import Calibrator, fit_calibrator
+from .detection import DetectionCalibration, DetectionRule, detection_calibration
 from .metrics import *  # noqa: F401,F403
+
+__all__ = ['Calibrator', 'DetectionCalibration', 'DetectionRule', 'detection_calibration',
+           'fit_calibrator']

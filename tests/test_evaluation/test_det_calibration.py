@@ -13,7 +13,7 @@ from mmengine.fileio import load  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from mmskd.evaluation.calibration import brier, ece, nll  # noqa: E402
-from mmskd.evaluation.temperature import apply_temperature  # noqa: E402
+
 from mmskd.registry import METRICS  # noqa: E402
 
 CLASSES = ('cell', 'cat', 'car')

@@ -7,24 +7,29 @@ from mmengine.evaluator import BaseMetric
 
 from mmskd.registry import METRICS
 
+from ..bootstrap import bootstrap
 from ..calibration import aurc, brier, eaurc, ece, mean_of_defined, nll
+from ..calibrators import Calibrator
 from ..keypoint_hits import normalized_distances, oks_terms
-from ..temperature import apply_temperature
+from .samples import check_same_calibrator
 
 THRESHOLDS = dict(pck=0.05, oks=0.5)
 
 
 class Keypoints(NamedTuple):
-    """The keypoints of some instances; arrays of shape (N, K) for N instances of K keypoints.
+    """The K keypoints of N instances.
 
     Attributes:
-        scores (ndarray): Scores as the model gives them, float64.
-        hits (ndarray): Whether near enough to the annotation, bool.
-        counts (ndarray): Whether there is an annotation, bool. What is not does not count.
+        scores (ndarray): Scores as the model gives them, shape (N, K), float64.
+        hits (ndarray): Whether near enough to the annotation, shape (N, K), bool.
+        counts (ndarray): Whether there is an annotation, shape (N, K), bool. What is not does not
+            count.
+        images (ndarray): Number of the image, shape (N,), int64.
     """
     scores: np.ndarray
     hits: np.ndarray
     counts: np.ndarray
+    images: np.ndarray
 
 
 @METRICS.register_module()
@@ -39,19 +44,21 @@ class PoseCalibrationMetric(BaseMetric):
     maxima. Nothing keeps either in [0, 1]: a heatmap is regressed, so that its maximum strays a
     little below 0 or above 1 (MegviiHeatmap: from about 0.5 to 1.5), and SimCC's outputs go into a
     softmax, to which only their differences matter. (Regression heads: 1 minus the deviation that
-    RLE predicts, else always 1.) So there is no true probability to go back to. This takes the
-    score for one as every user of a threshold does, clipped to [0, 1], and tells as ``clipped``
-    which share of the scores that changed; where it is large, the scores say little more than yes.
-    ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score that is not
-    finite is an error.
+    RLE predicts, else always 1.) So there is no true probability to go back to. Without a
+    ``calibrator`` this takes the score for one as every user of a threshold does, clipped to [0, 1],
+    and tells as ``clipped`` which share of the scores that changed; where it is large, the scores
+    say little more than yes. With one, the scores are what it makes of them, and nothing is
+    clipped. ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score or a
+    keypoint that is not finite is an error.
 
     The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
     all. Keys, under the prefix ``calibration``:
 
-    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``, and
-      ``clipped``;
+    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``,
+      ``clipped``, and the number of ``keypoints``;
     - the mean over the keypoints of a body, of those that are annotated anywhere: ``mean_{key}``;
-    - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``.
+    - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``; with
+      ``bootstrap`` the ends of intervals over images as ``{key}_low`` and ``{key}_high``.
 
     An undefined value is nan: the ECE of a keypoint that is annotated nowhere.
 
@@ -73,19 +80,21 @@ class PoseCalibrationMetric(BaseMetric):
             keypoints 4 and 5, which is JHMDB's (tPCK). Not read for OKS. Defaults to 'bbox'.
         n_bins (int): Score bins of ``ECE``. Defaults to 25.
         per_keypoint (bool): Whether to report each keypoint as well. Defaults to False.
-        temperature (float): Measure the clipped scores as if divided by it, see
-            :func:`mmskd.evaluation.temperature.apply_temperature`. ``AURC`` and ``EAURC``, which
-            judge the order, do not depend on it. Defaults to 1, the scores as they are.
+        bootstrap (int): How often images are drawn for the intervals. Defaults to 0, no intervals.
+        calibrator (str, optional): A json file of ``tools/analysis/calibrate.py``: measure the
+            scores as it maps them. (``mmskd.CalibratedScores`` changes the predictions themselves.)
+            Defaults to None.
         collect_device (str): Where results of several processes are collected, 'cpu' or 'gpu'.
             Defaults to 'cpu'.
         prefix (str, optional): Prefix of the keys. Defaults to None, for ``calibration``.
 
     Raises:
         ValueError: If ``hit`` or ``norm_item`` is none of the above; if ``thr`` is not above 0 (for
-            OKS: and at most 1) or ``temperature`` not above 0; if a sample lacks what is needed, or
-            does not hold one prediction and one annotation of the same keypoints, as of a bottom-up
-            model; if a score is not finite; if a data set read with ``bbox_file`` has no
-            annotations.
+            OKS: and at most 1), or another number is out of range; if a sample lacks what is
+            needed, or does not hold one prediction and one annotation of the same keypoints, as of
+            a bottom-up model; if a score or keypoint is not finite; if a data set read with
+            ``bbox_file`` has no annotations; if the calibrator is of other keypoints, or scores
+            were mapped already.
     """
     default_prefix = 'calibration'
 
@@ -95,7 +104,8 @@ class PoseCalibrationMetric(BaseMetric):
                  norm_item: str = 'bbox',
                  n_bins: int = 25,
                  per_keypoint: bool = False,
-                 temperature: float = 1.,
+                 bootstrap: int = 0,
+                 calibrator: Optional[str] = None,
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
@@ -105,13 +115,18 @@ class PoseCalibrationMetric(BaseMetric):
         thr = THRESHOLDS[hit] if thr is None else thr
         _require(0 < thr and (hit == 'pck' or thr <= 1), 'thr must be above 0, and for OKS at most '
                  f'1, got {thr}')
-        _require(temperature > 0, f'temperature must be above 0, got {temperature}')
+        for name, value, least in (('n_bins', n_bins, 1), ('bootstrap', bootstrap, 0)):
+            _require(value == int(value) and value >= least,
+                     f'{name} must be a whole number of at least {least}, got {value}')
         self.hit = hit
         self.thr = thr
         self.norm_item = norm_item
-        self.n_bins = n_bins
+        self.n_bins = int(n_bins)
         self.per_keypoint = per_keypoint
-        self.temperature = temperature
+        self.bootstrap = bootstrap
+        self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
+        _require(self.calibrator is None or self.calibrator.task == 'pose',
+                 'calibrator is of a detector')
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep of each instance, per keypoint, its score, whether it hits, and whether it counts.
@@ -127,56 +142,80 @@ class PoseCalibrationMetric(BaseMetric):
                 size = _reference_size(self.norm_item, sample, predicted, annotated)
                 near = normalized_distances(predicted, annotated, size or 1.) < self.thr
             counts = visible & (size > 0)
-            self.results.append(dict(scores=scores, hits=near & counts, counts=counts))
+            self.results.append(dict(
+                scores=scores, hits=near & counts, counts=counts,
+                image=str(sample.get('img_path') or sample.get('img_id')),
+                calibrator=sample.get('calibrator')))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Apply the formulas to all keypoints together and to each."""
-        keypoints = self._stack(results)
-        columns = [Keypoints(*(array[:, k] for array in keypoints))
+        keypoints = self.gather(results)
+        mapped_by = check_same_calibrator(results, type(self).__name__)
+        _require(mapped_by is None or self.calibrator is None, 'calibrator: the scores were mapped '
+                 'already, by mmskd.CalibratedScores; take one of them away')
+        keypoints = self.calibrated(keypoints)
+        columns = [Keypoints(*(array[:, k] for array in keypoints[:3]), keypoints.images)
                    for k in range(keypoints.scores.shape[1])]
         each = [self._measure(column) for column in columns]
         overall = self._measure(keypoints)
         scores = keypoints.scores[keypoints.counts]
         metrics = dict(
             overall, clipped=float(np.mean(scores != _clip(scores))) if scores.size else np.nan,
+            keypoints=float(scores.size),
             **{f'mean_{key}': mean_of_defined([values[key] for values in each])
                for key in overall})
         if self.per_keypoint:
             metrics.update({f'{name}_{key}': value
                             for name, values in zip(self._names(len(each)), each)
                             for key, value in values.items()})
+        if self.bootstrap:
+            metrics.update({f'{key}_{end}': value
+                            for key, ends in self._intervals(keypoints).items()
+                            for end, value in zip(('low', 'high'), ends)})
         return metrics
 
-    def scores_and_hits(self, results: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
-        """The clipped scores of all keypoints that count, before any temperature, and their hits.
+    def gather(self, results: List[dict]) -> Keypoints:
+        """What :meth:`process` kept, in arrays."""
+        if not results:
+            empty = np.zeros((0, (self.dataset_meta or {}).get('num_keypoints', 0)))
+            return Keypoints(empty, empty.astype(bool), empty.astype(bool), np.zeros(0, np.int64))
+        images = np.unique([result['image'] for result in results], return_inverse=True)[1]
+        return Keypoints(*(np.stack([result[key] for result in results])
+                           for key in ('scores', 'hits', 'counts')), images.reshape(-1))
 
-        Args:
-            results (list[dict]): What :meth:`process` kept.
+    def calibrated(self, keypoints: Keypoints) -> Keypoints:
+        """With the scores that the calibrator makes of them, if there is one."""
+        if self.calibrator is None:
+            return keypoints
+        n, k = keypoints.scores.shape
+        names = self._names(k)
+        _require(len(self.calibrator.classes) == k and names in (
+            self.calibrator.classes, [str(i) for i in range(k)]), 'the calibrator is of the '
+            f'keypoints {self.calibrator.classes}, the data set has {names}')
+        mapped = self.calibrator(keypoints.scores.reshape(-1), np.tile(np.arange(k), n))
+        return keypoints._replace(scores=mapped.reshape(n, k))
 
-        Returns:
-            tuple[ndarray, ndarray]: Scores and hits, shape (N,) each.
-        """
-        scores, hits, counts = self._stack(results)
-        return _clip(scores[counts]), hits[counts]
-
-    def _measure(self, keypoints: Keypoints) -> Dict[str, float]:
-        scores, hits = keypoints.scores[keypoints.counts], keypoints.hits[keypoints.counts]
-        probs = apply_temperature(_clip(scores), self.temperature)
+    def _measure(self, keypoints: Keypoints, weights: Optional[np.ndarray] = None
+                 ) -> Dict[str, float]:
+        counts = keypoints.counts
+        scores, hits = keypoints.scores[counts], keypoints.hits[counts]
+        if weights is not None:
+            of_instances = weights[keypoints.images]
+            weights = np.broadcast_to(
+                of_instances.reshape(-1, *[1] * (counts.ndim - 1)), counts.shape)[counts]
+        probs = _clip(scores)
         # Ranks have the order of the scores, equal ones included, and lie in [0, 1]
         ranks = np.unique(scores, return_inverse=True)[1].reshape(-1) / max(scores.size, 1)
         return dict(
-            NLL=nll(probs, hits),
-            ECE=ece(probs, hits, self.n_bins),
-            Brier=brier(probs, hits),
-            AURC=aurc(ranks, hits),
-            EAURC=eaurc(ranks, hits))
+            NLL=nll(probs, hits, weights),
+            ECE=ece(probs, hits, self.n_bins, weights),
+            Brier=brier(probs, hits, weights),
+            AURC=aurc(ranks, hits, weights),
+            EAURC=eaurc(ranks, hits, weights))
 
-    def _stack(self, results: List[dict]) -> Keypoints:
-        if not results:
-            empty = np.zeros((0, (self.dataset_meta or {}).get('num_keypoints', 0)))
-            return Keypoints(empty, empty.astype(bool), empty.astype(bool))
-        return Keypoints(*(np.stack([result[key] for result in results])
-                           for key in Keypoints._fields))
+    def _intervals(self, keypoints: Keypoints) -> Dict[str, Tuple[float, float]]:
+        return bootstrap(lambda weights: self._measure(keypoints, weights),
+                         int(keypoints.images.max(initial=-1)) + 1, self.bootstrap)
 
     def _names(self, n_keypoints: int) -> List[str]:
         """The keypoints' names; their numbers if the data set is not known."""
@@ -218,10 +257,14 @@ def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     scores = _array(sample, 'pred_instances', 'keypoint_scores').astype(np.float64).reshape(-1)
     _require(len(scores) == predicted.shape[1] and np.isfinite(scores).all(),
              f'keypoint_scores must be {predicted.shape[1]} finite numbers, got {scores}')
+    _require(np.isfinite(predicted).all(), 'some keypoints predicted in image '
+             f'{sample.get("img_id")} are not finite')
     visible = _array(sample, 'gt_instances', 'keypoints_visible')
     if visible.ndim == 3:  # beside the visibility, its weight in the loss
         visible = visible[..., 0]
     visible = visible.reshape(-1).astype(bool)
+    _require(np.isfinite(annotated[0][visible]).all(), 'some keypoints annotated in image '
+             f'{sample.get("img_id")} are not finite')
     # Else every keypoint would be measured against the corner of the image
     _require(annotated.any() or not visible.all() or visible.size < 2,
              'all annotated keypoints of a sample lie at (0, 0): the data set was read with '
