@@ -90,7 +90,8 @@ def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
         float: In [0, 1], 0 is best; nan without predictions.
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
-    return _mean_gap(scores, hits, np.zeros(len(scores), np.int64), 1, n_bins, weights, 'right')[0]
+    labels = np.zeros(len(scores), np.int64)
+    return float(_mean_gap(scores, hits, labels, 1, n_bins, weights, 'right')[0])
 
 
 def laece(scores, hits, ious, n_bins: int = 25) -> float:

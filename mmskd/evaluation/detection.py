@@ -61,7 +61,9 @@ class DetectionCalibration:
     Attributes:
         thresholds (ndarray): As given or found, shape (C,).
         kept (Matched): The detections at or above them, any overlap a hit.
-        emitted (Matched): The detections at or above ``rule.score_thr``, hits at ``rule.iou_thr``.
+        matched (Matched): All detections with their scores before the map, hits at
+            ``rule.iou_thr``.
+        emitted (Matched): Those at or above ``rule.score_thr``.
         object_errors (ndarray): Of each object the error that OCE averages, shape (M,); nan for
             what is ignored.
 
@@ -87,7 +89,7 @@ class DetectionCalibration:
         self.rule, self.calibrator = rule, calibrator
 
         pairs = overlaps(detections, objects)
-        touching, self._matched = (
+        touching, self.matched = (
             match(detections, objects, iou_thr, rule.max_dets, area_range, pairs)
             for iou_thr in (0., rule.iou_thr))
         self.own_thresholds = thresholds is None or not held_out
@@ -98,7 +100,7 @@ class DetectionCalibration:
             raise ValueError(f'there are {n_classes} classes, but the thresholds have the shape '
                              f'{self.thresholds.shape}')
         self.kept = self._calibrated(touching.above(self.thresholds))
-        self.emitted = self._calibrated(self._matched.above(rule.score_thr))
+        self.emitted = self._calibrated(self.matched.above(rule.score_thr))
         above = detections.select(detections.scores >= self.thresholds[detections.labels])
         self.object_errors = np.where(
             touching.object_counts, object_errors(self._calibrated(above), objects), np.nan)
@@ -227,7 +229,7 @@ class DetectionCalibration:
 
     def _class_errors(self) -> Tuple[np.ndarray, np.ndarray]:
         """LaECE of what is emitted, and oLRP, which looks at every score, of each class."""
-        emitted, every = self.emitted, self._matched.counted()
+        emitted, every = self.emitted, self.matched.counted()
         n_objects = np.bincount(every.object_labels[every.object_counts], minlength=self.n_classes)
         return (laece_by_class(emitted.scores, emitted.hits, emitted.ious, emitted.labels,
                                self.n_classes, self.rule.n_bins),

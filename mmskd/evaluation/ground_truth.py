@@ -46,15 +46,22 @@ def labels_of(data: Dict[str, list], classes: Sequence[str]) -> Tuple[Dict[Any, 
 
 def objects_from_annotations(data: Dict[str, list], image_ids: Sequence,
                              label_of: Dict[Any, int]) -> Objects:
-    """The objects on some images; ``images`` is the position in ``image_ids``."""
-    position = {image_id: i for i, image_id in enumerate(image_ids)}
-    found = [ann for ann in data['annotations']
-             if ann['image_id'] in position and ann['category_id'] in label_of]
+    """The objects on some images; ``images`` is the position in ``image_ids``.
+
+    An image that is there repeatedly has its objects at each of its positions.
+    """
+    positions: Dict[Any, List[int]] = {}
+    for i, image_id in enumerate(image_ids):
+        positions.setdefault(image_id, []).append(i)
+    where, found = [], []
+    for ann in data['annotations']:
+        if ann['category_id'] in label_of:
+            where += positions.get(ann['image_id'], [])
+            found += [ann] * len(positions.get(ann['image_id'], []))
     boxes = np.array([ann['bbox'] for ann in found], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # x, y, width, height -> x1, y1, x2, y2
     return Objects.of(
-        boxes, [label_of[ann['category_id']] for ann in found],
-        [position[ann['image_id']] for ann in found],
+        boxes, [label_of[ann['category_id']] for ann in found], where,
         ignored=[bool(ann.get('ignore')) for ann in found],
         crowds=[bool(ann.get('iscrowd')) for ann in found],
         areas=[ann.get('area') or ann['bbox'][2] * ann['bbox'][3] for ann in found])
@@ -74,20 +81,19 @@ def objects_from_instances(instances: Sequence[Sequence[dict]]) -> Objects:
 def objects_of(dataset) -> Objects:
     """All objects of a data set of MMDetection; ``images`` is the position in the data set."""
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    files: Dict[Optional[str], list] = {}
+    leaves: Dict[int, list] = {}
     for i, leaf in enumerate(_leaves(dataset)):
-        files.setdefault(_coco_file(leaf), []).append((i, leaf))
-    parts = []
-    for path, members in files.items():
-        positions = np.array([i for i, _ in members])
-        if path is None:
+        leaves.setdefault(id(leaf), [leaf, []])[1].append(i)
+    parts = [objects_from_instances([])]
+    for leaf, positions in leaves.values():
+        if _coco_file(leaf) is None:
             objects = objects_from_instances([infos[i].get('instances', []) for i in positions])
         else:
             objects = objects_from_annotations(
-                read_annotations(path), [infos[i]['img_id'] for i in positions],
-                members[0][1].cat2label)
-        parts.append(objects._replace(images=positions[objects.images]))
-    return Objects(*map(np.concatenate, zip(*parts))) if parts else objects_from_instances([])
+                read_annotations(leaf.ann_file), [infos[i]['img_id'] for i in positions],
+                leaf.cat2label)
+        parts.append(objects._replace(images=np.array(positions)[objects.images]))
+    return Objects(*map(np.concatenate, zip(*parts)))
 
 
 def label_names(dataset) -> List[str]:
@@ -97,7 +103,7 @@ def label_names(dataset) -> List[str]:
         UsageError: If the parts of a data set number them differently.
     """
     names = {path: _names(leaf, path)
-             for leaf, path in ((leaf, _coco_file(leaf)) for leaf in _parts(dataset))}
+             for leaf, path in ((leaf, _coco_file(leaf)) for leaf in parts_of(dataset))}
     first, *others = names.values()
     for path, other in names.items():
         if other != first:
@@ -106,14 +112,23 @@ def label_names(dataset) -> List[str]:
     return first
 
 
+def parts_of(dataset) -> List:
+    """The data sets within whatever wraps them."""
+    if hasattr(dataset, 'datasets'):
+        return [part for one in dataset.datasets for part in parts_of(one)]
+    return parts_of(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]
+
+
 def image_files(dataset) -> List[str]:
     """The file of each image (of poses, of the image of each instance), as the data set has it."""
     return [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
 
 
 def _names(leaf, path: Optional[str]) -> List[str]:
-    classes = list(leaf.metainfo.get('classes', []))
-    return classes if path is None else labels_of(read_annotations(path), classes)[1]
+    if path is None:
+        return list(leaf.metainfo.get('classes', []))
+    names = {category['id']: category['name'] for category in read_annotations(path)['categories']}
+    return [names[category] for category in leaf.cat2label]  # numbered in this order
 
 
 def _coco_file(leaf) -> Optional[str]:
@@ -131,10 +146,3 @@ def _leaves(dataset) -> Iterator:
             leaf, index = (leaf.dataset, where) if isinstance(where, (int, np.integer)) else (
                 leaf.datasets[where[0]], where[1])
         yield leaf
-
-
-def _parts(dataset) -> List:
-    """The data sets within whatever wraps them."""
-    if hasattr(dataset, 'datasets'):
-        return [part for one in dataset.datasets for part in _parts(one)]
-    return _parts(dataset.dataset) if hasattr(dataset, 'dataset') else [dataset]

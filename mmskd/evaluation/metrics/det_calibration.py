@@ -179,8 +179,8 @@ class DetCalibrationMetric(BaseMetric):
             objects = objects_from_annotations(self._data, ids, label_of)
         for result in results:
             unknown = [i for i in np.unique(result['labels']) if not 0 <= i < len(names)]
-            _require(not unknown, f'label {unknown[:1]} predicted in image {result["img_id"]}, but '
-                     f'the data set has {len(names)} classes: {names}')
+            _require(not unknown, f'label {unknown[0] if unknown else None} predicted in image '
+                     f'{result["img_id"]}, but the data set has {len(names)} classes: {names}')
         return Gathered(_detections(results), objects, names,
                         [str(result['img_path'] or result['img_id']) for result in results])
 

@@ -1,5 +1,5 @@
 """How far the keypoint scores of a pose estimator can be trusted."""
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -7,30 +7,11 @@ from mmengine.evaluator import BaseMetric
 
 from mmskd.registry import METRICS
 
-from ..bootstrap import bootstrap
-from ..calibration import aurc, brier, eaurc, ece, mean_of_defined, nll
+from ..calibration import mean_of_defined
 from ..calibrators import Calibrator
-from ..keypoint_hits import normalized_distances, oks_terms
+from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
+                    pose_intervals, pose_measures)
 from .samples import check_same_calibrator
-
-THRESHOLDS = dict(pck=0.05, oks=0.5)
-
-
-class Keypoints(NamedTuple):
-    """The K keypoints of N instances.
-
-    Attributes:
-        scores (ndarray): Scores as the model gives them, shape (N, K), float64.
-        hits (ndarray): Whether near enough to the annotation, shape (N, K), bool.
-        counts (ndarray): Whether there is an annotation, shape (N, K), bool. What is not does not
-            count.
-        images (ndarray): Number of the image, shape (N,), int64.
-    """
-    scores: np.ndarray
-    hits: np.ndarray
-    counts: np.ndarray
-    images: np.ndarray
-
 
 @METRICS.register_module()
 class PoseCalibrationMetric(BaseMetric):
@@ -48,14 +29,15 @@ class PoseCalibrationMetric(BaseMetric):
     ``calibrator`` this takes the score for one as every user of a threshold does, clipped to [0, 1],
     and tells as ``clipped`` which share of the scores that changed; where it is large, the scores
     say little more than yes. With one, the scores are what it makes of them, and nothing is
-    clipped. ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score or a
+    clipped. ``AURC``, ``EAURC`` and ``NLL_mapped`` see the scores unclipped anyway. A score or a
     keypoint that is not finite is an error.
 
     The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
     all. Keys, under the prefix ``calibration``:
 
-    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``,
-      ``clipped``, and the number of ``keypoints``;
+    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``;
+      ``NLL_mapped``, which needs no clipping: each half of the images under Platt's map of the
+      scores, fitted on the other half; ``clipped``, and the number of ``keypoints``;
     - the mean over the keypoints of a body, of those that are annotated anywhere: ``mean_{key}``;
     - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``; with
       ``bootstrap`` the ends of intervals over images as ``{key}_low`` and ``{key}_high``.
@@ -118,10 +100,7 @@ class PoseCalibrationMetric(BaseMetric):
         for name, value, least in (('n_bins', n_bins, 1), ('bootstrap', bootstrap, 0)):
             _require(value == int(value) and value >= least,
                      f'{name} must be a whole number of at least {least}, got {value}')
-        self.hit = hit
-        self.thr = thr
-        self.norm_item = norm_item
-        self.n_bins = int(n_bins)
+        self.rule = PoseRule(hit, thr, norm_item, int(n_bins))
         self.per_keypoint = per_keypoint
         self.bootstrap = bootstrap
         self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
@@ -135,15 +114,19 @@ class PoseCalibrationMetric(BaseMetric):
         """
         for sample in data_samples:
             predicted, scores, annotated, visible = _keypoints(sample)
-            if self.hit == 'oks':
+            if self.rule.hit == 'oks':
                 size, sigmas = _area(sample), self._sigmas(len(scores))
-                near = oks_terms(predicted, annotated, size or 1., sigmas) >= self.thr
             else:
-                size = _reference_size(self.norm_item, sample, predicted, annotated)
-                near = normalized_distances(predicted, annotated, size or 1.) < self.thr
-            counts = visible & (size > 0)
+                size, sigmas = _reference_size(
+                    self.rule.norm_item, sample, predicted, annotated), None
+            try:
+                hits, counts = judge_keypoints(predicted[None], annotated[None], visible[None],
+                                               [size], self.rule, sigmas)
+            except ValueError as error:
+                raise ValueError(f'PoseCalibrationMetric: image {sample.get("img_id")}: '
+                                 f'{error}') from error
             self.results.append(dict(
-                scores=scores, hits=near & counts, counts=counts,
+                scores=scores, hits=hits[0], counts=counts[0],
                 image=str(sample.get('img_path') or sample.get('img_id')),
                 calibrator=sample.get('calibrator')))
 
@@ -154,14 +137,12 @@ class PoseCalibrationMetric(BaseMetric):
         _require(mapped_by is None or self.calibrator is None, 'calibrator: the scores were mapped '
                  'already, by mmskd.CalibratedScores; take one of them away')
         keypoints = self.calibrated(keypoints)
-        columns = [Keypoints(*(array[:, k] for array in keypoints[:3]), keypoints.images)
-                   for k in range(keypoints.scores.shape[1])]
-        each = [self._measure(column) for column in columns]
-        overall = self._measure(keypoints)
-        scores = keypoints.scores[keypoints.counts]
+        each = [pose_measures(keypoints.of_keypoint(k), self.rule.n_bins)
+                for k in range(keypoints.scores.shape[1])]
+        overall = pose_measures(keypoints, self.rule.n_bins)
         metrics = dict(
-            overall, clipped=float(np.mean(scores != _clip(scores))) if scores.size else np.nan,
-            keypoints=float(scores.size),
+            overall, NLL_mapped=mapped_nll(keypoints), clipped=clipped_share(keypoints),
+            keypoints=float(keypoints.counts.sum()),
             **{f'mean_{key}': mean_of_defined([values[key] for values in each])
                for key in overall})
         if self.per_keypoint:
@@ -170,7 +151,8 @@ class PoseCalibrationMetric(BaseMetric):
                             for key, value in values.items()})
         if self.bootstrap:
             metrics.update({f'{key}_{end}': value
-                            for key, ends in self._intervals(keypoints).items()
+                            for key, ends in pose_intervals(
+                                keypoints, self.rule.n_bins, self.bootstrap).items()
                             for end, value in zip(('low', 'high'), ends)})
         return metrics
 
@@ -195,28 +177,6 @@ class PoseCalibrationMetric(BaseMetric):
         mapped = self.calibrator(keypoints.scores.reshape(-1), np.tile(np.arange(k), n))
         return keypoints._replace(scores=mapped.reshape(n, k))
 
-    def _measure(self, keypoints: Keypoints, weights: Optional[np.ndarray] = None
-                 ) -> Dict[str, float]:
-        counts = keypoints.counts
-        scores, hits = keypoints.scores[counts], keypoints.hits[counts]
-        if weights is not None:
-            of_instances = weights[keypoints.images]
-            weights = np.broadcast_to(
-                of_instances.reshape(-1, *[1] * (counts.ndim - 1)), counts.shape)[counts]
-        probs = _clip(scores)
-        # Ranks have the order of the scores, equal ones included, and lie in [0, 1]
-        ranks = np.unique(scores, return_inverse=True)[1].reshape(-1) / max(scores.size, 1)
-        return dict(
-            NLL=nll(probs, hits, weights),
-            ECE=ece(probs, hits, self.n_bins, weights),
-            Brier=brier(probs, hits, weights),
-            AURC=aurc(ranks, hits, weights),
-            EAURC=eaurc(ranks, hits, weights))
-
-    def _intervals(self, keypoints: Keypoints) -> Dict[str, Tuple[float, float]]:
-        return bootstrap(lambda weights: self._measure(keypoints, weights),
-                         int(keypoints.images.max(initial=-1)) + 1, self.bootstrap)
-
     def _names(self, n_keypoints: int) -> List[str]:
         """The keypoints' names; their numbers if the data set is not known."""
         names = (self.dataset_meta or {}).get('keypoint_id2name', {})
@@ -233,10 +193,6 @@ class PoseCalibrationMetric(BaseMetric):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(f'PoseCalibrationMetric: {message}')
-
-
-def _clip(scores: np.ndarray) -> np.ndarray:
-    return np.clip(scores, 0, 1)
 
 
 def _array(sample: dict, instances: str, key: str) -> np.ndarray:
@@ -257,14 +213,10 @@ def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     scores = _array(sample, 'pred_instances', 'keypoint_scores').astype(np.float64).reshape(-1)
     _require(len(scores) == predicted.shape[1] and np.isfinite(scores).all(),
              f'keypoint_scores must be {predicted.shape[1]} finite numbers, got {scores}')
-    _require(np.isfinite(predicted).all(), 'some keypoints predicted in image '
-             f'{sample.get("img_id")} are not finite')
     visible = _array(sample, 'gt_instances', 'keypoints_visible')
     if visible.ndim == 3:  # beside the visibility, its weight in the loss
         visible = visible[..., 0]
     visible = visible.reshape(-1).astype(bool)
-    _require(np.isfinite(annotated[0][visible]).all(), 'some keypoints annotated in image '
-             f'{sample.get("img_id")} are not finite')
     # Else every keypoint would be measured against the corner of the image
     _require(annotated.any() or not visible.all() or visible.size < 2,
              'all annotated keypoints of a sample lie at (0, 0): the data set was read with '
