@@ -145,9 +145,11 @@ class Calibrator:
             notes=self.notes)
 
     def save(self, path: str) -> None:
-        """Write a json file."""
+        """Write a json file, a line for each field."""
+        fields = ',\n'.join(f'{json.dumps(key)}: {json.dumps(value, allow_nan=False)}'
+                            for key, value in self.to_dict().items())
         with open(path, 'w', encoding='utf-8') as file:
-            json.dump(self.to_dict(), file, indent=1)
+            file.write(f'{{\n{fields}\n}}\n')
 
     @classmethod
     def load(cls, path: str) -> 'Calibrator':

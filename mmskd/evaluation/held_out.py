@@ -54,8 +54,8 @@ def random_half(files: Sequence[str], seed: int) -> np.ndarray:
 
 
 def image_keys(files: Sequence[str]) -> List[str]:
-    """Short names of images that say the same on another machine: of folder and file, hashed."""
-    ends = ('/'.join(str(path).replace('\\', '/').split('/')[-2:]) for path in files)
+    """Short names of images that are the same on another machine: a hash of file and folders."""
+    ends = ('/'.join(str(path).replace('\\', '/').split('/')[-3:]) for path in files)
     return sorted({hashlib.sha256(end.encode()).hexdigest()[:10] for end in ends})
 
 

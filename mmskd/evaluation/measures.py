@@ -1,7 +1,8 @@
 """What each measure of calibration says, which direction is better, and what it can compare."""
 from typing import NamedTuple, Optional
 
-OWN_THR = '_own_thr'
+OWN_THR = '_own_thr'  # ends the name of what is measured at thresholds of the measured images
+COUNTS = ('detections', 'objects', 'emitted', 'keypoints')
 
 
 class Measure(NamedTuple):

@@ -263,7 +263,7 @@ def test_a_calibrator_needs_no_clipping(classwise, tmp_path):
     assert values['calibration/clipped'] == 0
     metric = build()
     metric.process(None, samples)
-    found = metric.gather(metric.results)
+    found = metric.gather(metric.results).keypoints
     offsets = np.array([m.offset for m in maps])
     probs = (1 / (1 + np.exp(-4 * found.scores - offsets)))[found.counts]
     for key, formula in dict(NLL=nll, ECE=ece, Brier=brier).items():
@@ -306,7 +306,7 @@ def test_mapped_nll_does_not_depend_on_the_scale_of_the_scores():
         s['pred_instances']['keypoint_scores'][:] = np.random.default_rng(0).random(K)
     base = build()
     base.process(None, samples)
-    share = base.gather(base.results)
+    share = base.gather(base.results).keypoints
     share = share.hits[share.counts].mean()
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
     assert evaluate(samples)['calibration/NLL_mapped'] == pytest.approx(entropy, abs=.02)

@@ -8,10 +8,10 @@ from mmengine.logging import print_log
 
 from mmskd.registry import METRICS
 
-from ..calibrators import Calibrator
+from ..calibrators import Calibrator, fit_calibrator
 from ..detection import DetectionCalibration, DetectionRule
-from ..ground_truth import (labels_of, objects_from_annotations, objects_from_instances,
-                            read_annotations)
+from ..ground_truth import (image_files, label_names, labels_of, objects_from_annotations,
+                            objects_from_instances, objects_of, read_annotations)
 from ..held_out import image_keys
 from ..matching import Detections, Objects
 from .samples import check_repeats, check_same_calibrator
@@ -30,6 +30,15 @@ class Gathered(NamedTuple):
     objects: Objects
     names: List[str]
     files: List[str]
+
+    def select(self, keep: np.ndarray) -> 'Gathered':
+        """Only the images of a mask."""
+        position = np.cumsum(keep) - 1
+        detections, objects = (of.select(keep[of.images]) for of in (self.detections, self.objects))
+        return Gathered(
+            detections._replace(images=position[detections.images]),
+            objects._replace(images=position[objects.images]), self.names,
+            [file for file, kept in zip(self.files, keep) if kept])
 
 
 @METRICS.register_module()
@@ -129,24 +138,19 @@ class DetCalibrationMetric(BaseMetric):
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep of each image what matching needs."""
         for sample in data_samples:
-            pred = sample['pred_instances']
-            result = dict(
-                img_id=sample['img_id'], img_path=sample.get('img_path'),
-                calibrator=sample.get('calibrator'),
-                bboxes=pred['bboxes'].float().cpu().numpy(),
-                scores=pred['scores'].float().cpu().numpy(),
-                labels=pred['labels'].cpu().numpy())
-            for key in ('bboxes', 'scores'):
-                _require(np.isfinite(result[key]).all(), f'some {key} predicted in image '
-                         f'{sample["img_id"]} are not finite')
+            result = _prediction(sample)
             if self._data is None:
                 result['instances'] = self._instances(sample)
             self.results.append(result)
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Match, and apply the formulas to all classes together and to each."""
-        gathered = self.gather(results)
-        measured = self.measure(gathered, check_same_calibrator(results, type(self).__name__))
+        return self.values(self.gather(results),
+                           check_same_calibrator(results, type(self).__name__))
+
+    def values(self, gathered: Gathered, mapped_by: Optional[str] = None) -> Dict[str, float]:
+        """All values, without their prefix; arguments as of :meth:`measure`."""
+        measured = self.measure(gathered, mapped_by)
         values = measured.values
         if self.classwise:
             by_class = measured.by_class()
@@ -177,12 +181,14 @@ class DetCalibrationMetric(BaseMetric):
                 _require(img_id in known, f'image {img_id} is not in ann_file')
             label_of, names = labels_of(self._data, classes)
             objects = objects_from_annotations(self._data, ids, label_of)
-        for result in results:
-            unknown = [i for i in np.unique(result['labels']) if not 0 <= i < len(names)]
-            _require(not unknown, f'label {unknown[0] if unknown else None} predicted in image '
-                     f'{result["img_id"]}, but the data set has {len(names)} classes: {names}')
-        return Gathered(_detections(results), objects, names,
+        return Gathered(_detections(results, names), objects, names,
                         [str(result['img_path'] or result['img_id']) for result in results])
+
+    def gather_from(self, dataset, samples: Sequence[dict]) -> Gathered:
+        """Arrays of the predictions on a whole data set, in its order, and of its ground truth."""
+        names = label_names(dataset)
+        return Gathered(_detections([_prediction(sample) for sample in samples], names),
+                        objects_of(dataset), names, image_files(dataset))
 
     def measure(self, gathered: Gathered, mapped_by: Optional[str] = None) -> DetectionCalibration:
         """The measures of what :meth:`gather` returned.
@@ -211,6 +217,30 @@ class DetCalibrationMetric(BaseMetric):
             gathered.detections, gathered.objects, len(gathered.names), len(gathered.files),
             thresholds, self.rule, calibrator=self.calibrator, held_out=held_out)
 
+    def fit(self, gathered: Gathered, kind: str, target: str, classwise: bool) -> Calibrator:
+        """A calibrator, and the LRP-optimal thresholds, for images on which nothing is measured.
+
+        It is fitted to the detections that are kept at the thresholds, as in the paper.
+
+        Args:
+            gathered (Gathered): Predictions and ground truth.
+            kind (str): As in :func:`~mmskd.evaluation.calibrators.fit_calibrator`.
+            target (str): ``'iou'``, with 0 for what touches no object; or ``'hit'``, at ``iou_thr``.
+            classwise (bool): A map for each class, else one for all.
+        """
+        detections, objects, names, files = gathered
+        found = DetectionCalibration(detections, objects, len(names), len(files), rule=self.rule)
+        kept = found.kept if target == 'iou' else found.matched.above(found.thresholds)
+        calibrator = fit_calibrator(
+            kind, kept.scores, kept.ious if target == 'iou' else kept.hits, kept.labels, names,
+            classwise, target)
+        calibrator.thresholds = [None if np.isnan(thr) else float(thr) for thr in found.thresholds]
+        calibrator.images = image_keys(files)
+        calibrator.fitted_on = dict(predictions=len(kept.scores), images=len(files))
+        calibrator.notes += [f'{name}: nothing is kept, no detection of it hits'
+                             for name, thr in zip(names, calibrator.thresholds) if thr is None]
+        return calibrator
+
     @staticmethod
     def _instances(sample: dict) -> List[dict]:
         """The objects of a data sample, without their masks."""
@@ -225,7 +255,24 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(f'DetCalibrationMetric: {message}')
 
 
-def _detections(results: List[dict]) -> Detections:
+def _prediction(sample: dict) -> dict:
+    """What is needed of a data sample, but for its objects."""
+    pred = sample['pred_instances']
+    result = dict(
+        img_id=sample['img_id'], img_path=sample.get('img_path'),
+        calibrator=sample.get('calibrator'), bboxes=pred['bboxes'].float().cpu().numpy(),
+        scores=pred['scores'].float().cpu().numpy(), labels=pred['labels'].cpu().numpy())
+    for key in ('bboxes', 'scores'):
+        _require(np.isfinite(result[key]).all(), f'some {key} predicted in image '
+                 f'{sample["img_id"]} are not finite')
+    return result
+
+
+def _detections(results: List[dict], names: List[str]) -> Detections:
+    for result in results:
+        unknown = [i for i in np.unique(result['labels']) if not 0 <= i < len(names)]
+        _require(not unknown, f'label {unknown[0] if unknown else None} predicted in image '
+                 f'{result["img_id"]}, but the data set has {len(names)} classes: {names}')
     images = np.repeat(np.arange(len(results)), [len(result['scores']) for result in results])
     empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, np.int64))
     parts = [empty, *results]

@@ -1,17 +1,40 @@
 """How far the keypoint scores of a pose estimator can be trusted."""
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 
+from mmskd.errors import UsageError
 from mmskd.registry import METRICS
 
 from ..calibration import mean_of_defined
-from ..calibrators import Calibrator
+from ..calibrators import Calibrator, fit_calibrator
+from ..ground_truth import image_files
+from ..held_out import image_keys
 from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
                     pose_intervals, pose_measures)
 from .samples import check_same_calibrator
+
+class GatheredKeypoints(NamedTuple):
+    """The keypoints of N instances, and whose they are.
+
+    Attributes:
+        keypoints (Keypoints): N instances of K keypoints.
+        names (list[str]): Of the keypoints.
+        files (list[str]): Image of each instance, N names.
+    """
+    keypoints: Keypoints
+    names: List[str]
+    files: List[str]
+
+    def select(self, keep: np.ndarray) -> 'GatheredKeypoints':
+        """Only the instances of a mask."""
+        kept = Keypoints(*(values[keep] for values in self.keypoints))
+        images = np.unique(kept.images, return_inverse=True)[1].reshape(-1)
+        return GatheredKeypoints(kept._replace(images=images), self.names,
+                                 [file for file, one in zip(self.files, keep) if one])
+
 
 @METRICS.register_module()
 class PoseCalibrationMetric(BaseMetric):
@@ -132,11 +155,21 @@ class PoseCalibrationMetric(BaseMetric):
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Apply the formulas to all keypoints together and to each."""
-        keypoints = self.gather(results)
-        mapped_by = check_same_calibrator(results, type(self).__name__)
+        return self.values(self.gather(results),
+                           check_same_calibrator(results, type(self).__name__))
+
+    def values(self, gathered: GatheredKeypoints, mapped_by: Optional[str] = None
+               ) -> Dict[str, float]:
+        """All values, without their prefix.
+
+        Args:
+            gathered (GatheredKeypoints): What :meth:`gather` returned.
+            mapped_by (str, optional): Digest of the calibrator that mapped the scores. Defaults to
+                None: they are the model's.
+        """
         _require(mapped_by is None or self.calibrator is None, 'calibrator: the scores were mapped '
                  'already, by mmskd.CalibratedScores; take one of them away')
-        keypoints = self.calibrated(keypoints)
+        keypoints = self._calibrated(gathered)
         each = [pose_measures(keypoints.of_keypoint(k), self.rule.n_bins)
                 for k in range(keypoints.scores.shape[1])]
         overall = pose_measures(keypoints, self.rule.n_bins)
@@ -147,7 +180,7 @@ class PoseCalibrationMetric(BaseMetric):
                for key in overall})
         if self.per_keypoint:
             metrics.update({f'{name}_{key}': value
-                            for name, values in zip(self._names(len(each)), each)
+                            for name, values in zip(gathered.names, each)
                             for key, value in values.items()})
         if self.bootstrap:
             metrics.update({f'{key}_{end}': value
@@ -156,26 +189,57 @@ class PoseCalibrationMetric(BaseMetric):
                             for end, value in zip(('low', 'high'), ends)})
         return metrics
 
-    def gather(self, results: List[dict]) -> Keypoints:
+    def gather(self, results: List[dict]) -> GatheredKeypoints:
         """What :meth:`process` kept, in arrays."""
-        if not results:
-            empty = np.zeros((0, (self.dataset_meta or {}).get('num_keypoints', 0)))
-            return Keypoints(empty, empty.astype(bool), empty.astype(bool), np.zeros(0, np.int64))
-        images = np.unique([result['image'] for result in results], return_inverse=True)[1]
-        return Keypoints(*(np.stack([result[key] for result in results])
-                           for key in ('scores', 'hits', 'counts')), images.reshape(-1))
+        n_keypoints = len(results[0]['scores']) if results else (
+            self.dataset_meta or {}).get('num_keypoints', 0)
+        files = [result['image'] for result in results]
+        keypoints = Keypoints(
+            *(np.array([result[key] for result in results], kind).reshape(-1, n_keypoints)
+              for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
+            np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
+        return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
 
-    def calibrated(self, keypoints: Keypoints) -> Keypoints:
+    def gather_from(self, dataset, samples: Sequence[dict]) -> GatheredKeypoints:
+        """Arrays of the predictions on a whole data set, in its order."""
+        self.dataset_meta, self.results = dataset.metainfo, []
+        self.process(None, samples)
+        return self.gather(self.results)._replace(files=image_files(dataset))
+
+    def fit(self, gathered: GatheredKeypoints, kind: str, target: str,
+            classwise: bool) -> Calibrator:
+        """A calibrator for images on which nothing is measured.
+
+        Args:
+            gathered (GatheredKeypoints): What :meth:`gather` returned.
+            kind (str): As in :func:`~mmskd.evaluation.calibrators.fit_calibrator`; no temperature.
+            target (str): ``'hit'``.
+            classwise (bool): A map for each keypoint, else one for all.
+
+        Raises:
+            UsageError: If it cannot be fitted so.
+        """
+        if target != 'hit':
+            raise UsageError('keypoints have no IoU that a score could tell: target=hit')
+        scores, hits, counts, _ = gathered.keypoints
+        calibrator = fit_calibrator(
+            kind, scores[counts], hits[counts], np.nonzero(counts)[1], gathered.names, classwise,
+            target, 'pose')
+        calibrator.images = image_keys(gathered.files)
+        calibrator.fitted_on = dict(predictions=int(counts.sum()), images=len(set(gathered.files)))
+        return calibrator
+
+    def _calibrated(self, gathered: GatheredKeypoints) -> Keypoints:
         """With the scores that the calibrator makes of them, if there is one."""
         if self.calibrator is None:
-            return keypoints
-        n, k = keypoints.scores.shape
-        names = self._names(k)
-        _require(len(self.calibrator.classes) == k and names in (
-            self.calibrator.classes, [str(i) for i in range(k)]), 'the calibrator is of the '
-            f'keypoints {self.calibrator.classes}, the data set has {names}')
-        mapped = self.calibrator(keypoints.scores.reshape(-1), np.tile(np.arange(k), n))
-        return keypoints._replace(scores=mapped.reshape(n, k))
+            return gathered.keypoints
+        scores, names = gathered.keypoints.scores, gathered.names
+        n, k = scores.shape
+        _require(self.calibrator.classes == names or names == [str(i) for i in range(k)] and
+                 len(self.calibrator.classes) == k, 'the calibrator is of the keypoints '
+                 f'{self.calibrator.classes}, the data set has {names}')
+        mapped = self.calibrator(scores.reshape(-1), np.tile(np.arange(k), n))
+        return gathered.keypoints._replace(scores=mapped.reshape(n, k))
 
     def _names(self, n_keypoints: int) -> List[str]:
         """The keypoints' names; their numbers if the data set is not known."""
