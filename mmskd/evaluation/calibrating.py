@@ -70,8 +70,8 @@ def build_model(cfg: Config, checkpoint: str) -> torch.nn.Module:
 
 def build_split(cfg: Config, split: str):
     """The loader of a split, with its images in order."""
-    return Runner.build_dataloader(
-        dict(cfg[f'{split}_dataloader'], sampler=dict(type='DefaultSampler', shuffle=False)), seed=0)
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    return Runner.build_dataloader(dict(cfg[f'{split}_dataloader'], sampler=sampler), seed=0)
 
 
 def check_held_out(fit: str, files: List[str], measure: str, others: List[str]) -> None:

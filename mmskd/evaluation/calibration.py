@@ -142,7 +142,7 @@ def laace(scores, hits, ious) -> float:
         ious (array): IoU of each hit with its object, shape (N,); not read for misses.
 
     Returns:
-        float: In [0, 1], 0 is best (no estimate of an IoU is always right); nan without predictions.
+        float: In [0, 1], 0 is best (and out of reach); nan without predictions.
     """
     scores, fits, _ = _as_arrays(scores, np.where(hits, ious, 0.))
     return _mean(np.abs(scores - fits))
@@ -285,8 +285,8 @@ def lrp(hits, ious, n_objects: int, iou_thr: float) -> LRP:
 
 
 def lrp_of_sums(n_hits, n_detections, misfit, n_objects, iou_thr: float) -> LRP:
-    """:func:`lrp` of the numbers of hits, detections and objects and the sum of 1 - IoU of the hits;
-    numbers, or arrays of the same shape."""
+    """:func:`lrp` of the numbers of hits, detections and objects, and the sum of 1 - IoU of the
+    hits; numbers, or arrays of the same shape."""
     wrong, missed = n_detections - n_hits, n_objects - n_hits
     total = ratio(misfit / (1 - iou_thr) + wrong + missed, n_detections + missed)
     return LRP(np.where(n_objects > 0, total, np.nan), ratio(misfit, n_hits),

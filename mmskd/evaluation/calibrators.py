@@ -21,7 +21,7 @@ STEEPEST = 20.  # slope of a map in logits (or standard deviations), its inverse
 FARTHEST = 20.  # offset, in logits
 TILT = 1e-4  # rise of an isotonic map from end to end where it would be flat
 FEWEST = 20  # detections of a class that a map of its own takes
-CHANCE = 0.05  # above this p-value scores and targets may have nothing to do with each other
+CHANCE = 0.01  # above this p-value scores and targets may have nothing to do with each other
 
 
 class LogitMap(NamedTuple):
@@ -181,11 +181,11 @@ def fit_calibrator(kind: str,
                    task: str = 'detection') -> Calibrator:
     """Fit a calibrator to predictions on images that nothing will be measured on.
 
-    Temperature and Platt's scaling minimise the cross entropy between mapped scores and targets, the
-    isotonic map the squared error. A class with less than 20 predictions takes the map of all. The
-    ``notes`` say what a map should not be trusted for: parameters at the edge of their range (T or
-    its inverse 20), and scores that have no more to do with the targets than chance might explain
-    (Spearman's rank correlation, 5 %).
+    Temperature and Platt's scaling minimise the cross entropy between mapped scores and targets,
+    the isotonic map the squared error. A class with less than 20 predictions takes the map of all.
+    The ``notes`` say what a map should not be trusted for: parameters at the edge of their range (T
+    or its inverse 20), and scores that have no more to do with the targets than chance might
+    explain (Spearman's rank correlation, 1 %).
 
     Args:
         kind (str): One of :data:`KINDS`.

@@ -262,12 +262,13 @@ def object_errors(detections: Detections, objects: Objects,
     .. math:: \sum_c (\bar p_c - [c = y])^2
 
     with the class y of the object and the mean :math:`\bar p` of the class probabilities of all
-    detections that cover it with at least an IoU, of whichever class, averaged over some IoUs. Where
-    none covers it, :math:`\bar p` is 0 and the error 1. Park et al., "Uncertainty Quantification in
-    Detection Transformers: Object-Level Calibration and Image-Level Reliability", TPAMI 2026.
+    detections that cover it with at least an IoU, of whichever class, averaged over some IoUs.
+    Where none covers it, :math:`\bar p` is 0 and the error 1. Park et al., "Uncertainty
+    Quantification in Detection Transformers: Object-Level Calibration and Image-Level Reliability",
+    TPAMI 2026.
 
-    A detection has a probability for its own class and 0 for all others. Finding an object under its
-    name is then never worse than silence, however low the score. (The approximation for single
+    A detection has a probability for its own class and 0 for all others. Finding an object under
+    its name is then never worse than silence, however low the score. (The approximation for single
     scores in the authors' package uq-detr, :math:`2 (1 - p)^2`, says otherwise below a score of
     0.29; this equals what it says of whole distributions.)
 

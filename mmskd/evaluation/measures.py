@@ -56,8 +56,8 @@ MEASURES = {
         'AURC': Measure('lower', True, 'area under the risk-coverage curve'),
         'EAURC': Measure('lower', True, 'AURC above the best order'),
         'NLL_mapped': Measure(
-            'lower', True, 'negative log-likelihood of the hits under a map of the unclipped scores '
-            'that was fitted on the other half of the images'),
+            'lower', True, 'negative log-likelihood of the hits under a map of the unclipped '
+            'scores that was fitted on the other half of the images'),
         'clipped': Measure(None, False, 'share of the scores that lay outside [0, 1]'),
         'keypoints': Measure(None, False, 'annotated keypoints that were measured'),
     },

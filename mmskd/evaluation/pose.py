@@ -61,8 +61,8 @@ def judge_keypoints(predicted, annotated, visible, sizes, rule: PoseRule,
         predicted (array): Keypoints in pixels, shape (N, K, 2).
         annotated (array): The same, annotated.
         visible (array): Which are annotated, shape (N, K).
-        sizes (array): For PCK the reference size in pixels, for OKS the area in square pixels, shape
-            (N,). An instance whose size is 0 does not count.
+        sizes (array): For PCK the reference size in pixels, for OKS the area in square pixels,
+            shape (N,). An instance whose size is 0 does not count.
         rule (PoseRule): When a keypoint is right.
         sigmas (array, optional): The data set's per-keypoint deviations, for OKS, shape (K,).
 

@@ -246,8 +246,8 @@ def test_beside_the_metric_of_mmdet_and_from_a_results_file(tmp_path):
 
 def save(path, maps, thresholds=None, classes=CLASSES, images=(), **fields):
     """A calibrator's file."""
-    Calibrator('detection', 'platt', 'iou', list(classes), maps, thresholds or [None] * len(classes),
-               images, **fields).save(path)
+    Calibrator('detection', 'platt', 'iou', list(classes), maps,
+               thresholds or [None] * len(classes), images, **fields).save(path)
     return str(path)
 
 
@@ -365,8 +365,8 @@ def test_what_is_no_number_is_refused(key, value):
 
 @pytest.mark.parametrize('options, message', [
     (dict(n_bins=0), 'n_bins'), (dict(n_bins=2.5), 'n_bins'), (dict(score_thr=2), 'score_thr'),
-    (dict(score_thr=-.1), 'score_thr'), (dict(iou_thr=0), 'iou_thr'), (dict(max_dets=0), 'max_dets'),
-    (dict(bootstrap=-1), 'bootstrap')])
+    (dict(score_thr=-.1), 'score_thr'), (dict(iou_thr=0), 'iou_thr'),
+    (dict(max_dets=0), 'max_dets'), (dict(bootstrap=-1), 'bootstrap')])
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=f'DetCalibrationMetric: {message}'):
         build(**options)

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> Tuple[Calibrator, Optional[Predicted]]:
     return calibrator, measured
 
 
-def describe(args: argparse.Namespace, calibrator: Calibrator, measured: Optional[Predicted]) -> str:
+def describe(args: argparse.Namespace, calibrator: Calibrator,
+             measured: Optional[Predicted]) -> str:
     """What was done, in a line."""
     of = calibrator.fitted_on
     kept = ' kept at the LRP-optimal thresholds' if calibrator.task == 'detection' else ''

@@ -47,8 +47,9 @@ class DetCalibrationMetric(BaseMetric):
 
     What each value says, which direction is better and whether two models can be compared by it is
     in :data:`mmskd.evaluation.measures.MEASURES`; the formulas, with their papers, in
-    :mod:`mmskd.evaluation.calibration` and :mod:`mmskd.evaluation.detection`. Detections are matched
-    by COCO's rules, crowds and ignored objects honoured. Keys, under the prefix ``calibration``:
+    :mod:`mmskd.evaluation.calibration` and :mod:`mmskd.evaluation.detection`. Detections are
+    matched by COCO's rules, crowds and ignored objects honoured. Keys, under the prefix
+    ``calibration``:
 
     - of the detections that are kept at the LRP-optimal threshold of their class: ``LaECE_0``,
       ``LaACE_0``, ``LRP`` with ``LRP_loc``, ``LRP_FP`` and ``LRP_FN`` (all means over the classes
@@ -59,9 +60,9 @@ class DetCalibrationMetric(BaseMetric):
     - of all detections with a score of at least ``score_thr``, with hits at ``iou_thr``: ``NLL``
       (nats), ``ECE`` (the D-ECE), ``LaECE``, ``Brier``, ``AURC``, ``EAURC`` and their number
       ``emitted``. They depend on how much a model emits and do not compare models;
-    - with ``classwise`` each of these per class as ``{class name}_{key}``, with ``by_size`` per size
-      of the objects as ``small_{key}``, ``medium_{key}`` and ``large_{key}``, with ``bootstrap`` the
-      ends of intervals over images as ``{key}_low`` and ``{key}_high``.
+    - with ``classwise`` each of these per class as ``{class name}_{key}``, with ``by_size`` per
+      size of the objects as ``small_{key}``, ``medium_{key}`` and ``large_{key}``, with
+      ``bootstrap`` the ends of intervals over images as ``{key}_low`` and ``{key}_high``.
 
     An undefined value is nan: the ECE of no detections, the oLRP of a class without objects. Only
     images that were evaluated count, so a part of a data set can be measured too.
@@ -211,8 +212,9 @@ class DetCalibrationMetric(BaseMetric):
             shared = set(self.thresholds.images) & set(image_keys(gathered.files))
             held_out = not shared
             if shared:
-                print_log(f'DetCalibrationMetric: the thresholds were found on {len(shared)} of the '
-                          f'{len(gathered.files)} images that are measured', 'current', logging.WARNING)
+                print_log(
+                    f'DetCalibrationMetric: the thresholds were found on {len(shared)} of the '
+                    f'{len(gathered.files)} images that are measured', 'current', logging.WARNING)
         return DetectionCalibration(
             gathered.detections, gathered.objects, len(gathered.names), len(gathered.files),
             thresholds, self.rule, calibrator=self.calibrator, held_out=held_out)
@@ -225,7 +227,7 @@ class DetCalibrationMetric(BaseMetric):
         Args:
             gathered (Gathered): Predictions and ground truth.
             kind (str): As in :func:`~mmskd.evaluation.calibrators.fit_calibrator`.
-            target (str): ``'iou'``, with 0 for what touches no object; or ``'hit'``, at ``iou_thr``.
+            target (str): ``'iou'``, 0 for what touches no object; or ``'hit'``, at ``iou_thr``.
             classwise (bool): A map for each class, else one for all.
         """
         detections, objects, names, files = gathered

@@ -49,9 +49,9 @@ class PoseCalibrationMetric(BaseMetric):
     little below 0 or above 1 (MegviiHeatmap: from about 0.5 to 1.5), and SimCC's outputs go into a
     softmax, to which only their differences matter. (Regression heads: 1 minus the deviation that
     RLE predicts, else always 1.) So there is no true probability to go back to. Without a
-    ``calibrator`` this takes the score for one as every user of a threshold does, clipped to [0, 1],
-    and tells as ``clipped`` which share of the scores that changed; where it is large, the scores
-    say little more than yes. With one, the scores are what it makes of them, and nothing is
+    ``calibrator`` this takes the score for one as every user of a threshold does, clipped to
+    [0, 1], and tells as ``clipped`` which share of the scores that changed; where it is large, the
+    scores say little more than yes. With one, the scores are what it makes of them, and nothing is
     clipped. ``AURC``, ``EAURC`` and ``NLL_mapped`` see the scores unclipped anyway. A score or a
     keypoint that is not finite is an error.
 

@@ -9,8 +9,8 @@ def check_repeats(keys: Sequence[Hashable], metric: str) -> None:
         if key in seen:
             name = next(part for part in (key if isinstance(key, tuple) else (key, ))
                         if part is not None)
-            raise ValueError(f'{metric}: image {name} was predicted twice; a results file of a data '
-                             'set that repeats images, or of two tests, cannot be measured')
+            raise ValueError(f'{metric}: image {name} was predicted twice; a results file of a '
+                             'data set that repeats images, or of two tests, cannot be measured')
         seen.add(key)
 
 
