@@ -63,7 +63,7 @@ def built(cfg):
     """The model and a batch."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model).eval()
-        if cfg.load_from:
+        if cfg.get('load_from'):
             model.load_state_dict(torch.load(cfg.load_from, weights_only=True)['state_dict'])
         loader = Runner.build_dataloader(copy.deepcopy(cfg.val_dataloader), seed=0)
     return model, next(iter(loader))
