@@ -4,7 +4,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ..calibration import ece, risk_coverage
-from .charts.chart import TOGETHER, Chart
+from .charts.chart import TOGETHER, Chart, short_names
 from .charts.confusion import confusion
 from .charts.curves import Line, curves
 from .charts.intervals import intervals
@@ -83,7 +83,7 @@ def reliability_charts(known: Sequence[Member], names: Sequence[str], rule: Rule
         measured = [m.verdicts.measured for m in mine]
         error = float(np.mean([ece(one.probabilities, one.hits, rule.n_bins)
                                for one in measured]))
-        title = names[group] + (f', {len(mine)} runs' if len(mine) > 1 else '')
+        title = short_names(names, 32)[group] + (f', {len(mine)} runs' if len(mine) > 1 else '')
         drawn.append(reliability(
             f'reliability_{group}', title, np.concatenate([one.probabilities for one in measured]),
             np.concatenate([one.hits for one in measured]), group, rule.n_bins, error,
@@ -101,22 +101,28 @@ def size_charts(known: Sequence[Member], names: Sequence[str]) -> List[Chart]:
             scores, hits, errors = zip(*parts)
             sizes[size] = np.concatenate(scores), np.concatenate(hits), float(np.mean(errors))
         if len(sizes) > 1:
-            drawn.append(reliability_by_size(f'reliability_by_size_{group}', names[group], sizes))
+            drawn.append(reliability_by_size(f'reliability_by_size_{group}',
+                                             short_names(names, 40)[group], sizes))
     return drawn
 
 
-def risk_charts(known: Sequence[Member], names: Sequence[str], task: str) -> List[Chart]:
-    """Risk over coverage, one line for each run."""
-    drawn = []
-    for member in known:
-        one = member.verdicts.measured
-        ranks = np.unique(one.scores, return_inverse=True)[1].reshape(-1) / max(len(one.scores), 1)
-        drawn.append(Curve(member.group, *risk_coverage(ranks, one.hits)))
+def risk_charts(known: Sequence[Member], names: Sequence[str]) -> List[Chart]:
+    """Risk over coverage, the mean of the runs of each group."""
+    coverage, drawn = np.linspace(0, 1, 201)[1:], []
+    for group, mine in by_group(known).items():
+        risks = []
+        for member in mine:
+            one = member.verdicts.measured
+            # Ranks have the order of the scores, and lie in [0, 1]
+            ranks = np.unique(one.scores, return_inverse=True)[1].reshape(-1)
+            if len(ranks):
+                x, y = risk_coverage(ranks / len(ranks), one.hits)
+                risks.append(np.interp(coverage, x, y))
+        if risks:
+            drawn.append(Curve(group, coverage, np.mean(risks, axis=0)))
     ends = [f'{names[curve.group]} at full coverage has risk {curve.y[-1]:.3f}, at half '
-            f'{np.interp(0.5, curve.x, curve.y):.3f}' for curve in drawn if len(curve.y)]
-    noun = noun_of(task)
-    return [shares('risk_coverage', 'risk over coverage ↓', drawn, names,
-                   (f'coverage: share of {noun} kept', 'risk: share of them wrong'),
+            f'{np.interp(0.5, curve.x, curve.y):.3f}' for curve in drawn]
+    return [shares('risk_coverage', 'risk over coverage ↓', drawn, names, ('coverage', 'risk'),
                    '; '.join(ends) + '.', free_top=True)] if drawn else []
 
 
@@ -214,7 +220,7 @@ def by_name_charts(known: Sequence[Member], names: Sequence[str],
 def confusion_charts(known: Sequence[Member], names: Sequence[str], task: str) -> List[Chart]:
     """What is taken for what by each group, all of its runs together."""
     nothing = ('elsewhere', '') if task == 'pose' else ('missed', 'nothing there')
-    return [confusion(f'confusion_{group}', names[group],
+    return [confusion(f'confusion_{group}', short_names(names, 40)[group],
                       np.sum([m.verdicts.confusion for m in mine], axis=0),
                       mine[0].verdicts.judged.names, group, nothing)
             for group, mine in by_group(known).items()]

@@ -72,6 +72,8 @@ def _predicted(group: int, run: Run, split: str, which: str, notes: List[str], q
         notes.append(f'{run.folder}: no predictions ({error}); its metrics are those of its last '
                      'logged validation.')
         return Member(group, run, run.last_metrics())
+    if predictions.failure:
+        notes.append(f'{run.folder}: its own evaluators failed ({predictions.failure}).')
     if run.cfg[f'{split}_dataloader'].dataset.get('bbox_file'):
         notes.append(f'{run.folder}: measured on the annotated boxes, not on the detected ones '
                      'that its config names (bbox_file).')

@@ -64,7 +64,7 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
     sections = dict(
         curves=figures.curve_charts(members, names, task),
         reliability=figures.reliability_charts(known, names, rule, task),
-        by_size=figures.size_charts(known, names), risk=figures.risk_charts(known, names, task),
+        by_size=figures.size_charts(known, names), risk=figures.risk_charts(known, names),
         thresholds=thresholds.charts, by_name=by_name,
         confusion=figures.confusion_charts(known, names, task))
 

@@ -13,7 +13,7 @@ import logging
 import os
 import pickle
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Predictions:
         links (list[list[int]]): Pairs of keypoints that the skeleton connects; empty for detection.
         sigmas (list[float]): Deviations of the keypoints for the OKS, where the data set has them.
         metrics (dict[str, float]): What the run's own evaluators say; nan where undefined.
+        failure (str): Why they say nothing; empty if they do.
         arrays (dict[str, ndarray]): ``image_ids`` and ``image_paths`` (I,), and for detection
             ``boxes`` (N, 4; x1, y1, x2, y2), ``scores`` (N,), ``labels`` (N,), ``images`` (N,;
             index into image_ids), ``gt_boxes`` (M, 4), ``gt_labels``, ``gt_ignored``, ``gt_crowds``,
@@ -69,6 +70,7 @@ class Predictions:
         self.sigmas = sigmas
         self.arrays = arrays
         self.metrics = metrics or {}
+        self.failure = ''
 
     def __getattr__(self, name: str) -> np.ndarray:
         try:
@@ -91,7 +93,7 @@ class Predictions:
     def save(self, path: Path, fingerprint: str) -> None:
         """Write to an npz file, with what it was made from."""
         meta = dict(format=FORMAT, fingerprint=fingerprint, task=self.task, names=self.names,
-                    links=self.links, sigmas=self.sigmas, metrics=self.metrics)
+                    links=self.links, sigmas=self.sigmas, metrics=self.metrics, failure=self.failure)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix('.partial.npz')  # an interrupted write leaves the old file
         np.savez_compressed(partial, meta=np.array(json.dumps(meta)), **self.arrays)
@@ -110,8 +112,10 @@ class Predictions:
             return None
         if (meta.get('format'), meta.get('fingerprint')) != (FORMAT, fingerprint):
             return None
-        return cls(meta['task'], meta['names'], arrays, meta['metrics'], meta['links'],
-                   meta['sigmas'])
+        predictions = cls(meta['task'], meta['names'], arrays, meta['metrics'], meta['links'],
+                          meta['sigmas'])
+        predictions.failure = meta['failure']
+        return predictions
 
 
 class DataSets:
@@ -210,12 +214,12 @@ def _digest_file(digest, path) -> None:
 
 def _parts(dataset: Any) -> Iterator[Any]:
     """The data sets inside of wrappers and combined ones."""
-    inner = getattr(dataset, 'datasets', None) or \
-        [dataset.dataset] * (getattr(dataset, 'dataset', None) is not None)
-    if not inner:
+    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inner == [None]:
         yield dataset
-    for part in inner:
-        yield from _parts(part)
+    else:
+        for part in inner:
+            yield from _parts(part)
 
 
 def annotation_files(node: Any) -> Iterator[str]:
@@ -270,15 +274,28 @@ def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: Ba
         evaluator = _build_evaluator(cfg.get(f'{split}_evaluator'))
         model = _load_model(cfg, checkpoint, state)
     evaluator.dataset_meta = dataset.metainfo
-    records = []
+    records, failure = [], ''
     for batch in track(loader, title, quiet):
         with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             samples = model.test_step(batch)
-            evaluator.process(data_samples=samples, data_batch=batch)
+            failure = failure or _failure_of(evaluator.process, samples, batch)
         records += [describe(task, sample) for sample in samples]
+    metrics: Dict[str, float] = {}
     with contextlib.redirect_stdout(io.StringIO()):
-        metrics = evaluator.evaluate(len(dataset))
-    return collate(task, records, dataset, metrics_of(metrics))
+        failure = failure or _failure_of(
+            lambda: metrics.update(metrics_of(evaluator.evaluate(len(dataset)))))
+    predictions = collate(task, records, dataset, metrics)
+    predictions.failure = failure
+    return predictions
+
+
+def _failure_of(function: Callable, *args) -> str:
+    """What an evaluator has to say where it fails: its run can be judged all the same."""
+    try:
+        function(*args)
+    except Exception as error:
+        return f'{type(error).__name__}: {error}'
+    return ''
 
 
 def _build_evaluator(cfg: Any):

@@ -1,6 +1,6 @@
 """The tables of a report, and what may be concluded from them."""
 import math
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 from ..measures import OWN_THR, measure_of
 from .directions import lower_is_better
@@ -140,8 +140,8 @@ def label_of(key: str) -> str:
     return key.rpartition('/')[2].replace('bbox_', '').replace(OWN_THR, '')
 
 
-def summary(tables: Sequence[Table], names: Sequence[str]) -> List[str]:
-    """For each group against the baseline: a few metrics, and what to make of them."""
+def summary(tables: Sequence[Table], names: Sequence[str]) -> List[Tuple[str, str]]:
+    """For each group: its name, a few metrics against the baseline's, and what to make of them."""
     rows = next((table.rows for table in tables if table.rows), [])
     chosen = [row for row in rows if row.key in SAID_FIRST] or rows[:1]
     sentences = []
@@ -152,7 +152,7 @@ def summary(tables: Sequence[Table], names: Sequence[str]) -> List[str]:
                      f'{number(row.means[0].mean)}{_in_words(row, i)}' for row in known]
             end = '' if any(row.differences[i].n > 1 for row in known) else \
                 ' One run each: the difference may be chance.'
-            sentences.append(f'{name} and {names[0]}: {", ".join(parts)}.{end}')
+            sentences.append((name, f'against {names[0]}: {", ".join(parts)}.{end}'))
     return sentences
 
 

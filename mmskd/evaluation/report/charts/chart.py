@@ -6,6 +6,7 @@ colour scheme; beside the page it is a PNG in either scheme.
 import contextlib
 import html
 import io
+import os
 import re
 from pathlib import Path
 from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
@@ -126,6 +127,19 @@ def short(name: str, length: int = 30) -> str:
     return f'{name[:head]}…{name[len(name) - (length - 1 - head):]}'
 
 
+def short_names(names: Sequence[str], length: int) -> List[str]:
+    """Names of at most so many letters, with that in which they differ rather than what all of them
+    begin and end with."""
+    start = len(os.path.commonprefix(list(names)))
+    end = len(os.path.commonprefix([name[start:][::-1] for name in names]))
+    longest = max((len(name) - start - end for name in names), default=0)
+    if len(names) < 2 or longest == 0 or all(len(name) <= length for name in names):
+        return [short(name, length) for name in names]
+    start = max(start - max(length - longest - 2, 0), 0)  # as much of it as there is room for
+    return [short('…' * (start > 0) + name[start:len(name) - end] + '…' * (end > 0), length)
+            for name in names]
+
+
 def facets(figure: Figure, shown: Sequence[int], names: Sequence[str],
            theme: Theme) -> List[Tuple[Axes, List[int]]]:
     """Axes to draw groups in: one for all of a few; of many, one for each but the first, which is
@@ -144,13 +158,32 @@ def facets(figure: Figure, shown: Sequence[int], names: Sequence[str],
         legend(figure, shown, names, theme)
         return [(figure.subplots(), list(shown))]
     legend(figure, shown[:1], names, theme)
-    rows = _rows(shown)
-    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
-    for spare in axes[len(shown) - 1:]:
-        spare.set_axis_off()
-    for axis, group in zip(axes, shown[1:]):
-        axis.set_title(short(names[group], 24), fontsize=9.5)
+    titles = short_names(names, 24)
+    axes = small_axes(figure, [titles[group] for group in shown[1:]])
     return [(axis, [shown[0], group]) for axis, group in zip(axes, shown[1:])]
+
+
+def small_axes(figure: Figure, titles: Sequence[str]) -> List[Axes]:
+    """Axes in two columns that share their scales."""
+    rows = -(-len(titles) // 2)
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
+    if len(titles) % 2:
+        axes[-1, 1].set_axis_off()
+        axes[-2, 1].tick_params(labelbottom=True)
+    for axis, title in zip(axes.ravel(), titles):
+        axis.set_title(title, fontsize=9.5)
+    return list(axes.ravel()[:len(titles)])
+
+
+def label_axes(figure: Figure, axes: Sequence[Axes], title: str, x: str = '', y: str = '') -> None:
+    """Title and labels of one axes, or of several that share their scales."""
+    figure.suptitle(title, fontsize=10.5)
+    for axis in axes[-2:]:  # of two columns the last two are the lowest
+        axis.set_xlabel(x)
+    if len(axes) == 1:
+        axes[0].set_ylabel(y)
+    elif y:
+        figure.supylabel(y, fontsize=10)
 
 
 def faceted_size(shown: Sequence[int], names: Sequence[str], height: float = SIZE[1],
@@ -167,8 +200,8 @@ def _rows(shown: Sequence[int]) -> int:
 
 def legend(figure: Figure, shown: Sequence[int], names: Sequence[str], theme: Theme) -> None:
     """A legend below all axes."""
-    handles = [Line2D([], [], label=short(names[group], 56), **line_style(group, theme))
-               for group in shown]
+    labels = short_names(names, 56)
+    handles = [Line2D([], [], label=labels[group], **line_style(group, theme)) for group in shown]
     if handles and len(names) > 1:
         figure.legend(handles=handles, loc='outside lower center', handlelength=3.2,
                       ncols=_columns(shown, names))

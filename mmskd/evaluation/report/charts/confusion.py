@@ -50,8 +50,9 @@ def confusion(name: str, title: str, counts: np.ndarray, labels: Sequence[str], 
                         rotation_mode='anchor')
         axes.set_yticks(rows, [f'{short(text, 16)} ({number:.0f})'
                                for text, number in zip(of, total[:, 0])])
-        axes.set(title=f'{short(title, 44)}\n% of each row', xlim=(-.5, columns[-1] + .5),
-                 ylim=(rows[-1] + .5, -.5), xlabel='predicted as')
+        figure.suptitle(f'{short(title, 44)}\n% of each row', fontsize=10.5)
+        axes.set(xlim=(-.5, columns[-1] + .5), ylim=(rows[-1] + .5, -.5),
+                 xlabel='predicted as')
         axes.tick_params(length=0)
         axes.grid(False)
         for edge in rows[1:] - .5:

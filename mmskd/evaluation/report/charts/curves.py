@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .chart import Chart, faceted_size, facets, line_style
+from .chart import Chart, faceted_size, facets, label_axes, line_style
 from .theme import Theme
 
 
@@ -50,11 +50,7 @@ def curves(name: str, title: str, lines: Sequence[Line], groups: Sequence[str],
             axes.xaxis.set_major_locator(MaxNLocator(6 if len(panels) == 1 else 4, integer=True))
             axes.set(xlim=_span(np.concatenate([line.x for line in lines])),
                      ylim=limits(np.concatenate([line.y for line in lines])))
-        if len(panels) == 1:
-            panels[0][0].set(title=title, xlabel=unit)
-        else:
-            figure.suptitle(title, fontsize=10.5)
-            figure.supxlabel(unit, fontsize=10)
+        label_axes(figure, [axes for axes, _ in panels], title, unit)
 
     last = [f'{groups[group]} ends at {y[-1]:.3g}' for group, (x, y) in means.items() if len(y)]
     return Chart(name, title, f'Line chart over {unit}s. ' + '; '.join(last) + '.', draw,

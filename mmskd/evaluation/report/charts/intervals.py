@@ -4,8 +4,8 @@ from typing import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, legend_rows, line_style,
-                    short)
+from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, label_axes, legend_rows,
+                    line_style, short)
 from .curves import limits
 from .theme import Theme
 
@@ -24,7 +24,9 @@ def intervals(name: str, title: str, labels: Sequence[str], means: np.ndarray, m
         names (sequence[str]): Names of all groups.
     """
     low, high = means - np.nan_to_num(margins), means + np.nan_to_num(margins)
-    ends = np.concatenate([low[np.isfinite(low)], high[np.isfinite(high)]])
+    inside = np.clip([low, high], *((0, 1) if np.nanmin(means, initial=0) >= 0 and
+                                    np.nanmax(means, initial=1) <= 1 else (-np.inf, np.inf)))
+    ends = inside[np.isfinite(inside)]
 
     def draw(figure: Figure, theme: Theme) -> None:
         panels = facets(figure, shown, names, theme)
@@ -44,10 +46,7 @@ def intervals(name: str, title: str, labels: Sequence[str], means: np.ndarray, m
             axes.grid(axis='y', visible=False)
             for edge in y[1:] - 0.5:
                 axes.axhline(edge, color=theme.muted, lw=0.5, alpha=0.25)
-        if len(panels) == 1:
-            panels[0][0].set(title=title)
-        else:
-            figure.suptitle(title, fontsize=10.5)
+        label_axes(figure, [axes for axes, _ in panels], title)
 
     rows = [f'{text}: ' + ', '.join(f'{names[group]} {means[i][k]:.2f}'
                                     for i, group in enumerate(shown))

@@ -34,8 +34,9 @@ def reliability(name: str, title: str, scores: np.ndarray, hits: np.ndarray, gro
     def draw(figure: Figure, theme: Theme) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         draw_reliability(top, bins, theme, group)
-        top.set(title=short(title, 44) + ('' if error is None else f'\nECE {error:.3f}'),
-                ylabel='share that is right')
+        figure.suptitle(short(title, 44) + ('' if error is None else f'\nECE {error:.3f}'),
+                        fontsize=10.5)
+        top.set_ylabel('share that is right')
         width = 1 / n_bins
         bottom.bar((np.arange(n_bins) + 0.5) * width, bins.count, width * 0.85,
                    color=line_style(group, theme)['color'], alpha=0.6)
@@ -113,8 +114,8 @@ def reliability_by_size(name: str, title: str,
                          marker=MARKERS[i], lw=1.6)
             axes.plot(bins.confidence[shown], bins.precision[shown], **style)
             handles.append(Line2D([], [], label=label, **style))
-        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel='score', ylabel='share that is right',
-                 title=short(title, 44))
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel='score', ylabel='share that is right')
+        figure.suptitle(short(title, 44), fontsize=10.5)
         figure.legend(handles=handles, loc='outside lower center', ncols=1, handlelength=3.2)
 
     return Chart(name, title, 'Reliability by size of object. ' + '; '.join(labels) + '.', draw,

@@ -4,15 +4,15 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, legend, legend_rows,
-                    line_style, short)
+from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, label_axes, legend,
+                    legend_rows, line_style, short, small_axes)
 from .theme import Theme
 
 POINTS = 300  # of a curve; the eye sees no more
 
 
 class Curve(NamedTuple):
-    """A curve of a run or the mean of a group's.
+    """The curve of a group.
 
     Attributes:
         group (int): Whose it is.
@@ -34,7 +34,7 @@ def shares(name: str, title: str, curves: Sequence[Curve], names: Sequence[str],
     Args:
         name (str): Name of the chart.
         title (str): What is shown.
-        curves (sequence[Curve]): Any number for each group.
+        curves (sequence[Curve]): One for each group.
         names (sequence[str]): Names of all groups.
         axis_labels (tuple[str, str]): Of x and y.
         alt (str): What the chart shows, for those who cannot see it.
@@ -49,12 +49,7 @@ def shares(name: str, title: str, curves: Sequence[Curve], names: Sequence[str],
         for axes, groups in panels:
             _draw_curves(axes, [curve for curve in curves if curve.group in groups], theme)
             axes.set(xlim=(0, right), ylim=(0, max(1.06 * top, 0.02) if free_top else 1.02))
-        if len(panels) == 1:
-            panels[0][0].set(title=title, xlabel=axis_labels[0], ylabel=axis_labels[1])
-        else:
-            figure.suptitle(title, fontsize=10.5)
-            figure.supxlabel(axis_labels[0], fontsize=10)
-            figure.supylabel(axis_labels[1], fontsize=10)
+        label_axes(figure, [axes for axes, _ in panels], title, *axis_labels)
 
     return Chart(name, title, alt, draw, faceted_size(shown, names))
 
@@ -79,16 +74,11 @@ def shares_by_class(name: str, title: str, curves: Dict[str, List[Curve]], names
 
     def draw(figure: Figure, theme: Theme) -> None:
         legend(figure, shown, names, theme)
-        panels = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, (label, of) in zip(panels, curves.items()):
-            axes.set_title(short(label, 26), fontsize=9.5)
+        panels = small_axes(figure, [short(label, 26) for label in curves])
+        for axes, of in zip(panels, curves.values()):
             axes.set(xlim=(0, right), ylim=(0, 1.02))
             _draw_curves(axes, of, theme)
-        for axes in panels[len(curves):]:
-            axes.set_axis_off()
-        figure.suptitle(title, fontsize=10.5)
-        figure.supxlabel(axis_labels[0], fontsize=10)
-        figure.supylabel(axis_labels[1], fontsize=10)
+        label_axes(figure, panels, title, *axis_labels)
 
     return Chart(name, title, alt, draw,
                  (SIZE[0], 0.9 + 1.45 * rows + ROW * legend_rows(shown, names)))
@@ -98,8 +88,7 @@ def _draw_curves(axes, curves: Sequence[Curve], theme: Theme) -> None:
     for curve in curves:
         style = line_style(curve.group, theme)
         marker = style.pop('marker')
-        alone = sum(other.group == curve.group for other in curves) == 1
-        axes.plot(*thinned(curve.x, curve.y), lw=1.7 if alone else 1., **style)
+        axes.plot(*thinned(curve.x, curve.y), lw=1.7, **style)
         if curve.point:
             axes.plot(*curve.point, marker=marker, color=style['color'], ms=6, mec=theme.paper,
                       zorder=3, clip_on=False)
