@@ -129,8 +129,3 @@ def best_threshold(judged: Judged) -> float:
     f1 = 2 * right / (np.flatnonzero(last) + 1 + len(judged.found))
     return float(judged.scores[order][last][np.argmax(f1)])
 
-
-def by_image(images: np.ndarray, n_images: int) -> List[np.ndarray]:
-    """Positions of each image's entries in an array of image indices."""
-    order = np.argsort(images, kind='stable')
-    return np.split(order, np.searchsorted(images[order], np.arange(1, n_images)))

@@ -57,6 +57,8 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
     known = [member for member in members if member.verdicts and not member.left_out]
     notes += [f'{member.run.folder} is left out of means, differences and charts: '
               f'{member.left_out}.' for member in members if member.left_out]
+    clipped = _on_clipping(known, names)
+    notes += [f'{clipped}: they are no probabilities.'] * bool(clipped)
 
     tables = judged_table(members, len(groups), task), own_table(members, len(groups), task, split)
     thresholds = figures.threshold_section(known, names)
@@ -81,7 +83,7 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
         rule_text=_in_words(rule), rule_note=_on_the_rule(differ), task=task if known else None,
         noun=figures.noun_of(task), judged=tables[0], own=tables[1],
         summary=summary(tables, names), svgs=svgs, charts=sections, best=thresholds.best,
-        bars_left_out=bars_left_out, clipped=_on_clipping(known, names),
+        bars_left_out=bars_left_out, clipped=clipped,
         mistakes=_mistakes(firsts, rule, notes, quiet),
         scenes=_scenes(firsts, names, out_dir, notes, quiet),
         scene_thresholds=', '.join(f'{names[m.group]} {m.verdicts.threshold:.2f}' for m in firsts),

@@ -18,8 +18,10 @@ MEANINGS = {
     'OKS hits': 'share of keypoints whose term of the OKS is high enough',
     'EPE': 'mean distance of keypoints from where they should be, in pixels',
 }
-SAID_FIRST = ('mAP', 'LaECE_0', 'LaECE_0' + OWN_THR, 'OCE', 'OCE' + OWN_THR, 'PCK', 'PCKh', 'tPCK',
-              'OKS hits', 'ECE')
+CLIPPED = ('ECE', 'NLL', 'Brier')  # take keypoint scores for probabilities
+MOST_CLIPPED = 0.01  # share of scores outside [0, 1], above which they are none
+SAID_FIRST = ('mAP', 'LaECE_0', 'LaECE_0' + OWN_THR, 'OCE', 'OCE' + OWN_THR)
+SAID_FIRST_OF_POSES = ('PCK', 'PCKh', 'tPCK', 'OKS hits', 'ECE')
 
 
 class Row(NamedTuple):
@@ -69,10 +71,12 @@ class Table(NamedTuple):
 
 def judged_table(members: Sequence[Member], n_groups: int, task: str) -> Table:
     """What the report's one rule says of all runs."""
-    rows = [_row(key, members, [dict(m.verdicts.values) if m.verdicts else {} for m in members],
-                 n_groups, task, '') for key in _keys([m.verdicts.values for m in members
-                                                       if m.verdicts])]
-    return _table(rows, '')
+    values = [m.verdicts.values if m.verdicts else {} for m in members]
+    clipped = max((of['clipped'] for of in values if task == 'pose' and of), default=0.)
+    reason = (f'up to {clipped:.0%} of the scores of a run are outside [0, 1] and were clipped: '
+              'they are no probabilities') if clipped > MOST_CLIPPED else ''
+    return _table([_row(key, members, values, n_groups, task, reason if key in CLIPPED else '')
+                   for key in _keys(values)], '')
 
 
 def own_table(members: Sequence[Member], n_groups: int, task: str, split: str) -> Table:
@@ -142,8 +146,10 @@ def label_of(key: str) -> str:
 
 def summary(tables: Sequence[Table], names: Sequence[str]) -> List[Tuple[str, str]]:
     """For each group: its name, a few metrics against the baseline's, and what to make of them."""
-    rows = next((table.rows for table in tables if table.rows), [])
-    chosen = [row for row in rows if row.key in SAID_FIRST] or rows[:1]
+    table = next((table for table in tables if table.rows), tables[0])
+    rows = table.rows + table.others
+    chosen = [row for row in rows if row.key in SAID_FIRST] or \
+        [row for row in rows if row.key in SAID_FIRST_OF_POSES] or rows[:1]
     sentences = []
     for i, name in enumerate(names[1:], 1):
         known = [row for row in chosen if row.differences[i].n]
