@@ -47,7 +47,8 @@ def curves(name: str, title: str, lines: Sequence[Line], groups: Sequence[str],
             for group in shown:
                 _draw_group(axes, [line for line in lines if line.group == group], means[group],
                             line_style(group, theme))
-            axes.xaxis.set_major_locator(MaxNLocator(6 if len(panels) == 1 else 4, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(6 if len(panels) == 1 else 4, integer=True,
+                                                       min_n_ticks=1))
             axes.set(xlim=_span(np.concatenate([line.x for line in lines])),
                      ylim=limits(np.concatenate([line.y for line in lines])))
         label_axes(figure, [axes for axes, _ in panels], title, unit)
