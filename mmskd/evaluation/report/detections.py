@@ -17,14 +17,14 @@ def judge(predictions: Predictions, rule: DetectionRule) -> Judged:
     return _judged(predictions, matched)
 
 
-def verdicts(predictions: Predictions, rule: DetectionRule,
-             others: Optional[Predictions] = None) -> Verdicts:
+def verdicts(predictions: Predictions, rule: DetectionRule, others: Optional[Predictions] = None,
+             draws: int = 0) -> Verdicts:
     """All measures of a detector."""
     names, objects = predictions.names, predictions.objects
     calibration = DetectionCalibration(
         predictions.detections, objects, len(names), len(predictions.image_ids),
         None if others is None else thresholds_on(others, rule), rule)
-    judged = _judged(predictions, calibration._matched)
+    judged = _judged(predictions, calibration.matched)
     measured = judged.above(rule.score_thr)
     precision = average_precision(predictions.detections, objects, len(names),
                                   max_dets=rule.max_dets)
@@ -37,7 +37,8 @@ def verdicts(predictions: Predictions, rule: DetectionRule,
         dict(AP=precision.mean(axis=0),
              **{key: values for key, values in by_class.items() if key.startswith('LaECE_0')},
              ECE=by_class['ECE']),
-        _confusion(predictions, rule, threshold), _by_size(predictions, measured, rule))
+        _confusion(predictions, rule, threshold), _by_size(predictions, measured, rule),
+        calibration.intervals(draws) if draws else {})
 
 
 def thresholds_on(predictions: Predictions, rule: DetectionRule) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Says of predictions which are right, in one form for detections and keypoints."""
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -74,6 +74,8 @@ class Verdicts(NamedTuple):
         confusion (ndarray): What objects are taken for, see :func:`.charts.confusion.confusion`.
         by_size (dict[str, tuple]): Of detections, for each size of objects that there is, scores
             (N,), hits (N,) and calibration error of what is measured.
+        intervals (dict[str, tuple[float, float]]): Of some measures, how far they would reach with
+            other images; empty where that was not asked for.
     """
     judged: Judged
     measured: Judged
@@ -82,6 +84,7 @@ class Verdicts(NamedTuple):
     by_name: Dict[str, np.ndarray]
     confusion: np.ndarray
     by_size: Dict[str, tuple]
+    intervals: Dict[str, Tuple[float, float]]
 
 
 def judge(predictions: Predictions, rule: Rule) -> Judged:
@@ -97,8 +100,8 @@ def judge(predictions: Predictions, rule: Rule) -> Judged:
     return _module(predictions).judge(predictions, rule)
 
 
-def verdicts(predictions: Predictions, rule: Rule,
-             others: Optional[Predictions] = None) -> Verdicts:
+def verdicts(predictions: Predictions, rule: Rule, others: Optional[Predictions] = None,
+             draws: int = 0) -> Verdicts:
     """All measures of the predictions.
 
     Args:
@@ -106,8 +109,9 @@ def verdicts(predictions: Predictions, rule: Rule,
         rule (DetectionRule or PoseRule): When a prediction is right.
         others (Predictions, optional): The same detector's on other images, to find the score
             thresholds of the classes on. Defaults to None: they are found on the same images.
+        draws (int): How often images are drawn for the intervals. Defaults to 0, no intervals.
     """
-    return _module(predictions).verdicts(predictions, rule, others)
+    return _module(predictions).verdicts(predictions, rule, others, draws)
 
 
 def _module(predictions: Predictions):

@@ -8,13 +8,16 @@ import numpy as np
 from mmskd.errors import UsageError
 from mmskd.progress import track
 
+from ..held_out import shared_images
 from .judging import Verdicts, verdicts
-from .predictions import DataSets, Predictions, annotation_files, predictions_of
+from .predictions import (DataSets, Predictions, annotation_files, calibrator_files,
+                          predictions_of)
 from .rules import Rule, evaluator_list
 from .runs import MISSING, Group, Run, config_differences
 
 # What a run whose data, checkpoint or code is gone may end in; the others are still reported
 CANNOT_PREDICT = (UsageError, OSError, ImportError, KeyError, RuntimeError, UnpicklingError)
+DRAWS = 500  # for the interval of a run that is the only one of its group
 # What of an evaluator does not change what it says
 INCIDENTAL = ('collect_device', 'outfile_prefix', 'format_only', 'backend_args', 'use_mp_eval',
               'file_client_args', 'classwise', 'per_keypoint')
@@ -55,7 +58,9 @@ def members_of(groups: List[Group], split: str, which: str, rule: Rule, notes: L
     runs = [(i, run) for i, group in enumerate(groups) for run in group.runs]
     members = [_predicted(i, run, split, which, notes, quiet, datasets) for i, run in runs]
     members = _only_the_same_data(_only_finished(members, which))
-    return [_judged(member, rule, split, which, notes, datasets)
+    counted = [sum(m.group == i and not m.left_out for m in members) for i in range(len(groups))]
+    return [_judged(member, rule, split, which, notes, datasets,
+                    DRAWS if counted[member.group] == 1 else 0)
             for member in track(members, 'judging', quiet)]
 
 
@@ -72,6 +77,9 @@ def _predicted(group: int, run: Run, split: str, which: str, notes: List[str], q
         notes.append(f'{run.folder}: no predictions ({error}); its metrics are those of its last '
                      'logged validation.')
         return Member(group, run, run.last_metrics())
+    if split == 'val' and calibrator_files(run.cfg):
+        notes.append(f'{run.folder}: the scores are those of the model. CalibratedScores maps them '
+                     'in tests alone, see --split test.')
     if predictions.failure:
         notes.append(f'{run.folder}: its own evaluators failed ({predictions.failure}).')
     if run.cfg[f'{split}_dataloader'].dataset.get('bbox_file'):
@@ -100,12 +108,12 @@ def _only_the_same_data(members: List[Member]) -> List[Member]:
 
 
 def _judged(member: Member, rule: Rule, split: str, which: str, notes: List[str],
-            datasets: DataSets) -> Member:
+            datasets: DataSets, draws: int) -> Member:
     if member.predictions is None:
         return member
     try:
         return member._replace(verdicts=verdicts(
-            member.predictions, rule, _other_images(member, split, which, datasets)))
+            member.predictions, rule, _other_images(member, split, which, datasets), draws))
     except UsageError as error:
         notes.append(f'{member.run.folder} cannot be judged: {error}.')
         return member
@@ -120,7 +128,7 @@ def _other_images(member: Member, split: str, which: str,
         others = predictions_of(member.run, 'val', which, True, datasets)
     except CANNOT_PREDICT:
         return None
-    shared = set(others.image_paths) & set(member.predictions.image_paths)
+    shared = shared_images(member.predictions.image_paths.tolist(), others.image_paths.tolist())
     return None if shared else others
 
 

@@ -20,7 +20,7 @@ from .charts.theme import DARK, LIGHT, MARKER_PATHS, css_variables, style_of
 from .members import Member, members_of
 from .mistakes import picture_of, surest_mistakes
 from .results import Row, judged_table, number, own_table, summary
-from .rules import PoseRule, Rule, common_rule
+from .rules import PoseRule, Rule, common_rule, in_words
 from .runs import Run, config_differences, group_runs
 
 NUM_PICTURES = 6
@@ -80,7 +80,7 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
     page = _template().render(
         version=__version__, made=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
         names=names, members=members, number=number, split=split, which=which, rule=rule,
-        rule_text=_in_words(rule), rule_note=_on_the_rule(differ), task=task if known else None,
+        rule_text=in_words(rule), rule_note=_on_the_rule(differ), task=task if known else None,
         noun=figures.noun_of(task), judged=tables[0], own=tables[1],
         summary=summary(tables, names), svgs=svgs, charts=sections, best=thresholds.best,
         bars_left_out=bars_left_out, clipped=clipped,
@@ -98,10 +98,6 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
 
 
 # ------------------------------------------------------------------ words
-
-
-def _in_words(rule: Rule) -> str:
-    return str(rule) if isinstance(rule, PoseRule) else f'at an IoU of {rule.iou_thr:g} or more'
 
 
 def _on_the_rule(differ: str) -> str:
@@ -216,6 +212,7 @@ def _template() -> jinja2.Template:
 def _scale(row: Row) -> Callable[[float], float]:
     """Where a value lies in the strips of a metric, in per cent of their width."""
     ends = [value for values in row.values for value in values]
+    ends += [end for pair in row.over_images for end in pair]
     ends += [one.mean + sign * one.margin for one in row.means for sign in (-1, 1)]
     ends = [end for end in ends if np.isfinite(end)]
     low, high = min(ends, default=0.), max(ends, default=0.)

@@ -1,65 +1,62 @@
 """Judges keypoints; see :mod:`.judging`."""
-from typing import Optional, Tuple
+from typing import Optional
 
 import numpy as np
 
 from mmskd.errors import UsageError
 
-from ..calibration import aurc, brier, eaurc, ece, nll
+from ..calibration import ece
 from ..keypoint_hits import normalized_distances, oks_terms
+from ..pose import (Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll, pose_intervals,
+                    pose_measures)
 from .judging import Judged, Verdicts
 from .predictions import Predictions
-from .rules import PoseRule
 
 NAMES = {'bbox': 'PCK', 'head': 'PCKh', 'torso': 'tPCK'}
 
 
 def judge(predictions: Predictions, rule: PoseRule) -> Judged:
     """Which keypoints hit; those count that are annotated, of people whose size is known."""
-    near, known = _near(predictions, rule)
-    counts = predictions.gt_visible & known[:, None]
-    scores, hits = predictions.scores.astype(np.float64)[counts], near[counts]
-    images = np.broadcast_to(predictions.images[:, None], counts.shape)[counts]
-    rows, labels = np.flatnonzero(counts), np.nonzero(counts)[1]
-    return Judged(predictions.names, scores, hits, labels, images, rows,
-                  np.where(hits, np.arange(len(hits)), -1), np.where(hits, scores, -np.inf),
-                  labels, images, rows)
+    return _judged(predictions, _keypoints(predictions, rule))
 
 
-def verdicts(predictions: Predictions, rule: PoseRule,
-             others: Optional[Predictions] = None) -> Verdicts:
-    """All measures of a pose estimator. Its thresholds are of no other images."""
-    judged = judge(predictions, rule)
-    probs, hits = judged.probabilities, judged.hits
-    # Ranks have the order of the scores, equal ones included, and lie in [0, 1]
-    ranks = np.unique(judged.scores, return_inverse=True)[1].reshape(-1) / max(len(hits), 1)
+def verdicts(predictions: Predictions, rule: PoseRule, others: Optional[Predictions] = None,
+             draws: int = 0) -> Verdicts:
+    """All measures of a pose estimator. It has no thresholds to be found on other images."""
+    keypoints = _keypoints(predictions, rule)
+    judged = _judged(predictions, keypoints)
     apart = [judged.labels == k for k in range(len(judged.names))]
-    share = np.array([hits[mine].mean() if mine.any() else np.nan for mine in apart])
+    share = np.array([judged.hits[mine].mean() if mine.any() else np.nan for mine in apart])
     quality = 'OKS hits' if rule.hit == 'oks' else NAMES[rule.norm_item]
     visible = predictions.gt_visible
     errors = np.linalg.norm(predictions.keypoints - predictions.gt_keypoints, axis=-1)[visible]
     values = {
-        quality: float(np.nanmean(share)) if len(hits) else np.nan,
+        quality: float(np.nanmean(share)) if len(judged.hits) else np.nan,
         'EPE': float(errors.mean()) if len(errors) else np.nan,
-        'ECE': ece(probs, hits, rule.n_bins), 'NLL': nll(probs, hits), 'Brier': brier(probs, hits),
-        'AURC': aurc(ranks, hits), 'EAURC': eaurc(ranks, hits), 'clipped': judged.clipped,
-        'keypoints': float(len(hits))}
+        **pose_measures(keypoints, rule.n_bins), 'NLL_mapped': mapped_nll(keypoints),
+        'clipped': clipped_share(keypoints), 'keypoints': float(len(judged.hits))}
     by_name = {quality: share, 'ECE': np.array([
-        ece(probs[mine], hits[mine], rule.n_bins) for mine in apart])}
-    return Verdicts(judged, judged, -np.inf, values, by_name, _confusion(predictions, rule), {})
+        ece(judged.probabilities[mine], judged.hits[mine], rule.n_bins) for mine in apart])}
+    return Verdicts(judged, judged, -np.inf, values, by_name,
+                    _confusion(predictions, rule, keypoints), {},
+                    pose_intervals(keypoints, rule.n_bins, draws) if draws else {})
 
 
-def _near(predictions: Predictions, rule: PoseRule) -> Tuple[np.ndarray, np.ndarray]:
-    """Whether each keypoint is near enough, (P, K), and whose size is known, (P,)."""
-    found, real = predictions.keypoints, predictions.gt_keypoints
-    size = reference_sizes(predictions, rule)
-    known = size > 0
-    size = np.where(known, size, 1.)
-    if rule.hit == 'oks':
-        near = [oks_terms(*one, predictions.sigmas) >= rule.thr for one in zip(found, real, size)]
-    else:
-        near = [normalized_distances(*one) < rule.thr for one in zip(found, real, size)]
-    return np.array(near).reshape(found.shape[:2]), known
+def _keypoints(predictions: Predictions, rule: PoseRule) -> Keypoints:
+    hits, counts = judge_keypoints(
+        predictions.keypoints, predictions.gt_keypoints, predictions.gt_visible,
+        reference_sizes(predictions, rule), rule, predictions.sigmas)
+    return Keypoints(predictions.scores.astype(np.float64), hits, counts, predictions.images)
+
+
+def _judged(predictions: Predictions, keypoints: Keypoints) -> Judged:
+    counts = keypoints.counts
+    scores, hits = keypoints.scores[counts], keypoints.hits[counts]
+    images = np.broadcast_to(keypoints.images[:, None], counts.shape)[counts]
+    rows, labels = np.flatnonzero(counts), np.nonzero(counts)[1]
+    return Judged(predictions.names, scores, hits, labels, images, rows,
+                  np.where(hits, np.arange(len(hits)), -1), np.where(hits, scores, -np.inf),
+                  labels, images, rows)
 
 
 def reference_sizes(predictions: Predictions, rule: PoseRule) -> np.ndarray:
@@ -88,16 +85,14 @@ def reference_sizes(predictions: Predictions, rule: PoseRule) -> np.ndarray:
     return sides.max(axis=1, initial=0)
 
 
-def _confusion(predictions: Predictions, rule: PoseRule) -> np.ndarray:
+def _confusion(predictions: Predictions, rule: PoseRule, keypoints: Keypoints) -> np.ndarray:
     """A keypoint that misses its own place may have hit another's of the same body."""
-    near, known = _near(predictions, rule)
-    visible = predictions.gt_visible & known[:, None]
     sizes, n = reference_sizes(predictions, rule), len(predictions.names)
     counts = np.zeros((n + 1, n + 1), int)
-    for person in np.flatnonzero(visible.any(axis=1)):
-        taken_for = np.where(near[person], np.arange(n),
+    for person in np.flatnonzero(keypoints.counts.any(axis=1)):
+        taken_for = np.where(keypoints.hits[person], np.arange(n),
                              other_keypoints(predictions, rule, person, sizes[person]))
-        real = np.flatnonzero(visible[person])
+        real = np.flatnonzero(keypoints.counts[person])
         np.add.at(counts, (real, taken_for[real]), 1)
     return counts
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import pickle
+from itertools import product
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -29,7 +30,9 @@ from mmskd.config import check_data, project_of
 from mmskd.errors import UsageError
 from mmskd.progress import track
 
-from ..ground_truth import label_names, objects_of
+from ..calibrated_samples import calibrate_sample
+from ..calibrators import Calibrator
+from ..ground_truth import label_names, objects_of, parts_of
 from ..matching import Detections, Objects
 from .runs import Run, metrics_of, time_of
 
@@ -192,7 +195,7 @@ def _fingerprint(checkpoint: Path, cfg: Config, split: str, dataset: BaseDataset
     parts = [cfg.get(key) for key in ('model', 'data_preprocessor', f'{split}_dataloader',
                                       f'{split}_evaluator')]
     digest.update(repr(parts).encode())
-    for part in _parts(dataset):
+    for part in parts_of(dataset):
         # What mmdet leaves out, as ignored objects, is in the file alone
         if os.path.isfile(getattr(part, 'ann_file', None) or ''):
             _digest_file(digest, part.ann_file)
@@ -200,7 +203,7 @@ def _fingerprint(checkpoint: Path, cfg: Config, split: str, dataset: BaseDataset
             digest.update(part.data_bytes)
         else:
             digest.update(pickle.dumps(getattr(part, 'data_list', None)))
-    for path in annotation_files(parts[-1]):
+    for path in [*annotation_files(parts[-1]), *(calibrator_files(cfg) if split == 'test' else [])]:
         if os.path.isfile(path):
             _digest_file(digest, path)
     return digest.hexdigest()
@@ -212,14 +215,10 @@ def _digest_file(digest, path) -> None:
             digest.update(block)
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
-    """The data sets inside of wrappers and combined ones."""
-    inner = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if inner == [None]:
-        yield dataset
-    else:
-        for part in inner:
-            yield from _parts(part)
+def calibrator_files(cfg: Config) -> List[str]:
+    """The files of the calibrators that map a run's scores when it is tested."""
+    return [hook['calibrator'] for hook in cfg.get('custom_hooks') or []
+            if str(hook.get('type')).rpartition('.')[2].startswith('CalibratedScores')]
 
 
 def annotation_files(node: Any) -> Iterator[str]:
@@ -274,10 +273,13 @@ def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: Ba
         evaluator = _build_evaluator(cfg.get(f'{split}_evaluator'))
         model = _load_model(cfg, checkpoint, state)
     evaluator.dataset_meta = dataset.metainfo
+    calibrators = [Calibrator.load(path) for path in calibrator_files(cfg) if split == 'test']
     records, failure = [], ''
     for batch in track(loader, title, quiet):
         with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             samples = model.test_step(batch)
+            for calibrator, sample in product(calibrators, samples):
+                calibrate_sample(sample, calibrator)
             failure = failure or _failure_of(evaluator.process, samples, batch)
         records += [describe(task, sample) for sample in samples]
     metrics: Dict[str, float] = {}

@@ -36,6 +36,8 @@ class Row(NamedTuple):
         values (list[list[float]]): Of each run of each group.
         differences (list[Interval]): Of each group to the first; the first's own is empty.
         why_not (str): Why there is no verdict; empty where there may be one.
+        over_images (list[tuple]): Of each group of one run, the ends of an interval over images;
+            of others, and where there is none, empty.
     """
     key: str
     label: str
@@ -45,6 +47,7 @@ class Row(NamedTuple):
     values: List[List[float]]
     differences: List[Interval]
     why_not: str
+    over_images: List[Tuple[float, ...]]
 
     def verdict(self, group: int) -> str:
         """``'better'``, ``'worse'``, ``'within chance'``, or empty where nothing can be said."""
@@ -124,7 +127,14 @@ def _row(key: str, members: Sequence[Member], values: Sequence[Dict[str, float]]
     return Row(key, label, says, lower, [mean_interval(list(of.values())) for of in by_group],
                [list(of.values()) for of in by_group],
                [Interval(math.nan, math.nan, 0)] +
-               [difference(of, by_group[0]) for of in by_group[1:]], why_not)
+               [difference(of, by_group[0]) for of in by_group[1:]], why_not,
+               [_over_images(key, [m for m in members if m.group == i]) for i in range(n_groups)])
+
+
+def _over_images(key: str, members: Sequence[Member]) -> Tuple[float, ...]:
+    found = [m.verdicts.intervals[key] for m in members
+             if m.verdicts and not m.left_out and key in m.verdicts.intervals]
+    return found[0] if found and not math.isnan(found[0][0]) else ()
 
 
 def _keys(values: Sequence[Dict[str, float]]) -> List[str]:

@@ -1,5 +1,5 @@
 """The one rule by which all runs of a report are judged."""
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 
@@ -7,31 +7,8 @@ from mmskd.config import project_of
 from mmskd.errors import UsageError
 
 from ..detection import DetectionRule
+from ..pose import THRESHOLDS, PoseRule
 from .runs import Run
-
-
-class PoseRule(NamedTuple):
-    """When a keypoint is right.
-
-    Attributes:
-        hit (str): ``'pck'``: nearer than ``thr`` times a reference size; ``'oks'``: with a term of
-            the OKS of at least ``thr``. Defaults to ``'pck'``.
-        thr (float): Defaults to 0.05.
-        norm_item (str): The reference size: ``'bbox'``, the longer side of the box; ``'head'``;
-            ``'torso'``, the distance between keypoints 4 and 5. Defaults to ``'bbox'``.
-        n_bins (int): Score bins of the calibration error. Defaults to 25.
-    """
-    hit: str = 'pck'
-    thr: float = 0.05
-    norm_item: str = 'bbox'
-    n_bins: int = 25
-
-    def __str__(self) -> str:
-        if self.hit == 'oks':
-            return f'with a term of the OKS of {self.thr:g} or more'
-        size = dict(bbox='the longer side of its box', head='the size of the head',
-                    torso='the size of the torso')[self.norm_item]
-        return f'within {self.thr:g} of {size}'
 
 
 Rule = Union[DetectionRule, PoseRule]
@@ -49,14 +26,25 @@ def rule_of(cfg: Config, split: str = 'val') -> Rule:
     for kind, metric in _evaluators(cfg.get(f'{split}_evaluator')):
         if kind == ('PoseCalibrationMetric' if pose else 'DetCalibrationMetric'):
             values = {key: metric[key] for key in rule._fields if metric.get(key) is not None}
-            if values.get('hit') == 'oks':
-                values.setdefault('thr', 0.5)
+            if pose:
+                values.setdefault('thr', THRESHOLDS.get(values.get('hit', 'pck'), 1))
             break
         if pose and kind.endswith('PCKAccuracy') and not values:
             norm_item = metric.get('norm_item', 'head' if kind.startswith('Mpii') else 'bbox')
             values = dict(thr=metric.get('thr', 0.5 if kind.startswith('Mpii') else 0.05),
                           norm_item=norm_item if isinstance(norm_item, str) else norm_item[0])
     return _checked(rule(**values))
+
+
+def in_words(rule: Rule) -> str:
+    """When a prediction is right: ``'at an IoU of 0.5 or more'``."""
+    if isinstance(rule, DetectionRule):
+        return f'at an IoU of {rule.iou_thr:g} or more'
+    if rule.hit == 'oks':
+        return f'with a term of the OKS of {rule.thr:g} or more'
+    size = dict(bbox='the longer side of its box', head='the size of the head',
+                torso='the size of the torso')[rule.norm_item]
+    return f'within {rule.thr:g} of {size}'
 
 
 def common_rule(runs: Sequence[Run], split: str) -> Tuple[Rule, str]:

@@ -89,6 +89,19 @@ def test_pngs_in_two_schemes(chart, folder):
     assert light.std() > 5 and dark.std() > 5
 
 
+@pytest.mark.parametrize('groups', [GROUPS, MANY])
+@pytest.mark.parametrize('kind', [*of_each_kind(GROUPS)])
+def test_both_schemes_have_the_same_layout(kind, groups):
+    chart = of_each_kind(groups)[kind]
+    with charts.drawn(chart) as light, charts.drawn(chart, themes.DARK, light) as dark:
+        for figure in (light, dark):
+            figure.canvas.draw()
+        for mine, other in zip(light.axes + light.texts + light.legends,
+                               dark.axes + dark.texts + dark.legends):
+            np.testing.assert_allclose(mine.get_window_extent().bounds,
+                                       other.get_window_extent().bounds, atol=0.6)
+
+
 def test_saving_again_changes_nothing(chart, svg, tmp_path):
     before = dict(matplotlib.rcParams)
     assert charts.save(chart, tmp_path) == svg

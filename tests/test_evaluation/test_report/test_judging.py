@@ -8,7 +8,8 @@ from mmskd.evaluation.detection import DetectionRule
 from mmskd.evaluation.matching import match
 from mmskd.evaluation.report.judging import best_threshold, judge, verdicts
 from mmskd.evaluation.report.predictions import Predictions
-from mmskd.evaluation.report.rules import PoseRule, common_rule, rule_of
+from mmskd.evaluation.pose import PoseRule
+from mmskd.evaluation.report.rules import common_rule, rule_of
 from mmskd.evaluation.report.runs import Run
 from tests.support.report_runs import write_run
 
@@ -154,7 +155,7 @@ class TestPoses:
         metric.dataset_meta = dict(sigmas=predictions.sigmas)
         for i in range(6):
             metric.process({}, [dict(
-                img_id=i, img_path=f'{i}.png',
+                img_id=int(predictions.images[i]), img_path=f'{predictions.images[i]}.png',
                 pred_instances=dict(keypoints=predictions.keypoints[i:i + 1],
                                     keypoint_scores=predictions.scores[i:i + 1]),
                 gt_instances=dict(keypoints=predictions.gt_keypoints[i:i + 1],

@@ -7,7 +7,7 @@ from mmskd.evaluation.report.charts import chart as charts
 from mmskd.evaluation.report.judging import judge
 from mmskd.evaluation.report.mistakes import picture_of, surest_mistakes
 from mmskd.evaluation.report.predictions import Predictions
-from mmskd.evaluation.report.rules import PoseRule
+from mmskd.evaluation.pose import PoseRule
 from tests.support.report_runs import detections, poses
 
 IMAGE = np.full((128, 160, 3), 90, np.uint8)

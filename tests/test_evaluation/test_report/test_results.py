@@ -6,7 +6,7 @@ from mmskd.evaluation.detection import DetectionRule
 from mmskd.evaluation.report import members as module
 from mmskd.evaluation.report.members import data_difference, evaluator_differences, members_of
 from mmskd.evaluation.report.results import judged_table, number, own_table, summary
-from mmskd.evaluation.report.rules import PoseRule
+from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report.runs import Run, group_runs
 from tests.support.report_runs import detections, poses, predict_from, write_run
 

@@ -9,7 +9,7 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Callable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -43,13 +43,25 @@ class Chart(NamedTuple):
 
 
 @contextlib.contextmanager
-def drawn(chart: Chart, theme: Theme = LIGHT) -> Iterator[Figure]:
-    """A chart in a theme, to be saved inside the ``with`` block: some settings are read then."""
+def drawn(chart: Chart, theme: Theme = LIGHT, like: Optional[Figure] = None) -> Iterator[Figure]:
+    """A chart in a theme, to be saved inside the ``with`` block: some settings are read then.
+
+    Args:
+        chart (Chart): What to draw.
+        theme (Theme): Its colours. Defaults to ``LIGHT``.
+        like (Figure, optional): The same chart in another theme, whose layout, which takes longer
+            than all else, is taken over. Defaults to None.
+    """
     with matplotlib.rc_context({**_settings(theme), 'svg.hashsalt': chart.name}):
-        figure = Figure(figsize=chart.size, layout='constrained', facecolor=theme.paper)
+        figure = Figure(figsize=chart.size, facecolor=theme.paper,
+                        layout='none' if like else 'constrained')
         chart.draw(figure, theme)
-        figure.draw_without_rendering()
-        figure.set_layout_engine('none')  # laid out once, saved more than once
+        if like:
+            for mine, other in zip(figure.axes + figure.texts, like.axes + like.texts):
+                mine.set_position(other.get_position())
+        else:
+            figure.draw_without_rendering()
+            figure.set_layout_engine('none')  # laid out once, saved more than once
         yield figure
 
 
@@ -60,12 +72,12 @@ def save(chart: Chart, folder: Path) -> str:
         str: An ``<svg>`` element for an HTML page that sets the variables of
         :func:`~.theme.css_variables`.
     """
-    with drawn(chart, DARK) as figure:
-        figure.savefig(folder / f'{chart.name}_dark.png', dpi=150)
     buffer = io.StringIO()
-    with drawn(chart, LIGHT) as figure:
-        figure.savefig(folder / f'{chart.name}.png', dpi=150)
-        figure.savefig(buffer, format='svg', transparent=True)
+    with drawn(chart, LIGHT) as light:
+        light.savefig(folder / f'{chart.name}.png', dpi=150)
+        light.savefig(buffer, format='svg', transparent=True)
+    with drawn(chart, DARK, light) as dark:
+        dark.savefig(folder / f'{chart.name}_dark.png', dpi=150)
     return _for_page(chart, buffer.getvalue())
 
 
