@@ -53,8 +53,9 @@ class Clock:
         """The new place of a point in time; one within the training, 0 aside, stays within it."""
         if time in self._places or time >= INF:
             return self._places.get(time, time)
-        place = max([round(time * self.share), *(self._places[p] for p in self._places if p < time)])
-        place = min([place, *(self._places[p] for p in self._places if p > time)])
+        earlier = [place for point, place in self._places.items() if point < time]
+        later = [place for point, place in self._places.items() if point > time]
+        place = min([max([round(time * self.share), *earlier]), *later])
         if time > self.before:
             return max(place, self.after + 1)
         return max(1, min(place, self.after - 1))

@@ -78,9 +78,11 @@ def events(cfg: Config) -> Dict[str, List[int]]:
         if 'switch_epoch' in hook:
             found[kind] = list(range(hook['switch_epoch'], length))
         if kind == 'YOLOXModeSwitchHook':
-            found[kind] = [i for i in range(length) if i + 1 >= length - hook.get('num_last_epochs', 15)]
+            last = hook.get('num_last_epochs', 15)
+            found[kind] = [i for i in range(length) if i + 1 >= length - last]
         if kind == 'YOLOXPoseModeSwitchHook':
-            found[kind] = [i for i in range(length) if i + 1 == length - hook.get('num_last_epochs', 20)]
+            last = hook.get('num_last_epochs', 20)
+            found[kind] = [i for i in range(length) if i + 1 == length - last]
         if kind == 'RTMOModeSwitchHook':
             found[kind] = [i for i in range(length) if i in hook['epoch_attributes']]
         if kind == 'EMAHook':

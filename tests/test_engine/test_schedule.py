@@ -154,7 +154,8 @@ def test_periods_fill_the_schedule(before, after):
 def test_a_cosine_that_begins_halfway(epochs):
     """One epoch has no half, so it becomes two."""
     half = epochs // 2
-    cfg = config(epochs, [dict(type='CosineAnnealingLR', begin=half, end=epochs, T_max=epochs - half)])
+    cfg = config(epochs, [dict(type='CosineAnnealingLR', begin=half, end=epochs,
+                               T_max=epochs - half)])
     assert f'2 instead of {epochs} epochs (the schedule has 2 parts)' in shorten_schedule(cfg, 0.2)
     assert cfg.param_scheduler[0] == dict(type='CosineAnnealingLR', begin=1, end=2, T_max=1,
                                           convert_to_iter_based=True)
@@ -251,9 +252,10 @@ def assert_goes_as_before(stock, cfg, epoch_length=10):
         assert 'periods' not in scheduler or min(scheduler['periods']) > 0
 
 
-SHAPES = {  # a stock config for each sequence of schedulers and hooks that MMDetection and MMPose ship
+SHAPES = {  # a config for each sequence of schedulers and hooks that MMDetection and MMPose ship
     'mmdet': [
-        'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+        'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+        'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
         'rtmdet/rtmdet-ins_l_8xb32-300e_coco.py', 'tood/tood_r50_fpn_1x_coco.py',
         'dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py', 'retinanet/retinanet_r50_fpn_1x_coco.py',
         'masktrack_rcnn/masktrack-rcnn_mask-rcnn_r50_fpn_8xb1-12e_youtubevis2019.py',
@@ -292,7 +294,7 @@ def test_stock_configs(name):
 
 
 def any_config(draw: random.Random) -> Config:
-    """A schedule that MMEngine takes: a warm-up or none, then any scheduler, in any kind of loop."""
+    """A schedule that MMEngine takes: perhaps a warm-up, then any scheduler, in any kind of loop."""
     by_epoch = draw.random() < 0.6
     length = draw.randint(1, 60) if by_epoch else draw.randint(300, 1500)
     unit = 'epochs' if by_epoch else 'iters'
@@ -313,8 +315,8 @@ def any_config(draw: random.Random) -> Config:
         if by_epoch and draw.random() < 0.3:
             cfg.custom_hooks.append(hook)
     if draw.random() < 0.5:
-        kind = dict(type=draw.choice(['LinearLR', 'ConstantLR']), by_epoch=False, end=draw.randint(2, 3))
-        cfg.param_scheduler.append(kind)
+        kind = draw.choice(['LinearLR', 'ConstantLR'])
+        cfg.param_scheduler.append(dict(type=kind, by_epoch=False, end=draw.randint(2, 3)))
     begin = draw.randint(0, length - 1) if by_epoch else draw.randint(0, length - 150)
     end = draw.randint(begin + 1, length) if by_epoch else draw.randint(begin + 150, length)
     cfg.param_scheduler.append(any_scheduler(draw, by_epoch, begin, end))
@@ -324,8 +326,8 @@ def any_config(draw: random.Random) -> Config:
 def any_scheduler(draw: random.Random, by_epoch: bool, begin: int, end: int) -> dict:
     """Any scheduler between two points in time."""
     length = end - begin
-    kind = draw.choice(['CosineAnnealing', 'CosineRestart', 'Exponential', 'Linear', 'MultiStep', 'Poly',
-                        'Step'])
+    kind = draw.choice(['CosineAnnealing', 'CosineRestart', 'Exponential', 'Linear', 'MultiStep',
+                        'Poly', 'Step'])
     common = dict(type=f'{kind}LR', by_epoch=by_epoch, begin=begin, end=end)
     if kind == 'CosineRestart':
         first = draw.randint(max(1, length // 3), length)
@@ -383,13 +385,15 @@ def test_in_a_runner(tmp_path):
         schedulers=[dict(type='LinearLR', by_epoch=False, end=4), dict(
             type='CosineRestartLR', periods=[5, 5], restart_weights=[1, 1], eta_min=0)],
         hooks=[dict(type='EMAHook', begin_epoch=5)],
-        checkpoint=dict(type='CheckpointHook', interval=2, save_begin=6, save_last=False), val_begin=6)
+        checkpoint=dict(type='CheckpointHook', interval=2, save_begin=6, save_last=False),
+        val_begin=6)
     shorten_schedule(cfg, 0.2)
     data = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler'), dataset=[
         dict(inputs=torch.ones(1))] * 3, collate_fn=dict(type='default_collate'))
     runner = Runner(
         Line(), str(tmp_path), train_dataloader=data, val_dataloader=data, train_cfg=cfg.train_cfg,
-        val_cfg=dict(), val_evaluator=[Count(prefix='toy')], optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
+        val_cfg=dict(), val_evaluator=[Count(prefix='toy')],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
         param_scheduler=cfg.param_scheduler, custom_hooks=cfg.custom_hooks,
         default_hooks=cfg.default_hooks, experiment_name='schedule', default_scope='mmengine')
     runner.train()

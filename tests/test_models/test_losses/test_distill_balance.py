@@ -1,4 +1,4 @@
-"""How much a teacher's terms weigh beside the head's own loss: in gradients, and at each batch size."""
+"""How much a teacher's terms weigh beside the head's own loss, in gradients and at each batch size."""
 import pytest
 import torch
 
@@ -38,9 +38,8 @@ def gradients(family, losses=None):
     return {key: norm / own for key, norm in norms.items()}
 
 
-@pytest.mark.parametrize('family', ['heatmap', 'hrnet'])
-def test_defaults_do_not_drown_the_loss_of_heatmaps(family):
-    ratios = gradients(family)
+def test_defaults_do_not_drown_the_loss_of_heatmaps():
+    ratios = gradients('heatmap')
     assert set(ratios) == {'loss_logit'}, 'logits alone'
     assert 0.1 < ratios['loss_logit'] < 2
 
@@ -90,5 +89,5 @@ def test_for_batch_size_beside_a_mean_is_refused():
 
 @pytest.mark.parametrize('loss', [FeatureDistillLoss, SimCCDistillLoss])
 def test_for_batch_size_is_checked(loss):
-    with pytest.raises(ValueError, match=f'{loss.__name__}: for_batch_size must be at least 1, not 0'):
+    with pytest.raises(ValueError, match=f'{loss.__name__}: for_batch_size must be at least 1'):
         loss(for_batch_size=0)
