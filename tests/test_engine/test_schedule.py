@@ -294,7 +294,7 @@ def test_stock_configs(name):
 
 
 def any_config(draw: random.Random) -> Config:
-    """A schedule that MMEngine takes: perhaps a warm-up, then any scheduler, in any kind of loop."""
+    """A schedule that MMEngine takes: perhaps a warm-up, then any scheduler, in any loop."""
     by_epoch = draw.random() < 0.6
     length = draw.randint(1, 60) if by_epoch else draw.randint(300, 1500)
     unit = 'epochs' if by_epoch else 'iters'

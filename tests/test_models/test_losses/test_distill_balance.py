@@ -1,4 +1,4 @@
-"""How much a teacher's terms weigh beside the head's own loss, in gradients and at each batch size."""
+"""How much a teacher's terms weigh beside the head's own loss, in gradients and per batch size."""
 import pytest
 import torch
 
