@@ -18,6 +18,12 @@ needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is
 from mmskd.config import load_config  # noqa: E402
 from mmskd.evaluation.calibrators import Calibrator  # noqa: E402
 
+MEASURED = """
+_base_ = 'tiny.py'
+model = dict(test_cfg=dict(max_per_img=30))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
 HELD_OUT = """
 _base_ = 'measured.py'
 test_dataloader = dict(dataset=dict(
@@ -47,8 +53,7 @@ def detector(tiny_folder):
     from mmengine.registry import MODELS
 
     register_all_modules(init_default_scope=True)
-    (tiny_folder / 'measured.py').write_text(
-        "_base_ = 'tiny.py'\nmodel = dict(test_cfg=dict(max_per_img=30))\n")
+    (tiny_folder / 'measured.py').write_text(MEASURED)
     (tiny_folder / 'held_out.py').write_text(HELD_OUT)
     torch.manual_seed(0)
     model = MODELS.build(load_config(str(tiny_folder / 'measured.py')).model)
@@ -239,7 +244,7 @@ def test_weights_of_another_model_are_refused(run_tool, tiny, detector):
     del weights['bbox_head.retina_cls.bias']
     torch.save(dict(state_dict=weights), 'other.pth')
     with pytest.raises(SystemExit, match='other.pth does not fit RetinaNet: .*retina_cls'):
-        run_tool('analysis/calibrate', 'measured.py', 'other.pth', '--quiet')
+        run_tool('analysis/calibrate', 'measured.py', 'other.pth', '--quiet', '--halves', '0')
 
 
 class Evil:
@@ -254,7 +259,7 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
         run_tool('analysis/eval_calibration', 'evil.pkl', 'tiny.py')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
     with pytest.raises(SystemExit, match='evil.pth was not loaded: it asks for posix.system'):
-        run_tool('analysis/calibrate', 'tiny.py', 'evil.pth')
+        run_tool('analysis/calibrate', 'tiny.py', 'evil.pth', '--halves', '0')
     assert not Path('evil_was_here').exists()
 
 
