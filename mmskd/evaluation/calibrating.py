@@ -1,5 +1,5 @@
 """Fits calibrators to a trained model's predictions, on images that nothing is measured on."""
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmskd.checkpoint import load_weights
 from mmskd.errors import UsageError
@@ -68,36 +69,42 @@ def build_model(cfg: Config, checkpoint: str) -> torch.nn.Module:
     return model.to(get_device()).eval()
 
 
-def build_split(cfg: Config, split: str):
-    """The loader of a split, with its images in order."""
-    sampler = dict(type='DefaultSampler', shuffle=False)
-    return Runner.build_dataloader(dict(cfg[f'{split}_dataloader'], sampler=sampler), seed=0)
+def build_splits(cfg: Config, fit: str, measure: Optional[str]) -> Dict[str, DataLoader]:
+    """The loaders of the splits to fit and to measure on, with their images in order.
 
-
-def check_held_out(fit: str, files: List[str], measure: str, others: List[str]) -> None:
-    """Refuse to measure on images that a calibrator was fitted on.
+    Args:
+        cfg (Config): A config.
+        fit (str): ``'val'`` or ``'test'``.
+        measure (str, optional): The other, or None not to measure.
 
     Raises:
-        UsageError: If two splits share images.
+        UsageError: If the splits share images, so that nothing would be held out.
     """
-    shared = shared_images(files, others)
-    if shared:
-        why = '' if fit == measure else f' ({measure}_dataloader may be {fit}_dataloader)'
-        raise UsageError(
-            f'{len(shared)} of the {len(set(files))} images of {fit} are images of {measure}{why}, '
-            f'{shared[0]} among them: nothing would be held out. --halves SEED fits on a random '
-            f'half of the images of {fit} and measures on the other')
+    splits = dict.fromkeys([fit] + [measure] * (measure is not None))
+    loaders = {split: Runner.build_dataloader(
+        dict(cfg[f'{split}_dataloader'], sampler=dict(type='DefaultSampler', shuffle=False)),
+        seed=0) for split in splits}
+    if measure is not None:
+        files, others = (image_files(loaders[split].dataset) for split in (fit, measure))
+        shared = shared_images(files, others)
+        if shared:
+            raise UsageError(
+                f'{len(shared)} of the {len(set(files))} images of {fit} are images of {measure} '
+                f'(test_dataloader is often val_dataloader), {shared[0]} among them: nothing would '
+                f'be held out. --halves SEED fits on a random half of the images of {fit} and '
+                'measures on the other')
+    return loaders
 
 
-def predict(model: torch.nn.Module, cfg: Config, split: str, loader, options: Optional[dict] = None,
-            quiet: bool = False) -> Predicted:
+def predict(model: torch.nn.Module, cfg: Config, split: str, loader: DataLoader,
+            options: Optional[dict] = None, quiet: bool = False) -> Predicted:
     """What a model predicts on a split.
 
     Args:
         model (nn.Module): As :func:`build_model` returned.
         cfg (Config): Its config.
         split (str): ``'val'`` or ``'test'``.
-        loader (DataLoader): As :func:`build_split` returned.
+        loader (DataLoader): One of those that :func:`build_splits` returned.
         options (dict, optional): Settings of the metric that come before those of the config.
             Defaults to None.
         quiet (bool): Show no progress bar. Defaults to False.
@@ -111,35 +118,26 @@ def predict(model: torch.nn.Module, cfg: Config, split: str, loader, options: Op
     return Predicted(metric, gathered, samples, gathered.files)
 
 
-def predict_held_out(model: torch.nn.Module, cfg: Config, fit: str, measure: Optional[str],
-                     halves: Optional[int] = None, options: Optional[dict] = None,
-                     quiet: bool = False):
+def predict_apart(model: torch.nn.Module, cfg: Config, loaders: Dict[str, DataLoader],
+                  halves: Optional[int] = None, options: Optional[dict] = None,
+                  quiet: bool = False) -> Tuple[Predicted, Optional[Predicted]]:
     """Predictions to fit a calibrator to, and others to measure it on.
 
     Args:
         model (nn.Module): As :func:`build_model` returned.
         cfg (Config): Its config.
-        fit (str): Split to fit on.
-        measure (str, optional): Split to measure on; None not to measure.
-        halves (int, optional): Seed with which the images of ``fit`` are split in two, one half to
-            fit on and one to measure on. Defaults to None.
+        loaders (dict[str, DataLoader]): As :func:`build_splits` returned.
+        halves (int, optional): Seed with which the images of the first are split in two, one half
+            to fit on and one to measure on. Defaults to None.
         options (dict, optional): As in :func:`predict`.
         quiet (bool): Show no progress bar. Defaults to False.
 
     Returns:
-        tuple[Predicted, Predicted or None]: To fit on, to measure on.
-
-    Raises:
-        UsageError: If the splits share images.
+        tuple[Predicted, Predicted or None]: To fit on; to measure on, if there is anything.
     """
-    loader = build_split(cfg, fit)
-    if halves is not None:
-        predicted = predict(model, cfg, fit, loader, options, quiet)
-        chosen = random_half(predicted.files, halves)
-        return predicted.select(chosen), predicted.select(~chosen)
-    if measure is None:
-        return predict(model, cfg, fit, loader, options, quiet), None
-    other = build_split(cfg, measure)
-    check_held_out(fit, image_files(loader.dataset), measure, image_files(other.dataset))
-    return (predict(model, cfg, fit, loader, options, quiet),
-            predict(model, cfg, measure, other, options, quiet))
+    fitted, *measured = (predict(model, cfg, split, loader, options, quiet)
+                         for split, loader in loaders.items())
+    if halves is None:
+        return fitted, measured[0] if measured else None
+    chosen = random_half(fitted.files, halves)
+    return fitted.select(chosen), fitted.select(~chosen)

@@ -28,7 +28,7 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
         ValueError: If an option is not the metric's, or has a wrong value.
     """
     name = METRIC_OF[project_of(cfg)]
-    metrics = _metrics(cfg.get(f'{split}_evaluator'))
+    metrics = metrics_of(cfg.get(f'{split}_evaluator'))
     settings = next((dict(metric) for metric in metrics if _class_name(metric) == name), None)
     if settings is None:
         files = [metric['ann_file'] for metric in metrics if metric.get('ann_file')]
@@ -77,12 +77,12 @@ def incomparable(values: Dict[str, float], task: str) -> str:
     return '\n'.join(lines)
 
 
-def _metrics(evaluator: Any) -> List[dict]:
+def metrics_of(evaluator: Any) -> List[dict]:
     """The settings of the metrics of an evaluator, in whichever form a config has it."""
     if not evaluator:
         return []
     if isinstance(evaluator, dict):
-        return _metrics(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
+        return metrics_of(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
     return [metric for metric in evaluator if isinstance(metric, dict)]
 
 

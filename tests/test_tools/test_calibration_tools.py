@@ -18,6 +18,12 @@ needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is
 from mmskd.config import load_config  # noqa: E402
 from mmskd.evaluation.calibrators import Calibrator  # noqa: E402
 
+MEASURED = """
+_base_ = 'tiny.py'
+model = dict(test_cfg=dict(max_per_img=30))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
 HELD_OUT = """
 _base_ = 'measured.py'
 test_dataloader = dict(dataset=dict(
@@ -36,6 +42,10 @@ def table_of(text):
     return {name: [float(value) for value in values.split('│')[:-1]] for name, values in rows}
 
 
+def one_line(text):
+    return ' '.join(text.split())
+
+
 @pytest.fixture(scope='module')
 def detector(tiny_folder):
     """Weights of measured.py before any training, but with scores from 0.2 to 0.4."""
@@ -43,8 +53,7 @@ def detector(tiny_folder):
     from mmengine.registry import MODELS
 
     register_all_modules(init_default_scope=True)
-    (tiny_folder / 'measured.py').write_text(
-        "_base_ = 'tiny.py'\nmodel = dict(test_cfg=dict(max_per_img=30))\n")
+    (tiny_folder / 'measured.py').write_text(MEASURED)
     (tiny_folder / 'held_out.py').write_text(HELD_OUT)
     torch.manual_seed(0)
     model = MODELS.build(load_config(str(tiny_folder / 'measured.py')).model)
@@ -107,6 +116,7 @@ def test_a_detectors_results_file(run_tool, tiny, detector, detector_results, ca
     text = capsys.readouterr().out
     rows = table_of(text)
     assert len(rows) == 17
+    text = one_line(text)
     assert 'NLL, ECE, Brier' in text and 'do not compare' in text and '_own_thr: at ' in text
     for key, (value, ) in rows.items():
         assert value == pytest.approx(detector_results[key], abs=1e-4), key
@@ -123,10 +133,6 @@ def test_a_pose_estimators_results_file(run_tool, tiny, pose_results, capsys):
     assert len(rows) == 13
     for key, (value, ) in rows.items():
         assert value == pytest.approx(pose_results[key], abs=1e-4), key
-
-
-def one_line(text):
-    return ' '.join(text.split())
 
 
 @pytest.fixture(scope='module')
@@ -164,6 +170,27 @@ def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
         assert again.keys() == rows.keys()
         for key, (value, ) in again.items():
             assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
+
+
+def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys):
+    run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out', 'study.json',
+             '--bootstrap', '5', '--quiet')
+    assert 'isotonic, iou, each class' in capsys.readouterr().out
+    run, = json.loads(Path('study.json').read_text())['runs']
+    assert run['config'] == 'held_out.py' and (run['fitted_on'], run['measured_on']) == (
+        'val', 'test')
+    rows = {(row['kind'], row['target'], row['classwise']): row['values'] for row in run['rows']}
+    assert len(rows) == 13
+    before, after = rows['none', 'iou', False], rows['platt', 'iou', False]
+    by_hand = table_of(calibrated)
+    for key in ('LaECE_0', 'LaACE_0', 'OCE'):
+        assert [before[f'calibration/{key}'], after[f'calibration/{key}']] == pytest.approx(
+            by_hand[f'calibration/{key}'], abs=1e-4)
+    for values in rows.values():  # a map that rises changes no order of a class
+        assert values['coco/bbox_mAP'] == before['coco/bbox_mAP']
+        assert values['calibration/LRP'] == before['calibration/LRP']
+        assert values['calibration/LaECE_0_low'] <= values['calibration/LaECE_0_high']
+    assert len({values['calibration/LaECE_0'] for values in rows.values()}) > 6
 
 
 @needs_mmpose
@@ -217,7 +244,7 @@ def test_weights_of_another_model_are_refused(run_tool, tiny, detector):
     del weights['bbox_head.retina_cls.bias']
     torch.save(dict(state_dict=weights), 'other.pth')
     with pytest.raises(SystemExit, match='other.pth does not fit RetinaNet: .*retina_cls'):
-        run_tool('analysis/calibrate', 'measured.py', 'other.pth', '--quiet')
+        run_tool('analysis/calibrate', 'measured.py', 'other.pth', '--quiet', '--halves', '0')
 
 
 class Evil:
@@ -232,7 +259,7 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
         run_tool('analysis/eval_calibration', 'evil.pkl', 'tiny.py')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
     with pytest.raises(SystemExit, match='evil.pth was not loaded: it asks for posix.system'):
-        run_tool('analysis/calibrate', 'tiny.py', 'evil.pth')
+        run_tool('analysis/calibrate', 'tiny.py', 'evil.pth', '--halves', '0')
     assert not Path('evil_was_here').exists()
 
 
@@ -247,6 +274,10 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
      'the config has no test_dataloader'),
     ('calibrate', ['tiny.py', 'https://host/x.pth', '--options', 'calibrator=x.json'],
      '--options calibrator: it is what this tool makes'),
+    ('calibration_study', ['--run', 'tiny.py', 'nowhere.pth', '--out', 'x.json'],
+     'no checkpoint nowhere.pth'),
+    ('calibration_study', ['--run', 'tiny_pose.py', 'https://host/x.pth', '--out', 'x.json'],
+     'tiny_pose.py is no detector'),
     ('calibrate', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'https://host/x.pth'],
      'instances_val2017.json (val), which is not there'),
 ])

@@ -18,7 +18,7 @@ from mmskd.checkpoint import use_safe_loading
 from mmskd.config import check_data, load_config, project_of
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
-from mmskd.evaluation.calibrating import Predicted, build_model, predict_held_out
+from mmskd.evaluation.calibrating import Predicted, build_model, build_splits, predict_apart
 from mmskd.evaluation.calibrators import KINDS, TARGETS, Calibrator
 from mmskd.evaluation.offline import incomparable, metrics_table
 
@@ -75,10 +75,10 @@ def run(args: argparse.Namespace) -> Tuple[Calibrator, Optional[Predicted]]:
     cfg = prepare(args)
     init_default_scope(cfg.get('default_scope', project_of(cfg)))
     use_safe_loading()
+    apart = args.measure != 'none' and args.halves is None
+    loaders = build_splits(cfg, args.fit, args.measure if apart else None)
     model = build_model(cfg, args.checkpoint)
-    measure = None if args.measure == 'none' else args.measure
-    fitted, measured = predict_held_out(model, cfg, args.fit, measure, args.halves, args.options,
-                                        args.quiet)
+    fitted, measured = predict_apart(model, cfg, loaders, args.halves, args.options, args.quiet)
     calibrator = fitted.metric.fit(fitted.gathered, args.kind, args.target, args.classwise)
     calibrator.fitted_on.update(
         config=args.config, checkpoint=args.checkpoint, split=args.fit,
