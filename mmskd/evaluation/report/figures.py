@@ -4,6 +4,7 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 
 from ..calibration import ece, risk_coverage
+from ..measures import measure_of
 from .charts.chart import TOGETHER, Chart, short_names
 from .charts.confusion import confusion
 from .charts.curves import Line, curves
@@ -46,11 +47,14 @@ def arrow(key: str, task: str) -> str:
 
 
 def curve_charts(members: List[Member], names: Sequence[str], task: str) -> List[Chart]:
-    """Loss, weight of the past self, and all metrics but those of one class or size of objects."""
+    """Loss, weight of the past self, and all metrics by which runs can be compared, but those of
+    one class or size of objects."""
     runs = [member.run for member in members]
     metrics = overall(list(dict.fromkeys(key for run in runs for key in run.metric_names())),
                       members)
-    keys = ['loss', 'pskd_alpha', *(key for key in metrics if not key.endswith(SIZES))]
+    metrics = [key for key in metrics if not key.endswith(SIZES) and
+               getattr(measure_of(key, task), 'comparable', True)]
+    keys = ['loss', 'pskd_alpha', *metrics]
     unit = 'epoch' if all(run.by_epoch for run in runs) else 'iteration'
     drawn = []
     for key in keys:

@@ -143,9 +143,10 @@ class DataSets:
         key = repr(dataset)
         if key not in self._read:
             init_default_scope(cfg.get('default_scope') or project_of(cfg))
-            self._read[key] = DATASETS.build(dataset)
-            if hasattr(self._read[key], 'full_init'):
-                self._read[key].full_init()
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._read[key] = DATASETS.build(dataset)
+                if hasattr(self._read[key], 'full_init'):
+                    self._read[key].full_init()
         return self._read[key]
 
 
@@ -173,7 +174,7 @@ def predictions_of(run: Run, split: str = 'val', which: str = 'last', quiet: boo
         raise UsageError(f'the config of {run.folder} has no {split}_dataloader')
     cfg = Config(run.cfg.to_dict())
     dataset = (datasets or DataSets()).get(cfg, split)
-    fingerprint = _fingerprint(checkpoint, cfg, split, dataset, str(run.started))
+    fingerprint = fingerprint_of(checkpoint, cfg, split, dataset, str(run.started))
     path = run.folder / CACHE / f'{split}_{checkpoint.stem}.npz'
     predictions = Predictions.load(path, fingerprint)
     if predictions is None:
@@ -187,7 +188,7 @@ def predictions_of(run: Run, split: str = 'val', which: str = 'last', quiet: boo
     return predictions
 
 
-def _fingerprint(checkpoint: Path, cfg: Config, split: str, dataset: BaseDataset,
+def fingerprint_of(checkpoint: Path, cfg: Config, split: str, dataset: BaseDataset,
                  started: str) -> str:
     """Changes with the checkpoint, the model, the split and what its data set has read."""
     digest = hashlib.sha256(started.encode())

@@ -89,10 +89,9 @@ def test_pngs_in_two_schemes(chart, folder):
     assert light.std() > 5 and dark.std() > 5
 
 
-@pytest.mark.parametrize('groups', [GROUPS, MANY])
 @pytest.mark.parametrize('kind', [*of_each_kind(GROUPS)])
-def test_both_schemes_have_the_same_layout(kind, groups):
-    chart = of_each_kind(groups)[kind]
+def test_both_schemes_have_the_same_layout(kind):
+    chart = of_each_kind(MANY)[kind]
     with charts.drawn(chart) as light, charts.drawn(chart, themes.DARK, light) as dark:
         for figure in (light, dark):
             figure.canvas.draw()
@@ -160,8 +159,7 @@ def drawn_axes(chart):
         return figure, figure.axes
 
 
-@pytest.mark.parametrize('epochs', [1, 2, 9, 300])
-@pytest.mark.parametrize('groups', [GROUPS, MANY])
+@pytest.mark.parametrize('epochs, groups', [(1, GROUPS), (2, MANY), (9, GROUPS), (300, MANY)])
 def test_epochs_are_whole_numbers(epochs, groups):
     x = np.arange(1, epochs + 1)
     chart = curves('c', 'c', [Line(i, x, x * 0. + i) for i in range(len(groups))], groups, 'epoch')
@@ -171,7 +169,7 @@ def test_epochs_are_whole_numbers(epochs, groups):
         assert (ticks == ticks.round()).all()
 
 
-@pytest.mark.parametrize('groups', [GROUPS, GROUPS * 2, MANY, MANY[:7]])
+@pytest.mark.parametrize('groups', [GROUPS * 2, MANY])
 @pytest.mark.parametrize('kind', [*of_each_kind(GROUPS)])
 def test_nothing_is_cut_off_and_no_legend_covers_an_axes(kind, groups):
     chart = of_each_kind([f'{name}{i}' for i, name in enumerate(groups)])[kind]

@@ -238,8 +238,8 @@ def test_a_checkpoint_of_an_earlier_training_is_refused(run):
 
 
 @pytest.mark.parametrize('key', ['boxes', 'scores'])
-def test_what_is_not_a_number_is_refused(run, key):
-    predictions = predictions_of(run)
+def test_what_is_not_a_number_is_refused(detection_runs, key):
+    predictions = predictions_of(Run(detection_runs[0]))
     predictions.arrays[key][3] = np.nan
     with pytest.raises(UsageError, match=f'predicted {key} are not finite'):
         module.check_finite(predictions)
