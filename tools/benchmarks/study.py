@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
@@ -94,6 +95,7 @@ class Study:
         if not path.is_file():
             raise UsageError(f'there is no study {path}')
         self.name = path.stem
+        self._loaded: Dict[str, Config] = {}
         try:
             self.definition = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
@@ -171,7 +173,9 @@ class Study:
     def config(self, key: Key) -> Config:
         """The config of a run, with all that study and method set."""
         method = self.methods[key.method]
-        cfg = load_config(self.configs[key.config])
+        if key.config not in self._loaded:
+            self._loaded[key.config] = load_config(self.configs[key.config])
+        cfg = deepcopy(self._loaded[key.config])
         cfg.merge_from_dict(deepcopy({**self.options, **(method.get('options') or {})}))
         if method.get('hooks'):
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *deepcopy(method['hooks'])]
@@ -327,9 +331,7 @@ class Job:
         self._launch('train.py', '--work-dir', str(self.folder), *resume, *self.flags)
 
     def _launch(self, tool: str, *arguments: str) -> None:
-        spent = self._spent()
-        spent['starts'] += 1
-        write_json(spent, self._spent_file)
+        self._spend(starts=1)
         self._started = time.monotonic()
         environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
         environment['PYTHONPATH'] = os.pathsep.join(
@@ -344,6 +346,13 @@ class Job:
         if self._spent_file.is_file():
             return json.loads(self._spent_file.read_text())
         return dict(starts=0, ends=0, seconds=0., cpu_seconds=0.)
+
+    def _spend(self, **more: float) -> None:
+        """Add to what the training has taken over all its starts; the test is not counted."""
+        if self.phase == 'train':
+            spent = self._spent()
+            write_json({key: value + more.get(key, 0) for key, value in spent.items()},
+                       self._spent_file)
 
     def poll(self) -> bool:
         """Whether the run is over; goes from training to test."""
@@ -361,11 +370,8 @@ class Job:
 
     def _note_end(self, status: int, usage: Any) -> None:
         self.process.returncode = os.waitstatus_to_exitcode(status)
-        spent = self._spent()
-        spent['ends'] += 1
-        spent['seconds'] += time.monotonic() - self._started
-        spent['cpu_seconds'] += usage.ru_utime + usage.ru_stime
-        write_json(spent, self._spent_file)
+        self._spend(ends=1, seconds=time.monotonic() - self._started,
+                    cpu_seconds=usage.ru_utime + usage.ru_stime)
 
     def stop(self) -> None:
         """End the process; the run can go on from its last checkpoint."""
@@ -384,17 +390,18 @@ class Job:
 
     def verdict(self) -> Tuple[str, str]:
         """``'done'``, ``'failed'`` or ``'diverged'``, and the reason."""
+        log = self.folder / f'{self.phase}.log'
+        ended = f'exit code {self.process.returncode}: {last_line(log)}'
         try:
             logs = Logs(self.folder)
         except UsageError:
-            return 'failed', last_line(self.folder / 'train.log')
+            return 'failed', ended
         wrong = [step for step, line in sorted(logs.train.items())
                  if not math.isfinite(line.get('loss', 0.))]
         if wrong:
             return 'diverged', f'the loss is no number from iteration {wrong[0]} on'
         if self.process.returncode != 0:
-            log = self.folder / f'{self.phase}.log'
-            return 'failed', f'exit code {self.process.returncode}: {last_line(log)}'
+            return 'failed', ended
         length = run_length(logs.cfg)
         if max(logs.val, default=0) != length:
             return 'failed', f'{length} was not validated, the last is {max(logs.val, default=None)}'
@@ -410,8 +417,8 @@ class Job:
             reason=reason, flags=shlex.join(self.flags), config_hash=self.fingerprint,
             **self.source, finished=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             starts=spent['starts'],
-            seconds=round(spent['seconds'], 1) if complete else None,
-            cpu_seconds=round(spent['cpu_seconds'], 1) if complete else None,
+            seconds=round(spent['seconds'], 2) if complete else None,
+            cpu_seconds=round(spent['cpu_seconds'], 2) if complete else None,
             environment=environment())
         if status == 'done':
             logs, primary = Logs(self.folder), self.study.metrics[0]
@@ -614,8 +621,9 @@ class Scheduler:
         started = 0
         for key in list(pending):
             needed = {need: self.results[need] for need in self.study.needs(key)}
-            lost = [need for need, run in needed.items()
-                    if run is not None and run['status'] != 'done' and need not in pending]
+            waiting = any(need in pending or need in self.running for need in needed)
+            lost = [] if waiting else [need for need, run in needed.items()
+                                       if run['status'] != 'done']
             if lost:
                 pending.remove(key)
                 self._add(dict(
@@ -623,7 +631,6 @@ class Scheduler:
                     reason=f'it starts from {lost[0]}, which {needed[lost[0]]["status"]}',
                     environment=environment(), **git_state()))
                 continue
-            waiting = any(need in pending or need in self.running for need in needed)
             if waiting or len(self.running) >= self.jobs:
                 continue
             job = Job(self.study, key, self.work_dir, self.lock)
@@ -672,12 +679,13 @@ def set_aside(folder: Path) -> None:
         folder.rename(moved)
 
 
-def take_lock(work_dir: Path) -> Optional[int]:
-    """Make sure that nobody else trains in a folder; the lock lasts until the last process ends.
+@contextmanager
+def locked(work_dir: Path) -> Iterator[Optional[int]]:
+    """Make sure that nobody else trains in a folder.
 
-    The trainings hold it as well, so that one that outlived a killed study is noticed.
+    The trainings hold the lock as well, so that one that outlived a killed study is noticed.
 
-    Returns:
+    Yields:
         int or None: The file descriptor to pass on. None where the system has no such locks.
 
     Raises:
@@ -685,20 +693,22 @@ def take_lock(work_dir: Path) -> Optional[int]:
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
-        return None
+        yield None
+        return
     lock = os.open(work_dir / 'lock', os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UsageError(f'another study, or a training that outlived it, works in {work_dir}: wait '
-                         'until it ends, or end it') from error
-    os.set_inheritable(lock, True)
-    return lock
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f'another study, or a training that outlived it, works in {work_dir}: '
+                             'wait until it ends, or end it') from error
+        yield lock
+    finally:
+        os.close(lock)
 
 
 def main() -> None:
     args = parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('study.py: terminated; start it again to go on'))
     console = Console(highlight=False)
     try:
         if args.jobs < 1:
@@ -713,17 +723,20 @@ def main() -> None:
                 console.print(f'{key}: {state}', soft_wrap=True)
             return
         work_dir = args.work_dir or Path('work_dirs/studies') / study.name
-        lock = take_lock(work_dir)
-        for key in pending:
-            if results[key] is not None:
-                set_aside(work_dir / str(key))
-        Scheduler(study, results, work_dir, args.jobs, console, lock).run(pending)
+        with locked(work_dir) as lock:
+            for key in pending:
+                if results[key] is not None:
+                    set_aside(work_dir / str(key))
+            Scheduler(study, results, work_dir, args.jobs, console, lock).run(pending)
     except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f'study.py: {error}')
     console.print(f'{study.name}: all {len(study.runs)} runs are in {results.path}', soft_wrap=True)
 
 
 if __name__ == '__main__':
+    # Leave in the ordinary way when told to stop, so that the trainings are stopped as well
+    signal.signal(signal.SIGTERM,
+                  lambda *_: sys.exit('study.py: terminated; start it again to go on'))
     try:
         main()
     except KeyboardInterrupt:
