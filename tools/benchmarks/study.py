@@ -29,7 +29,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from mmskd.config import load_config
+from mmskd.config import find_config
 from mmskd.environment import find_version
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.runs import Run as Logs
@@ -174,7 +174,8 @@ class Study:
         """The config of a run, with all that study and method set."""
         method = self.methods[key.method]
         if key.config not in self._loaded:
-            self._loaded[key.config] = load_config(self.configs[key.config])
+            self._loaded[key.config] = Config.fromfile(
+                find_config(self.configs[key.config]), format_python_code=False)
         cfg = deepcopy(self._loaded[key.config])
         cfg.merge_from_dict(deepcopy({**self.options, **(method.get('options') or {})}))
         if method.get('hooks'):
