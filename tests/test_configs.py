@@ -21,7 +21,7 @@ FAMILIES = sorted(path.name for path in ROOT.glob('pskd_*.py'))
 SMALL = {'bccd': ('RBC', 'WBC', 'Platelets'),
          'aquarium': ('fish', 'jellyfish', 'penguin', 'puffin', 'shark', 'starfish', 'stingray')}
 SMALL_CONFIGS = sorted(f'{name}/{path.name}' for name in SMALL for path in (ROOT / name).glob('*.py'))
-LITE = [name for name in SMALL_CONFIGS if 'efficientnet_lite0' in name]
+LITE = [name for name in SMALL_CONFIGS if 'efficientnet_lite' in name]
 DATA = os.environ.get('MMSKD_TEST_DATA')
 
 
@@ -106,7 +106,7 @@ def test_small_data_config_builds(name):
     assert torch.isfinite(detectors.total(losses))
 
 
-@pytest.mark.parametrize('name', LITE)
+@pytest.mark.parametrize('name', [name for name in LITE if 'lite0' in name])
 def test_lite_and_resnet_have_the_same_priors(name):
     """Only the backbone, the norm layers and the schedule differ."""
     skip_without_lite()

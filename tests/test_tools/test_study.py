@@ -229,6 +229,17 @@ def test_students_wait_for_their_teachers(run, folder):
                                        runs.index('better/0 --flag key=1'))
 
 
+def test_a_hook_of_the_config_may_name_a_teacher(run, folder):
+    edit(folder, 'hooks: [{type: Second}]',
+         "hooks: [{type: Second, teacher: ['{config[small]}', '{checkpoint[baseline]}']}]")
+    run()
+    dumped = (folder / 'work_dirs/studies/try/small/better/1/study/small.py').read_text()
+    assert "'work_dirs/studies/try/small/baseline/1/epoch_3.pth'" in dumped
+    begun(folder)
+    run('--work-dir', 'elsewhere')
+    assert begun(folder) == [], 'where the checkpoint lies does not make it another run'
+
+
 def test_a_teacher_that_failed_is_not_learned_from(run, folder):
     edit(folder, 'methods:\n', "methods:\n  taught: {flags: 'x {checkpoint[better]}'}\n")
     edit(folder, '{gain: 0.5}', '{fault: crash}')
@@ -337,7 +348,7 @@ def test_time_left(study):
     ('flags: --flag key=1', 'flags: "{checkpoint[better]}"', 'checkpoint of its own'),
     ('flags: --flag key=1', 'flags: "{checkpoint[other]}"', 'checkpoint of small/other/0, which '
      'the grid does not hold'),
-    ('flags: --flag key=1', 'flags: "{chekpoint}"', 'methods.better.flags: .*cannot be filled in'),
+    ('flags: --flag key=1', 'flags: "{chekpoint}"', 'methods.better: .*cannot be filled in'),
     ('seeds: [0, 1]', 'grid: [{configs: [big]}]', 'grid: big is none of the configs'),
     ('seeds: [0, 1]', 'grid: [{seed: [1]}]', 'grid: there is no seed; there are configs'),
     ('seeds: [0, 1]', 'baseline: worse', 'baseline: worse is none of the methods'),

@@ -41,6 +41,7 @@ except ImportError:  # Windows: nothing keeps two processes from one study there
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
+sys.path.append(str(TOOLS))  # where tools/train.py finds what configs of benchmarks import
 STUDY_KEYS = ('description', 'configs', 'methods', 'seeds', 'grid', 'options', 'metrics',
               'baseline', 'average_last', 'test')
 METHOD_KEYS = ('flags', 'options', 'hooks', 'description')
@@ -156,35 +157,56 @@ class Study:
     def needs(self, key: Key) -> List[Key]:
         """The runs whose checkpoints a run starts from."""
         needed = Checkpoints(key)
-        self.flags(key, needed)
+        self.method(key, needed)
         return needed.asked
 
-    def flags(self, key: Key, checkpoints: 'Checkpoints') -> List[str]:
-        """What stands behind ``tools/train.py CONFIG``; ``{checkpoint[...]}`` is filled in."""
-        text = self.methods[key.method].get('flags', '')
-        try:
-            return [word.format(checkpoint=checkpoints, config=self.configs, seed=key.seed)
-                    for word in shlex.split(text)]
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
-            raise UsageError(f'methods.{key.method}.flags: {text!r} cannot be filled in ({error}); '
-                             'there are {checkpoint[METHOD]}, {checkpoint[CONFIG/METHOD]}, '
-                             '{checkpoint[CONFIG/METHOD/SEED]}, {config[NAME]} and {seed}') from error
+    def method(self, key: Key, checkpoints: 'Checkpoints') -> dict:
+        """What the study says of a run's method, ``{checkpoint[...]}`` and the like filled in.
 
-    def config(self, key: Key) -> Config:
-        """The config of a run, with all that study and method set."""
+        Returns:
+            dict: ``flags``, a list, to stand behind ``tools/train.py CONFIG``; ``options`` and
+            ``hooks`` of the config.
+        """
+
+        def fill(node: Any) -> Any:
+            if isinstance(node, dict):
+                return {name: fill(child) for name, child in node.items()}
+            if isinstance(node, list):
+                return [fill(child) for child in node]
+            if not isinstance(node, str) or '{' not in node:
+                return node
+            try:
+                return node.format(checkpoint=checkpoints, config=self.configs, seed=key.seed)
+            except (KeyError, ValueError, IndexError, AttributeError) as error:
+                raise UsageError(
+                    f'methods.{key.method}: {node!r} cannot be filled in ({error}); there are '
+                    '{checkpoint[METHOD]}, {checkpoint[CONFIG/METHOD]}, '
+                    '{checkpoint[CONFIG/METHOD/SEED]}, {config[NAME]} and {seed}') from error
+
         method = self.methods[key.method]
-        if key.config not in self._loaded:
-            self._loaded[key.config] = Config.fromfile(
-                find_config(self.configs[key.config]), format_python_code=False)
-        cfg = deepcopy(self._loaded[key.config])
-        cfg.merge_from_dict(deepcopy({**self.options, **(method.get('options') or {})}))
-        if method.get('hooks'):
-            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *deepcopy(method['hooks'])]
+        return dict(flags=fill(shlex.split(method.get('flags', ''))),
+                    options=fill({**self.options, **(method.get('options') or {})}),
+                    hooks=fill(method.get('hooks') or []))
+
+    def config(self, key: Key, method: dict) -> Config:
+        """The config of a run, with what study and method set."""
+        cfg = deepcopy(self._config_file(key.config))
+        cfg.merge_from_dict(deepcopy(method['options']))
+        if method['hooks']:
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *method['hooks']]
         cfg.merge_from_dict({'randomness.seed': key.seed})
         return cfg
 
-    def fingerprint(self, key: Key, cfg: Config) -> str:
+    def _config_file(self, name: str) -> Config:
+        if name not in self._loaded:
+            self._loaded[name] = Config.fromfile(
+                find_config(self.configs[name]), format_python_code=False)
+        return self._loaded[name]
+
+    def fingerprint(self, key: Key) -> str:
         """Tells whether a run that is done is still the one that the study asks for."""
+        method = self.method(key, Checkpoints(key))  # without the folders of checkpoints
+        cfg = self.config(key, method)
         essence = dict(config=cfg.to_dict(), flags=self.methods[key.method].get('flags', ''),
                        data=dict(annotation_digests(cfg)))
         return hashlib.sha256(
@@ -213,7 +235,7 @@ class Checkpoints:
         key = Key(config, method, int(seed))
         self.asked.append(key)
         if self.work_dir is None:
-            return ''
+            return str(key)
         path = Logs(self.work_dir / str(key)).checkpoint()
         if path is None:
             raise UsageError(f'{self.key} starts from {key}, whose checkpoint is gone')
@@ -317,10 +339,11 @@ class Job:
         self.lock = lock
         self.process: Optional[subprocess.Popen] = None
         self.phase = 'train'
-        self.cfg = study.config(key)
-        self.fingerprint = study.fingerprint(key, self.cfg)
+        method = study.method(key, Checkpoints(key, work_dir))
+        self.cfg = study.config(key, method)
+        self.flags = method['flags']
+        self.fingerprint = study.fingerprint(key)
         self.source = git_state()
-        self.flags = study.flags(key, Checkpoints(key, work_dir))
         self._config_file = self.folder / 'study' / f'{key.config}.py'
         self._spent_file = self.folder / 'study' / 'spent.json'
 
@@ -661,7 +684,7 @@ def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
     for key in study.runs:
         run = results[key]
         stale = run is not None and 'config_hash' in run and \
-            run['config_hash'] != study.fingerprint(key, study.config(key))
+            run['config_hash'] != study.fingerprint(key)
         if stale and not redo:
             raise UsageError(f'{results.path} has {key} from another config, method or data: --redo '
                              'trains such runs again, or give the study another name')
