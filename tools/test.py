@@ -15,6 +15,7 @@ from mmskd.config import check_data
 from mmskd.engine.launch import (add_common_arguments, build_runner, check_checkpoint,
                                  draw_predictions, end_processes, set_launcher, set_local_rank,
                                  set_work_dir)
+from mmskd.engine.hooks import CalibratedScores
 from mmskd.errors import UsageError
 
 
@@ -30,6 +31,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dump', help='pickle file for the predictions')
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation (MMDetection)')
+    parser.add_argument(
+        '--calibrator', help='json file of tools/analysis/calibrate.py: test the scores as it maps '
+        'them (mmskd.CalibratedScores)')
     parser.add_argument(
         '--badcase', action='store_true', help='collect the worst predictions (MMPose)')
     add_common_arguments(parser)
@@ -116,6 +120,10 @@ def prepare(args: argparse.Namespace) -> Config:
         add_tta(cfg)
     if project == 'mmpose':
         cfg.merge_from_dict(args.cfg_options or {})
+    if args.calibrator:
+        hook = dict(type='mmskd.CalibratedScores', calibrator=args.calibrator)
+        CalibratedScores(args.calibrator)  # is it one?
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
     check_data(cfg, ['test'])
     return cfg
 

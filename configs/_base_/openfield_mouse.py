@@ -1,7 +1,6 @@
 # A mouse in an open field, seen from above, four keypoints: 87 frames to train with, 29 to validate.
-# 100 epochs at 128x128 take some minutes on a CPU. mmpose's CocoDataset reads the annotations.
-_base_ = 'mmpose::_base_/default_runtime.py'
-
+# tools/prepare_data.py says where they are and lays them out. mmpose's CocoDataset reads the
+# annotations.
 dataset_type = 'CocoDataset'
 data_root = 'data/openfield_mouse/'
 metainfo = dict(
@@ -83,23 +82,3 @@ val_evaluator = [
     dict(type='EPE')
 ]
 test_evaluator = val_evaluator
-
-max_epochs = 100
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=20)
-val_cfg = dict()
-test_cfg = dict()
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-4, weight_decay=0.05),
-    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0, bypass_duplicate=True),
-    clip_grad=dict(max_norm=5))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=100),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True)
-]
-auto_scale_lr = dict(base_batch_size=8)
-
-default_hooks = dict(
-    logger=dict(interval=11), checkpoint=dict(interval=10, max_keep_ckpts=1))
-log_processor = dict(window_size=11)
-randomness = dict(seed=0)

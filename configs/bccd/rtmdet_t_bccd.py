@@ -1,4 +1,4 @@
-_base_ = '../_base_/bccd.py'
+_base_ = ['../_base_/bccd.py', '../_base_/schedules/scratch_24e.py']
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='SiLU', inplace=True)
 # RTMDet-tiny from scratch, with the augmentation of the other configs here

@@ -1,5 +1,10 @@
 _base_ = 'mmpose::wholebody_2d_keypoint/rtmpose/ubody/rtmpose-t_8xb64-270e_coco-ubody-wholebody-256x192.py'  # noqa: E501
 optim_wrapper = dict(clip_grad=dict(max_norm=1., norm_type=2))
+# MMPose 1.3.2 looks for COCO's validation set within UBody
+val_dataloader = dict(
+    dataset=dict(
+        data_root='data/', ann_file='coco/annotations/coco_wholebody_val_v1.0.json'))
+test_dataloader = val_dataloader
 # A list replaces that of the base: name its hooks first, or they are lost
 custom_hooks = [
     *_base_.custom_hooks,

@@ -4,7 +4,8 @@ max_epochs = 2
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(_base_.param_scheduler[0], end=83),
-    dict(_base_.param_scheduler[1], end=max_epochs, milestones=[1, 2])
+    # Both steps, at once: two epochs have room for one
+    dict(_base_.param_scheduler[1], end=max_epochs, milestones=[1, 1])
 ]
 custom_hooks = [
     dict(

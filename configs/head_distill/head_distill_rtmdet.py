@@ -13,7 +13,8 @@ param_scheduler = [
 ]
 default_hooks = dict(checkpoint=dict(interval=interval))
 custom_hooks = [
-    _base_.custom_hooks[0],
+    # The average of the weights forgets five times as fast
+    dict(_base_.custom_hooks[0], momentum=1 - (1 - 2e-4)**5, gamma=400),
     dict(_base_.custom_hooks[1], switch_epoch=max_epochs - stage2_num_epochs),
     dict(
         type='mmskd.HeadDistillHook',

@@ -3,13 +3,16 @@
 A *score* is the probability a model gives to one prediction, a *hit* says whether the prediction
 was right (for a detection: matched to an object, see :mod:`mmskd.evaluation.matching`). All
 functions take them as arrays of shape (N,), scores in [0, 1], and return a float. They raise
-``ValueError`` for arrays of different lengths or scores outside [0, 1], and return ``nan`` where
-the quantity is undefined, such as the error of no prediction at all.
+``ValueError`` for arrays of different lengths, scores outside [0, 1] or less than one bin, and
+return ``nan`` where the quantity is undefined, such as the error of no prediction at all.
+
+Where there are ``weights``, they say how often each prediction counts, shape (N,); by default once.
+Bootstrap samples of images are weights.
 
 None of them depends on the order of the predictions, equal scores included, nor on how often the
 whole data set is repeated.
 """
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +30,23 @@ class ReliabilityBins(NamedTuple):
     count: np.ndarray
 
 
+class LRP(NamedTuple):
+    """Localisation-recall-precision error with its components, all in [0, 1], 0 is best.
+
+    Attributes:
+        total (float or ndarray): The error; 1 without detections, nan without objects.
+        localisation (float or ndarray): Mean 1 - IoU of the hits; nan without hits.
+        false_positives (float or ndarray): Share of misses among the detections, 1 - precision;
+            nan without detections.
+        false_negatives (float or ndarray): Share of the objects not found, 1 - recall; nan without
+            objects.
+    """
+    total: np.ndarray
+    localisation: np.ndarray
+    false_positives: np.ndarray
+    false_negatives: np.ndarray
+
+
 def reliability_bins(scores, hits, n_bins: int = 25) -> ReliabilityBins:
     """Sort predictions into score bins [k / n_bins, (k + 1) / n_bins); 1 joins the last bin.
 
@@ -38,9 +58,8 @@ def reliability_bins(scores, hits, n_bins: int = 25) -> ReliabilityBins:
     Returns:
         ReliabilityBins: Mean score, mean hit and count of each bin.
     """
-    scores, hits = _as_arrays(scores, hits)
-    edges = np.linspace(0, 1, n_bins + 1)
-    bins = np.searchsorted(edges[1:-1], scores, side='right')
+    scores, hits, _ = _as_arrays(scores, hits)
+    bins = score_bins(scores, n_bins, 'right')
     count = np.bincount(bins, minlength=n_bins)
     with np.errstate(invalid='ignore'):  # 0 / 0 in an empty bin is nan, as documented
         return ReliabilityBins(
@@ -49,7 +68,7 @@ def reliability_bins(scores, hits, n_bins: int = 25) -> ReliabilityBins:
             count=count)
 
 
-def ece(scores, hits, n_bins: int = 25) -> float:
+def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
     r"""Expected calibration error in score bins; of detections, the D-ECE.
 
     .. math:: \sum_j \frac{|D_j|}{|D|} \, |\bar p_j - \mathrm{precision}(j)|
@@ -65,15 +84,14 @@ def ece(scores, hits, n_bins: int = 25) -> float:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
         n_bins (int): Number of bins; papers use 10 to 25. Defaults to 25.
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
     """
-    bins = reliability_bins(scores, hits, n_bins)
-    if not bins.count.any():
-        return np.nan
-    gaps = np.abs(bins.confidence - bins.precision)
-    return float(np.nansum(bins.count * gaps) / bins.count.sum())
+    scores, hits, weights = _as_arrays(scores, hits, weights)
+    labels = np.zeros(len(scores), np.int64)
+    return float(_mean_gap(scores, hits, labels, 1, n_bins, weights, 'right')[0])
 
 
 def laece(scores, hits, ious, n_bins: int = 25) -> float:
@@ -84,22 +102,53 @@ def laece(scores, hits, ious, n_bins: int = 25) -> float:
 
     with the mean IoU of the hits in bin j: a score should tell how well the box fits, not only that
     it does. Oksuz et al., "Towards Building Self-Aware Object Detectors via Reliable Uncertainty
-    Quantification and Calibration", CVPR 2023, which averages it over the classes.
+    Quantification and Calibration", CVPR 2023, which averages it over the classes. Where any
+    overlap is a hit, it is the LaECE_0 of Kuzucu et al., "On Calibration of Object Detectors:
+    Pitfalls, Evaluation and Baselines", ECCV 2024. As in the code of both, a score on the edge of
+    two bins is in the lower one.
 
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
         ious (array): IoU of each hit with its object, shape (N,); not read for misses.
-        n_bins (int): Number of bins. Defaults to 25, the paper's.
+        n_bins (int): Number of bins. Defaults to 25, the papers'.
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
     """
+    labels = np.zeros(len(scores), np.int64)
+    return float(laece_by_class(scores, hits, ious, labels, 1, n_bins)[0])
+
+
+def laece_by_class(scores, hits, ious, labels, n_classes: int, n_bins: int = 25) -> np.ndarray:
+    """:func:`laece` of each class, shape (n_classes,), for predictions with labels, shape (N,)."""
     # precision times the mean IoU of the hits is the mean over all, where a miss counts as IoU 0
-    return ece(scores, np.where(hits, ious, 0.), n_bins)
+    scores, fits, weights = _as_arrays(scores, np.where(hits, ious, 0.))
+    return _mean_gap(scores, fits, labels, n_classes, n_bins, weights, 'left')
 
 
-def nll(scores, hits) -> float:
+def laace(scores, hits, ious) -> float:
+    r"""Localisation-aware adaptive calibration error (LaACE) of one class.
+
+    .. math:: \frac{1}{N} \sum_i |p_i - \mathrm{IoU}_i|
+
+    where a miss has IoU 0: the LaECE with a bin for each prediction, so that no bin can balance
+    scores that are too high by others that are too low. Kuzucu et al., ECCV 2024, which averages it
+    over the classes; where any overlap is a hit, their LaACE_0.
+
+    Args:
+        scores (array): Scores in [0, 1], shape (N,).
+        hits (array): Hits, shape (N,).
+        ious (array): IoU of each hit with its object, shape (N,); not read for misses.
+
+    Returns:
+        float: In [0, 1], 0 is best (and out of reach); nan without predictions.
+    """
+    scores, fits, _ = _as_arrays(scores, np.where(hits, ious, 0.))
+    return _mean(np.abs(scores - fits))
+
+
+def nll(scores, hits, weights=None) -> float:
     r"""Negative log-likelihood of the hits, in nats.
 
     .. math:: -\frac{1}{N} \sum_i h_i \log p_i + (1 - h_i) \log (1 - p_i)
@@ -112,17 +161,18 @@ def nll(scores, hits) -> float:
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         float: 0 is best; nan without predictions.
     """
-    scores, hits = _as_arrays(scores, hits)
+    scores, hits, weights = _as_arrays(scores, hits, weights)
     eps = np.finfo(np.float32).eps
     scores = np.clip(scores, eps, 1 - eps)
-    return _mean(-np.log(np.where(hits, scores, 1 - scores)))
+    return _mean(-np.log(np.where(hits, scores, 1 - scores)), weights)
 
 
-def brier(scores, hits) -> float:
+def brier(scores, hits, weights=None) -> float:
     r"""Brier score, the mean squared error of the scores.
 
     .. math:: \frac{1}{N} \sum_i (p_i - h_i)^2
@@ -133,32 +183,37 @@ def brier(scores, hits) -> float:
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
     """
-    scores, hits = _as_arrays(scores, hits)
-    return _mean((scores - hits) ** 2)
+    scores, hits, weights = _as_arrays(scores, hits, weights)
+    return _mean((scores - hits) ** 2, weights)
 
 
-def risk_coverage(scores, hits) -> Tuple[np.ndarray, np.ndarray]:
+def risk_coverage(scores, hits, weights=None) -> Tuple[np.ndarray, np.ndarray]:
     """Risk-coverage curve: what is wrong among the predictions kept above each score threshold.
 
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         tuple[ndarray, ndarray]: Coverage (share of predictions kept, ascending, ends at 1) and risk
         (share of misses among them), shape (T,) each, for the T distinct scores from the highest.
     """
-    scores, hits = _as_arrays(scores, hits)
+    scores, hits, weights = _as_arrays(scores, hits, weights)
+    present = weights > 0
+    scores, hits, weights = scores[present], hits[present], weights[present]
     order, last = _thresholds(scores)
-    kept = last + 1
-    return kept / max(len(scores), 1), np.cumsum(1 - hits[order])[last] / kept
+    kept = np.cumsum(weights[order])
+    wrong = np.cumsum((weights * (1 - hits))[order])[last]
+    return kept[last] / (kept[-1] if kept.size else 1.), wrong / kept[last]
 
 
-def aurc(scores, hits) -> float:
+def aurc(scores, hits, weights=None) -> float:
     r"""Area under the risk-coverage curve.
 
     .. math:: \frac{1}{N} \sum_i r(p_i)
@@ -170,17 +225,18 @@ def aurc(scores, hits) -> float:
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
     """
-    coverage, risk = risk_coverage(scores, hits)
+    coverage, risk = risk_coverage(scores, hits, weights)
     if not coverage.size:
         return np.nan
     return float(np.sum(np.diff(coverage, prepend=0.) * risk))
 
 
-def eaurc(scores, hits) -> float:
+def eaurc(scores, hits, weights=None) -> float:
     r"""Excess-AURC: the AURC above that of the best order of the same predictions.
 
     .. math:: \mathrm{AURC} - \left(r + (1 - r) \log (1 - r)\right)
@@ -192,27 +248,55 @@ def eaurc(scores, hits) -> float:
     Args:
         scores (array): Scores in [0, 1], shape (N,).
         hits (array): Hits, shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
     """
-    area = aurc(scores, hits)
+    area = aurc(scores, hits, weights)
     if np.isnan(area):
         return np.nan
-    right = float(np.mean(hits, dtype=np.float64))
+    right = float(np.average(hits, weights=weights))
     best = 1 - right + right * np.log(right) if right else 1.
     return float(area - best)
+
+
+def lrp(hits, ious, n_objects: int, iou_thr: float) -> LRP:
+    r"""Localisation-recall-precision error (LRP) of one class, with its components.
+
+    .. math:: \frac{1}{N_{TP} + N_{FP} + N_{FN}} \left( \sum_{TP}
+        \frac{1 - \mathrm{IoU}}{1 - \tau} + N_{FP} + N_{FN} \right)
+
+    for hits at an IoU of at least :math:`\tau`. Oksuz et al., "One Metric to Measure Them All:
+    Localisation Recall Precision (LRP) for Evaluating Visual Detection Tasks", TPAMI 2021, which
+    averages over the classes.
+
+    Args:
+        hits (array): Hits among the detections that are kept, shape (N,).
+        ious (array): IoU of each hit with its object, shape (N,); not read for misses.
+        n_objects (int): Objects to be found.
+        iou_thr (float): The IoU :math:`\tau` at which the hits were decided, below 1.
+
+    Returns:
+        LRP: The error and its components.
+    """
+    misfit = np.where(hits, 1 - np.asarray(ious, np.float64), 0.).sum()
+    return LRP(*map(float, lrp_of_sums(np.sum(hits), len(hits), misfit, n_objects, iou_thr)))
+
+
+def lrp_of_sums(n_hits, n_detections, misfit, n_objects, iou_thr: float) -> LRP:
+    """:func:`lrp` of the numbers of hits, detections and objects, and the sum of 1 - IoU of the
+    hits; numbers, or arrays of the same shape."""
+    wrong, missed = n_detections - n_hits, n_objects - n_hits
+    total = ratio(misfit / (1 - iou_thr) + wrong + missed, n_detections + missed)
+    return LRP(np.where(n_objects > 0, total, np.nan), ratio(misfit, n_hits),
+               ratio(wrong, n_detections), ratio(missed, n_objects))
 
 
 def olrp(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
     r"""Optimal localisation-recall-precision error (oLRP) of one class.
 
-    .. math:: \min_s \frac{1}{N_{TP} + N_{FP} + N_{FN}} \left( \sum_{TP}
-        \frac{1 - \mathrm{IoU}}{1 - \tau} + N_{FP} + N_{FN} \right)
-
-    over the score threshold s, which decides what is a detection, for hits at an IoU of at least
-    :math:`\tau`. Oksuz et al., "One Metric to Measure Them All: Localisation Recall Precision (LRP)
-    for Evaluating Visual Detection Tasks", TPAMI 2021, which averages it over the classes.
+    The :func:`lrp` at the score threshold where it is lowest (Oksuz et al., TPAMI 2021).
 
     Args:
         scores (array): Scores in [0, 1], shape (N,).
@@ -224,23 +308,73 @@ def olrp(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
     Returns:
         float: In [0, 1], 0 is best; 1 without detections, nan without objects.
     """
-    scores, hits = _as_arrays(scores, hits)
-    if not n_objects:
-        return np.nan
-    order, last = _thresholds(scores)
-    misfit = np.where(hits, 1 - np.asarray(ious, np.float64), 0.) / (1 - iou_thr)
-    tp = np.cumsum(hits[order])[last]
-    fp = last + 1 - tp
-    lrp = (np.cumsum(misfit[order])[last] + fp + n_objects - tp) / (fp + n_objects)
-    return float(np.min(lrp, initial=1.))  # 1 is the error of a threshold above all scores
+    labels = np.zeros(len(scores), np.int64)
+    return float(optimal_lrp_by_class(scores, hits, ious, labels, [n_objects], iou_thr)[0][0])
+
+
+def lrp_optimal_threshold(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
+    """The score from which on detections of one class are kept for the lowest :func:`lrp`.
+
+    Args:
+        As in :func:`olrp`.
+
+    Returns:
+        float: The score of a detection, the highest of those that are equally good; nan if none is
+        better than to keep nothing, as where nothing hits.
+    """
+    labels = np.zeros(len(scores), np.int64)
+    return float(optimal_lrp_by_class(scores, hits, ious, labels, [n_objects], iou_thr)[1][0])
+
+
+def optimal_lrp_by_class(scores, hits, ious, labels, n_objects,
+                         iou_thr: float) -> Tuple[np.ndarray, np.ndarray]:
+    """:func:`olrp` and :func:`lrp_optimal_threshold` of each of C classes, shape (C,) each.
+
+    Args:
+        As in :func:`olrp`, but for the labels of the predictions (N,), and ``n_objects`` (C,).
+    """
+    scores, hits, _ = _as_arrays(scores, hits)
+    labels, n_objects = np.asarray(labels, np.int64), np.asarray(n_objects, np.int64)
+    lowest = np.where(n_objects > 0, 1., np.nan)  # of a threshold above all scores
+    thresholds = np.full(len(n_objects), np.nan)
+    order = np.lexsort((-scores, labels))
+    scores, hits, labels = scores[order], hits[order], labels[order]
+    misfit = np.where(hits, 1 - np.asarray(ious, np.float64)[order], 0.) / (1 - iou_thr)
+    first = np.searchsorted(labels, labels, 'left')
+    tp, misfit = (np.append(0., np.cumsum(of)) for of in (hits, misfit))
+    rank = np.arange(1, len(labels) + 1)
+    tp, misfit = tp[rank] - tp[first], misfit[rank] - misfit[first]
+    fp = rank - first - tp
+    errors = (misfit + fp + n_objects[labels] - tp) / np.maximum(fp + n_objects[labels], 1)
+    # A threshold keeps equal scores together
+    possible = (np.diff(labels, append=-1) != 0) | (np.diff(scores, append=-1.) != 0)
+    possible = np.flatnonzero(possible & (n_objects[labels] > 0))
+    best = possible[np.lexsort((possible, errors[possible], labels[possible]))]
+    best = best[np.diff(labels[best], prepend=-1) != 0]
+    best = best[errors[best] < 1]
+    lowest[labels[best]], thresholds[labels[best]] = errors[best], scores[best]
+    return lowest, thresholds
 
 
 def mean_of_defined(values: Sequence[float]) -> float:
     """Mean of the values that are not nan, as of a metric over classes; nan if there are none."""
-    return _mean([value for value in values if not np.isnan(value)])
+    values = np.asarray(values, np.float64)
+    return _mean(values[~np.isnan(values)])
 
 
-def _as_arrays(scores, hits) -> Tuple[np.ndarray, np.ndarray]:
+def score_bins(scores: np.ndarray, n_bins: int, side: str) -> np.ndarray:
+    """The bin of each score; one on an edge is in the bin on that side of it."""
+    if n_bins < 1 or n_bins != int(n_bins):
+        raise ValueError(f'n_bins must be a positive whole number, got {n_bins}')
+    return np.searchsorted(np.linspace(0, 1, int(n_bins) + 1)[1:-1], scores, side)
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Quotients; nan where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def _as_arrays(scores, hits, weights=None) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores, hits = np.asarray(scores, np.float64), np.asarray(hits, np.float64)
     if scores.ndim != 1 or scores.shape != hits.shape:
         raise ValueError('scores and hits must be one-dimensional and of equal length, '
@@ -248,7 +382,19 @@ def _as_arrays(scores, hits) -> Tuple[np.ndarray, np.ndarray]:
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError('scores must be probabilities in [0, 1], '
                          f'got {scores.min()} to {scores.max()}')
-    return scores, hits
+    weights = np.ones_like(scores) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != scores.shape:
+        raise ValueError(f'weights must have the shape of the scores, {scores.shape}, '
+                         f'got {weights.shape}')
+    return scores, hits, weights
+
+
+def _mean_gap(scores, targets, labels, n_classes: int, n_bins: int, weights, side) -> np.ndarray:
+    """Of each class the gap between mean score and mean target of a bin, averaged by its weight."""
+    bins = np.asarray(labels) * int(n_bins) + score_bins(scores, n_bins, side)
+    gaps = np.abs(np.bincount(bins, weights * (scores - targets), n_classes * n_bins))
+    return ratio(gaps.reshape(n_classes, n_bins).sum(1),
+                  np.bincount(labels, weights, n_classes))
 
 
 def _thresholds(scores) -> Tuple[np.ndarray, np.ndarray]:
@@ -261,5 +407,6 @@ def _thresholds(scores) -> Tuple[np.ndarray, np.ndarray]:
     return order, np.flatnonzero(is_last)
 
 
-def _mean(values) -> float:
-    return float(np.mean(values)) if len(values) else np.nan
+def _mean(values: np.ndarray, weights: Optional[np.ndarray] = None) -> float:
+    total = len(values) if weights is None else weights.sum()
+    return float(np.average(values, weights=weights)) if total else np.nan

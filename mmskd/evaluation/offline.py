@@ -9,6 +9,8 @@ from rich.table import Table
 from mmskd.config import project_of
 from mmskd.registry import METRICS
 
+from .measures import COUNTS, MEASURES, OWN_THR
+
 METRIC_OF = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
 
 
@@ -26,7 +28,7 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
         ValueError: If an option is not the metric's, or has a wrong value.
     """
     name = METRIC_OF[project_of(cfg)]
-    metrics = _metrics(cfg.get(f'{split}_evaluator'))
+    metrics = metrics_of(cfg.get(f'{split}_evaluator'))
     settings = next((dict(metric) for metric in metrics if _class_name(metric) == name), None)
     if settings is None:
         files = [metric['ann_file'] for metric in metrics if metric.get('ann_file')]
@@ -48,16 +50,39 @@ def metrics_table(columns: Dict[str, Dict[str, float]]) -> Table:
     for heading in columns:
         table.add_column(heading, justify='right')
     for key in next(iter(columns.values())):
-        table.add_row(key, *(f'{values[key]:.4f}' for values in columns.values()))
+        name = key.rpartition('/')[2]
+        name = name[:-len(OWN_THR)] if name.endswith(OWN_THR) else name
+        digits = 0 if name in COUNTS else 4
+        table.add_row(key, *(f'{values[key]:.{digits}f}' for values in columns.values()))
     return table
 
 
-def _metrics(evaluator: Any) -> List[dict]:
+def incomparable(values: Dict[str, float], task: str) -> str:
+    """Which of the values do not compare models, in a line; empty if all do.
+
+    Args:
+        values (dict[str, float]): As a calibration metric returned them.
+        task (str): ``'detection'`` or ``'pose'``.
+    """
+    names = [key.rpartition('/')[2] for key in values]
+    averages = [name for name in names if name in MEASURES[task] and MEASURES[task][name].better
+                and not MEASURES[task][name].comparable]
+    lines = []
+    if averages:
+        lines.append(f'{", ".join(averages)}: averages over what is emitted, which do not compare '
+                     'models')
+    if any(name.endswith(OWN_THR) for name in names):
+        lines.append(f'{OWN_THR}: at thresholds that were found on these very images; thresholds='
+                     'FILE takes them from what tools/analysis/calibrate.py wrote')
+    return '\n'.join(lines)
+
+
+def metrics_of(evaluator: Any) -> List[dict]:
     """The settings of the metrics of an evaluator, in whichever form a config has it."""
     if not evaluator:
         return []
     if isinstance(evaluator, dict):
-        return _metrics(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
+        return metrics_of(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
     return [metric for metric in evaluator if isinstance(metric, dict)]
 
 

@@ -1,2 +1,2 @@
-"""Pairing, soft-target losses and teachers."""
-from . import losses  # noqa: F401  (fills the MODELS registry)
+"""Pairing, soft-target losses, teachers and backbones."""
+from . import backbones, losses  # noqa: F401  (fills the MODELS registry)

@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from mmskd.evaluation.calibration import (aurc, brier, eaurc, ece, laece, nll, olrp,
-                                          reliability_bins, risk_coverage)
+from mmskd.evaluation.calibration import (aurc, brier, eaurc, ece, laace, laece, laece_by_class,
+                                          lrp, lrp_optimal_threshold, nll, olrp,
+                                          optimal_lrp_by_class, reliability_bins, risk_coverage)
 
 N_OBJECTS, IOU_THR = 400, 0.5
 
@@ -20,7 +21,8 @@ def predictions(n=500, seed=0):
 def all_metrics(scores, hits, ious, n_objects=N_OBJECTS):
     return np.array([
         nll(scores, hits), ece(scores, hits), laece(scores, hits, ious), brier(scores, hits),
-        aurc(scores, hits), eaurc(scores, hits), olrp(scores, hits, ious, n_objects, IOU_THR)])
+        laace(scores, hits, ious), aurc(scores, hits), eaurc(scores, hits),
+        olrp(scores, hits, ious, n_objects, IOU_THR)])
 
 
 # By hand: two bins, [0, .5) with .2 (miss) and .4 (hit), [.5, 1] with .6 (hit), .8 (miss), 1 (hit)
@@ -55,9 +57,78 @@ def test_laece_by_hand():
     assert laece(SCORES, HITS, IOUS, n_bins=2) == pytest.approx(expected)
 
 
-def test_laece_does_not_read_the_iou_of_a_miss():
+def test_a_score_on_the_edge_of_two_bins_is_in_the_lower_one_of_laece():
+    """As in the code of both papers; ECE has it in the upper one, as netcal."""
+    scores, hits = [.4, .5], [1, 0]
+    assert ece(scores, hits, n_bins=2) == pytest.approx((.6 + .5) / 2)
+    assert laece(scores, hits, hits, n_bins=2) == pytest.approx(abs(.45 - .5))
+    assert laece([0., 1.], [1, 1], [1., 1.], n_bins=2) == pytest.approx(.5)
+
+
+def test_laace_by_hand():
+    assert laace(SCORES, HITS, IOUS) == pytest.approx((.2 + .1 + .15 + .8 + 0) / 5)
+    # No bin balances what is too high by what is too low
+    assert laece([.5, .5], [1, 0], [1., 0.]) == 0 and laace([.5, .5], [1, 0], [1., 0.]) == .5
+
+
+def test_the_iou_of_a_miss_is_not_read():
     ious = np.where(HITS, IOUS, np.nan)
     assert laece(SCORES, HITS, ious) == laece(SCORES, HITS, IOUS)
+    assert laace(SCORES, HITS, ious) == laace(SCORES, HITS, IOUS)
+    assert olrp(SCORES, HITS, ious, 4, .5) == olrp(SCORES, HITS, IOUS, 4, .5)
+
+
+def test_lrp_by_hand():
+    # 3 hits with 1 - IoU of .5, .25, 0, two misses, of 4 objects one not found
+    error = lrp(HITS, IOUS, n_objects=4, iou_thr=.5)
+    assert error.total == pytest.approx((1.5 + 2 + 1) / 6)
+    assert error.localisation == pytest.approx(.75 / 3)
+    assert error.false_positives == 2 / 5 and error.false_negatives == 1 / 4
+    # The total is made of its components
+    assert error.total * 6 == pytest.approx(
+        3 * error.localisation / .5 + 5 * error.false_positives + 4 * error.false_negatives)
+    assert lrp([], [], 2, 0.)[0] == 1 and lrp([], [], 2, 0.)[3] == 1
+    assert np.isnan(lrp([], [], 2, 0.)[1:3]).all()
+    assert np.isnan(lrp([0], [0.], 0, 0.)[0]) and lrp([0], [0.], 0, 0.)[2] == 1
+
+
+def test_the_optimal_threshold_by_hand():
+    # .75 from 1 on, .8, .7, .7, .75: the highest of those that are equally good
+    assert lrp_optimal_threshold(SCORES, HITS, IOUS, n_objects=4, iou_thr=.5) == .6
+    assert lrp_optimal_threshold([.9, .3], [1, 0], [1., 0.], 1, 0.) == .9
+    # Equal scores are kept together
+    assert lrp_optimal_threshold([.9, .5, .5], [0, 1, 0], [0., .8, 0.], 1, 0.) == .5
+    # A hit that just makes it is no better than nothing
+    assert np.isnan(lrp_optimal_threshold([.9], [1], [.5], 1, .5))
+    for nothing in (([], [], []), ([.9], [0], [0.])):
+        assert np.isnan(lrp_optimal_threshold(*nothing, 3, 0.))
+    assert np.isnan(lrp_optimal_threshold([.9], [0], [0.], 0, 0.))
+
+
+def test_no_other_threshold_is_better():
+    scores, hits, ious = predictions()
+    for iou_thr in (0., .1, .5):
+        best = lrp_optimal_threshold(scores, hits, ious, N_OBJECTS, iou_thr)
+        errors = {thr: lrp(hits[scores >= thr], ious[scores >= thr], N_OBJECTS, iou_thr).total
+                  for thr in np.unique(scores)}
+        assert errors[best] == pytest.approx(min(errors.values()))
+        assert errors[best] == pytest.approx(olrp(scores, hits, ious, N_OBJECTS, iou_thr))
+
+
+def test_all_classes_at_once_are_each_by_itself():
+    scores, hits, ious = predictions()
+    labels = np.random.default_rng(3).integers(0, 4, len(scores))
+    labels[labels == 2] = 4  # a class in the middle without predictions
+    n_objects = [100, 50, 30, 0, 90]
+    together = laece_by_class(scores, hits, ious, labels, 5)
+    lowest, thresholds = optimal_lrp_by_class(scores, hits, ious, labels, n_objects, .5)
+    for label in range(5):
+        mine = labels == label
+        of = scores[mine], hits[mine], ious[mine]
+        np.testing.assert_allclose(together[label], laece(*of))
+        np.testing.assert_allclose(lowest[label], olrp(*of, n_objects[label], .5))
+        np.testing.assert_allclose(thresholds[label],
+                                   lrp_optimal_threshold(*of, n_objects[label], .5))
 
 
 def test_nll_and_brier_by_hand():
@@ -142,6 +213,26 @@ def test_order_and_repetition_change_nothing():
     np.testing.assert_allclose(all_metrics(*(a[order] for a in data)), expected, rtol=1e-12)
     twice = [np.tile(a, 2) for a in data]
     np.testing.assert_allclose(all_metrics(*twice, 2 * N_OBJECTS), expected, rtol=1e-12)
+
+
+def test_weights_are_repetitions():
+    scores, hits, _ = predictions()
+    often = np.random.default_rng(2).integers(0, 4, len(scores))
+    for metric in (ece, nll, brier, aurc, eaurc):
+        assert metric(scores, hits, weights=often) == pytest.approx(
+            metric(np.repeat(scores, often), np.repeat(hits, often)), rel=1e-12)
+        assert np.isnan(metric(scores, hits, weights=0 * often))
+    with pytest.raises(ValueError, match='weights must have the shape'):
+        ece(scores, hits, weights=often[1:])
+
+
+@pytest.mark.parametrize('n_bins', [0, -1, 2.5])
+def test_less_than_one_bin_is_an_error(n_bins):
+    for metric in (ece, reliability_bins):
+        with pytest.raises(ValueError, match='n_bins must be a positive whole number'):
+            metric([.5], [1], n_bins)
+    with pytest.raises(ValueError, match='n_bins must be a positive whole number'):
+        laece([.5], [1], [1.], n_bins)
 
 
 def test_undefined_is_nan():

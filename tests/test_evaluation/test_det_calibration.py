@@ -2,6 +2,7 @@
 import copy
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from mmengine.fileio import load  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from mmskd.evaluation.calibration import brier, ece, nll  # noqa: E402
-from mmskd.evaluation.temperature import apply_temperature  # noqa: E402
+from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
+from mmskd.evaluation.held_out import image_keys  # noqa: E402
 from mmskd.registry import METRICS  # noqa: E402
 
 CLASSES = ('cell', 'cat', 'car')
 KEYS = ('NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP')
+POINT = ('LaECE_0', 'LaACE_0', 'LRP', 'LRP_loc', 'LRP_FP', 'LRP_FN', 'OCE')
+COUNTS = ('detections', 'objects', 'emitted')
 
 
 def sample(img_id, objects, predictions):
@@ -82,6 +86,11 @@ def evaluate(samples, **kwargs):
     return metric.evaluate(len(samples))
 
 
+def without_counts(values):
+    return {key: value for key, value in values.items() if not re.search(
+        f'({"|".join(COUNTS)})(_own_thr)?$', key)}
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for key in a:
@@ -89,15 +98,20 @@ def assert_same(a, b):
 
 
 def test_keys():
+    names = {*KEYS, 'emitted', *(f'{key}_own_thr' for key in (*POINT, 'detections', 'objects'))}
     values = evaluate(detector())
-    assert tuple(values) == tuple(f'calibration/{key}' for key in KEYS)
-    assert all(type(v) is float and 0 <= v < 1 for v in values.values())
-    values = evaluate(detector(), classwise=True)
-    assert tuple(values)[len(KEYS):] == tuple(
-        f'calibration/{name}_{key}' for name in CLASSES for key in KEYS)
-    for key in ('LaECE', 'oLRP'):
+    assert set(values) == {f'calibration/{key}' for key in names}
+    assert all(type(v) is float and 0 <= v < 1 for v in without_counts(values).values())
+    values = evaluate(detector(), classwise=True, by_size=True)
+    assert set(values) == {f'calibration/{prefix}{key}' for key in names for prefix in (
+        '', *(f'{name}_' for name in CLASSES), 'small_', 'medium_', 'large_')}
+    for key in ('LaECE', 'oLRP', *(f'{key}_own_thr' for key in POINT[:-1])):
         assert values[f'calibration/{key}'] == pytest.approx(
             np.mean([values[f'calibration/{name}_{key}'] for name in CLASSES]))
+    values = evaluate(detector(), bootstrap=50)
+    for key in POINT:
+        low, high = (values[f'calibration/{key}_own_thr_{end}'] for end in ('low', 'high'))
+        assert low < values[f'calibration/{key}_own_thr'] < high, key
 
 
 def test_a_calibrated_detector_scores_zero_and_a_shifted_one_the_shift():
@@ -129,7 +143,10 @@ def test_order_of_images_and_repetition_change_nothing():
     samples = detector()
     expected = evaluate(samples, classwise=True)
     assert_same(evaluate(samples[::-1], classwise=True), expected)
-    assert_same(evaluate(samples + detector(first_id=100), classwise=True), expected)
+    twice = evaluate(samples + detector(first_id=100), classwise=True)
+    assert_same(without_counts(twice), without_counts(expected))
+    for key in expected.keys() - without_counts(expected).keys():
+        assert twice[key] == 2 * expected[key]
 
 
 def test_partial_results_of_ranks_are_the_whole():
@@ -227,52 +244,52 @@ def test_beside_the_metric_of_mmdet_and_from_a_results_file(tmp_path):
                 expected)
 
 
-def test_temperature():
+def save(path, maps, thresholds=None, classes=CLASSES, images=(), **fields):
+    """A calibrator's file."""
+    Calibrator('detection', 'platt', 'iou', list(classes), maps,
+               thresholds or [None] * len(classes), images, **fields).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize('slope, offset', [(.5, 0.), (2., -1.)])
+def test_a_calibrator(slope, offset, tmp_path):
     samples = detector()
-    expected = evaluate(samples, classwise=True)
-    assert_same(evaluate(samples, classwise=True, temperature=1), expected)
-    metric = build()
+    plain = evaluate(samples, classwise=True)
+    path = save(tmp_path / 'c.json', [LogitMap(slope, offset)], [.4, .5, .6])
+    metric = build(calibrator=path)
     metric.process(None, samples)
-    scores, hits = metric.scores_and_hits(metric.results)
-    softer = 1 / (1 + np.exp(-np.log(scores / (1 - scores)) / 2))
-    values = evaluate(samples, temperature=2.)
+    gathered = metric.gather(metric.results)
+    emitted = build().measure(gathered).emitted
+    scores = 1 / (1 + np.exp(-slope * np.log(emitted.scores / (1 - emitted.scores)) - offset))
+    values = evaluate(samples, calibrator=path, thresholds=path)
+    assert values == evaluate(samples, calibrator=path), 'its own thresholds'
     for key, formula in dict(NLL=nll, ECE=ece, Brier=brier).items():
-        assert values[f'calibration/{key}'] == pytest.approx(formula(softer, hits))
-        assert values[f'calibration/{key}'] != expected[f'calibration/{key}']
-    for key in ('AURC', 'EAURC', 'oLRP'):
-        assert values[f'calibration/{key}'] == expected[f'calibration/{key}']
-    with pytest.raises(ValueError, match='DetCalibrationMetric: temperature'):
-        build(temperature=0)
+        assert values[f'calibration/{key}'] == pytest.approx(formula(scores, emitted.hits))
+        assert values[f'calibration/{key}'] != plain[f'calibration/{key}']
+    for key in ('AURC', 'EAURC', 'oLRP', 'emitted'):  # the order is the same
+        assert values[f'calibration/{key}'] == pytest.approx(plain[f'calibration/{key}'])
+    # Thresholds are those of the scores before, so the same detections count
+    kept = evaluate(samples, thresholds=path)
+    for key in ('LRP', 'LRP_loc', 'LRP_FP', 'LRP_FN', 'detections'):
+        assert values[f'calibration/{key}'] == pytest.approx(kept[f'calibration/{key}'])
+    assert values['calibration/LaECE_0'] != kept['calibration/LaECE_0']
 
 
-@pytest.mark.parametrize('temperature', [.5, 3.])
-def test_temperature_counts_the_same_detections(temperature):
-    """Scores far below score_thr, which a temperature would lift above it, stay out."""
-    samples = [sample(0, [([0, 0, 10, 10], 0)], [([0, 0, 10, 10], 0, .75),
-                                                 ([20, 0, 30, 10], 0, .04),
-                                                 ([40, 0, 50, 10], 0, .3)])]
-    metric = build(temperature=temperature)
-    metric.process(None, samples)
-    scores, hits = metric.scores_and_hits(metric.results)
-    np.testing.assert_allclose(scores, [.75, .3])
-    assert hits.tolist() == [True, False]
-    expected = nll(apply_temperature([.75, .3], temperature), [1, 0])
-    assert evaluate(samples, temperature=temperature)['calibration/NLL'] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize('temperature', [.5, 3.])
-def test_mapped_scores_keep_ap_and_measure_as_with_the_temperature(temperature, tmp_path):
-    """What the metric does with a temperature is what a detector that applies it would score."""
+def test_mapped_predictions_measure_and_rank_as_by_the_metric(tmp_path):
+    """What the metric does with a calibrator is what a detector that applies it would score."""
     samples = detector()
     for s in samples:  # in thousandths, so that no two scores fall together in float32
         s['pred_instances']['scores'] = s['pred_instances']['scores'].double().round(decimals=3)
+    path = save(tmp_path / 'c.json', [LogitMap(.5, .3), LogitMap(1.5, 0.), LogitMap(1., -.5)],
+                [.4005, .5005, .6005])
+    calibrator = Calibrator.load(path)
     mapped = copy.deepcopy(samples)
     for s in mapped:
-        s['pred_instances']['scores'] = torch.from_numpy(
-            apply_temperature(s['pred_instances']['scores'], temperature))
-    expected = evaluate(samples, temperature=temperature)
-    score_thr = float(apply_temperature(.05, temperature))
-    values = evaluate(mapped, score_thr=score_thr)
+        found = s['pred_instances']
+        found['scores'] = torch.from_numpy(calibrator(found['scores'], found['labels']))
+        s['calibrator'] = calibrator.digest
+    expected = evaluate(samples, calibrator=path, score_thr=0.)
+    values = evaluate(mapped, thresholds=path, score_thr=0.)
     for key in expected:
         assert values[key] == pytest.approx(expected[key], abs=1e-6), key
 
@@ -285,11 +302,83 @@ def test_mapped_scores_keep_ap_and_measure_as_with_the_temperature(temperature, 
         aps.append(coco.evaluate(len(variant)))
     assert aps[0] == aps[1] and 0 < aps[0]['coco/bbox_mAP'] < 1
 
+    with pytest.raises(ValueError, match='were mapped already'):
+        evaluate(mapped, calibrator=path)
+    other = save(tmp_path / 'other.json', [LogitMap(2., 0.)], [.4, .5, .6])
+    with pytest.raises(ValueError, match='mapped by another calibrator'):
+        evaluate(mapped, thresholds=other)
+    with pytest.raises(ValueError, match='of some samples were mapped'):
+        evaluate(mapped + detector(first_id=100))
+
+
+def test_thresholds_of_other_images(tmp_path):
+    val, test = detector(40, seed=1), detector(40, seed=2)
+    metric = build()
+    metric.process(None, val)
+    found = metric.measure(metric.gather(metric.results)).thresholds
+    path = save(tmp_path / 'c.json', [LogitMap(1., 0.)], found.tolist())
+    values = evaluate(test, thresholds=path)
+    assert not any(key.endswith('_own_thr') for key in values)
+    kept = [(label, score) for s in test for label, score in zip(
+        s['pred_instances']['labels'].tolist(), s['pred_instances']['scores'].double().tolist())]
+    assert values['calibration/detections'] == sum(score >= found[label] for label, score in kept)
+    # On the very images they are the best, and said to be theirs
+    own = evaluate(val)
+    same = evaluate(val, thresholds=path)
+    for key in POINT:
+        assert own[f'calibration/{key}_own_thr'] == same[f'calibration/{key}']
+    for s in val:
+        s['img_path'] = f'data/val/{s["img_id"]}.jpg'
+    path = save(tmp_path / 'c.json', [LogitMap(1., 0.)], found.tolist(),
+                images=image_keys([s['img_path'] for s in val[:1]]))
+    assert evaluate(val, thresholds=path) == own, 'one shared image is enough for the mark'
+    with pytest.raises(ValueError, match="calibrator is of the classes .*'dog'"):
+        evaluate(test, thresholds=save(tmp_path / 'd.json', [LogitMap(1., 0.)], classes=['dog']))
+
+
+def test_an_image_that_was_predicted_twice_is_refused(tmp_path):
+    samples = detector(n_images=3)
+    with pytest.raises(ValueError, match='DetCalibrationMetric: image 0 was predicted twice'):
+        evaluate(samples + samples[:1])
+    ann_file = annotations(samples, tmp_path / 'ann.json')
+    with pytest.raises(ValueError, match='DetCalibrationMetric: image 0 was predicted twice'):
+        evaluate(samples + samples[:1], ann_file=ann_file)
+
+
+def test_ids_that_repeat_over_files_are_different_images():
+    parts = detector(), detector(seed=1)
+    for name, samples in zip('ab', parts):
+        for s in samples:
+            s['img_path'] = f'{name}/{s["img_id"]}.jpg'
+    other = detector(seed=1, first_id=100)
+    assert_same(evaluate(parts[0] + parts[1]), evaluate(detector() + other))
+
+
+@pytest.mark.parametrize('key', ['bboxes', 'scores'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_what_is_no_number_is_refused(key, value):
+    samples = detector(n_images=2)
+    samples[1]['pred_instances'][key][3] = value
+    with pytest.raises(ValueError, match=f'DetCalibrationMetric: some {key} predicted in image 1 '):
+        evaluate(samples)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(n_bins=0), 'n_bins'), (dict(n_bins=2.5), 'n_bins'), (dict(score_thr=2), 'score_thr'),
+    (dict(score_thr=-.1), 'score_thr'), (dict(iou_thr=0), 'iou_thr'),
+    (dict(max_dets=0), 'max_dets'), (dict(bootstrap=-1), 'bootstrap')])
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=f'DetCalibrationMetric: {message}'):
+        build(**options)
+
 
 def test_no_predictions():
     values = evaluate([sample(0, [([0, 0, 9, 9], 0)], [])], classwise=True)
     assert values['calibration/oLRP'] == values['calibration/cell_oLRP'] == 1
-    assert all(np.isnan(v) for k, v in values.items() if not k.endswith('oLRP'))
+    for key in ('LRP', 'LRP_FN', 'OCE'):
+        assert values[f'calibration/{key}_own_thr'] == 1, key
+    one = ('oLRP', 'LRP_own_thr', 'LRP_FN_own_thr', 'OCE_own_thr')
+    assert all(np.isnan(v) for k, v in without_counts(values).items() if not k.endswith(one))
     assert np.isnan(values['calibration/cat_oLRP'])
 
 
@@ -311,7 +400,9 @@ def test_a_class_without_objects_counts_but_not_as_a_class():
 
 
 def test_no_images():
-    assert all(np.isnan(v) for v in build(classwise=True).compute_metrics([]).values())
+    values = build(classwise=True).compute_metrics([])
+    assert all(np.isnan(v) for v in without_counts(values).values())
+    assert all(values[key] == 0 for key in values.keys() - without_counts(values).keys())
 
 
 def test_images_that_were_not_evaluated_do_not_count(tmp_path):

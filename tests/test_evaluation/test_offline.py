@@ -27,9 +27,9 @@ def config(evaluator, scope='mmdet'):
 def test_the_configs_own_settings(ann_file):
     for evaluator in (OURS, [dict(type='CocoMetric'), OURS],
                       dict(type='MultiDatasetEvaluator', metrics=[OURS], dataset_prefixes=['a'])):
-        assert calibration_metric(config(evaluator), 'val').iou_thr == .7
+        assert calibration_metric(config(evaluator), 'val').rule.iou_thr == .7
     metric = calibration_metric(config(OURS), 'val', dict(iou_thr=.6, ann_file=ann_file))
-    assert metric.iou_thr == .6 and list(metric._coco.imgs) == [5]
+    assert metric.rule.iou_thr == .6 and list(metric._coco.imgs) == [5]
 
 
 def test_the_annotations_of_another_metric(ann_file):
@@ -38,15 +38,15 @@ def test_the_annotations_of_another_metric(ann_file):
 
 
 def test_none_at_all():
-    assert calibration_metric(config(None), 'val').iou_thr == .5
-    assert calibration_metric(config(None), 'test').iou_thr == .5
+    assert calibration_metric(config(None), 'val').rule.iou_thr == .5
+    assert calibration_metric(config(None), 'test').rule.iou_thr == .5
 
 
 def test_pose():
     pytest.importorskip('mmpose')
     evaluator = [dict(type='CocoMetric', ann_file='nowhere.json')]
     metric = calibration_metric(config(evaluator, 'mmpose'), 'val', dict(hit='oks'))
-    assert type(metric).__name__ == 'PoseCalibrationMetric' and metric.hit == 'oks'
+    assert type(metric).__name__ == 'PoseCalibrationMetric' and metric.rule.hit == 'oks'
 
 
 def test_an_unknown_option_is_named():

@@ -11,6 +11,7 @@ from mmengine.evaluator import DumpResults, Evaluator  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
 from mmskd.evaluation.calibration import aurc, brier, eaurc, ece, nll  # noqa: E402
+from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
 from mmskd.evaluation.keypoint_hits import oks_terms  # noqa: E402
 from mmskd.evaluation.results import load_results  # noqa: E402
 from mmskd.registry import METRICS  # noqa: E402
@@ -20,6 +21,7 @@ K = len(NAMES)
 META = dict(num_keypoints=K, keypoint_id2name=dict(enumerate(NAMES)),
             sigmas=np.linspace(.025, .107, K))
 KEYS = ('NLL', 'ECE', 'Brier', 'AURC', 'EAURC')
+OTHERS = ('NLL_mapped', 'clipped', 'keypoints')
 SIZE = 100.  # of the boxes, in pixels
 
 
@@ -77,6 +79,10 @@ def evaluate(samples, **kwargs):
     return metric.evaluate(len(samples))
 
 
+def without_keypoints(values):
+    return {key: value for key, value in values.items() if not key.endswith('keypoints')}
+
+
 def assert_same(a, b):
     assert a.keys() == b.keys()
     for key in a:
@@ -84,10 +90,13 @@ def assert_same(a, b):
 
 
 def test_keys():
-    values = evaluate(estimator())
-    assert set(values) == {*(f'calibration/{key}' for key in (*KEYS, 'clipped')),
+    samples = estimator()
+    samples[0]['img_path'] = 'another.jpg'
+    values = evaluate(samples)
+    assert set(values) == {*(f'calibration/{key}' for key in (*KEYS, *OTHERS)),
                            *(f'calibration/mean_{key}' for key in KEYS)}
-    assert all(type(v) is float and 0 <= v < 1 for v in values.values())
+    assert values['calibration/keypoints'] > 60
+    assert all(type(v) is float and 0 <= v < 1 for v in without_keypoints(values).values())
     values = evaluate(estimator(), per_keypoint=True)
     for key in KEYS:
         assert values[f'calibration/mean_{key}'] == pytest.approx(
@@ -222,23 +231,85 @@ def test_a_score_that_is_no_number_is_an_error():
         evaluate([sample([0, 0], [.5, np.nan])])
 
 
-# ------------------------------------------------------------------ temperature
+@pytest.mark.parametrize('where', ['pred_instances', 'gt_instances'])
+def test_a_keypoint_that_is_no_number_is_an_error(where):
+    s = sample([0, 0], [.5, .5])
+    s['img_id'] = 7
+    s[where]['keypoints'][0, 1] = np.nan
+    with pytest.raises(ValueError, match='PoseCalibrationMetric: image 7: some keypoints'):
+        evaluate([s])
+    if where == 'gt_instances':  # where nothing is annotated there is nothing to be read
+        s[where]['keypoints_visible'][0, 1] = 0
+        assert evaluate([s])['calibration/keypoints'] == 1
 
 
-def test_temperature():
-    samples = estimator()
-    expected = evaluate(samples)
-    assert_same(evaluate(samples, temperature=1), expected)
-    values = evaluate(samples, temperature=2.)
+# ------------------------------------------------------------------ calibrators
+
+
+def save(path, maps, names=NAMES):
+    """A calibrator's file."""
+    Calibrator('pose', 'platt', 'hit', list(names), maps).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize('classwise', [False, True])
+def test_a_calibrator_needs_no_clipping(classwise, tmp_path):
+    samples = estimator(shift=.4)  # up to 1.1
+    plain = evaluate(samples)
+    assert plain['calibration/clipped'] > .1
+    maps = [LogitMap(4., -3. - k / 10) for k in range(len(NAMES) if classwise else 1)]
+    path = save(tmp_path / 'c.json', maps)
+    values = evaluate(samples, calibrator=path)
+    assert values['calibration/clipped'] == 0
     metric = build()
     metric.process(None, samples)
-    scores, hits = metric.scores_and_hits(metric.results)
-    softer = 1 / (1 + np.exp(-np.log(scores / (1 - scores)) / 2))
+    found = metric.gather(metric.results).keypoints
+    offsets = np.array([m.offset for m in maps])
+    probs = (1 / (1 + np.exp(-4 * found.scores - offsets)))[found.counts]
     for key, formula in dict(NLL=nll, ECE=ece, Brier=brier).items():
-        assert values[f'calibration/{key}'] == pytest.approx(formula(softer, hits))
-        assert values[f'calibration/{key}'] != expected[f'calibration/{key}']
-    for key in ('AURC', 'EAURC', 'mean_AURC', 'mean_EAURC', 'clipped'):
-        assert values[f'calibration/{key}'] == expected[f'calibration/{key}']
+        assert values[f'calibration/{key}'] == pytest.approx(
+            formula(probs, found.hits[found.counts]))
+        assert values[f'calibration/{key}'] != plain[f'calibration/{key}']
+    for key in ('mean_AURC', 'mean_EAURC', 'keypoints'):
+        assert values[f'calibration/{key}'] == plain[f'calibration/{key}']
+    for s in samples:
+        s['calibrator'] = 'digest'
+    with pytest.raises(ValueError, match='PoseCalibrationMetric: .*mapped already'):
+        evaluate(samples, calibrator=path)
+
+
+def test_a_calibrator_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="of the keypoints .*'elbow'"):
+        evaluate(estimator(), calibrator=save(tmp_path / 'c.json', [LogitMap(1., 0.)], ['elbow']))
+    detector = tmp_path / 'd.json'
+    Calibrator('detection', 'none', 'iou', ['a'], [], [.5]).save(detector)
+    with pytest.raises(ValueError, match='PoseCalibrationMetric: calibrator is of a detector'):
+        build(calibrator=str(detector))
+
+
+def test_mapped_nll_does_not_depend_on_the_scale_of_the_scores():
+    """As of SimCC, where a model may say 5 where another says 0.9 of the same keypoints."""
+    samples = estimator(400)
+    for i, s in enumerate(samples):
+        s['img_path'] = f'{i}.jpg'
+    values = evaluate(samples)
+    for s in samples:
+        s['pred_instances']['keypoint_scores'] = 8 * s['pred_instances']['keypoint_scores'] - 1
+    scaled = evaluate(samples)
+    assert scaled['calibration/NLL_mapped'] == pytest.approx(
+        values['calibration/NLL_mapped'], abs=1e-5)
+    # These scores are honest, and no map, fitted on other images, makes them better
+    assert values['calibration/NLL_mapped'] == pytest.approx(values['calibration/NLL'], abs=.01)
+    assert scaled['calibration/clipped'] > .9
+    assert scaled['calibration/NLL'] > 2 * scaled['calibration/NLL_mapped']
+    for s in samples:  # these say nothing
+        s['pred_instances']['keypoint_scores'][:] = np.random.default_rng(0).random(K)
+    base = build()
+    base.process(None, samples)
+    share = base.gather(base.results).keypoints
+    share = share.hits[share.counts].mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert evaluate(samples)['calibration/NLL_mapped'] == pytest.approx(entropy, abs=.02)
 
 
 # ------------------------------------------------------------------ order, ranks, files
@@ -246,9 +317,23 @@ def test_temperature():
 
 def test_order_and_repetition_change_nothing():
     samples = noisy()
-    expected = evaluate(samples, per_keypoint=True)
-    assert_same(evaluate(samples[::-1], per_keypoint=True), expected)
-    assert_same(evaluate(samples * 2, per_keypoint=True), expected)
+    for i, s in enumerate(samples):
+        s['img_path'] = f'{i // 2}.jpg'
+    expected = evaluate(samples, per_keypoint=True, bootstrap=20)
+    assert_same(evaluate(samples[::-1], per_keypoint=True, bootstrap=20), expected)
+    twice = evaluate(samples * 2, per_keypoint=True, bootstrap=20)
+    assert_same(without_keypoints(twice), without_keypoints(expected))
+    assert twice['calibration/keypoints'] == 2 * expected['calibration/keypoints']
+
+
+def test_intervals_hold_the_value():
+    samples = noisy(200)
+    for i, s in enumerate(samples):
+        s['img_path'] = f'{i}.jpg'
+    values = evaluate(samples, bootstrap=100)
+    for key in KEYS:
+        low, high = values[f'calibration/{key}_low'], values[f'calibration/{key}_high']
+        assert low < values[f'calibration/{key}'] < high < low + .5 * values[f'calibration/{key}']
 
 
 def test_tensors_are_as_good_as_arrays():
@@ -308,7 +393,8 @@ def test_beside_the_metric_of_mmpose_and_from_a_results_file(tmp_path):
 
 def test_nothing_visible():
     values = evaluate([sample([0, 0], [.5, .9], visible=[0, 0])], per_keypoint=True)
-    assert all(np.isnan(v) for v in values.values())
+    assert values['calibration/keypoints'] == 0
+    assert all(np.isnan(v) for v in without_keypoints(values).values())
 
 
 @pytest.mark.parametrize('meta', [META, None])
@@ -316,7 +402,7 @@ def test_no_samples(meta):
     values = build(meta, per_keypoint=True).compute_metrics([])
     assert {*KEYS, 'clipped', 'mean_ECE'} <= values.keys()
     assert ('tail_ECE' in values) is (meta is not None)
-    assert all(np.isnan(v) for v in values.values())
+    assert all(np.isnan(v) for v in without_keypoints(values).values())
 
 
 def test_a_single_instance():
@@ -388,7 +474,8 @@ def test_detected_boxes_without_annotations_are_refused():
     (dict(norm_item='hand'), "norm_item must be"),
     (dict(thr=0), 'thr must be above 0'),
     (dict(hit='oks', thr=1.5), 'thr must be above 0, and for OKS at most 1'),
-    (dict(temperature=0), 'temperature must be above 0'),
+    (dict(n_bins=0), 'n_bins must be'),
+    (dict(bootstrap=-5), 'bootstrap must be'),
 ])
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=f'PoseCalibrationMetric: {message}'):

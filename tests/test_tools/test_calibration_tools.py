@@ -1,8 +1,11 @@
-"""tools/analysis/eval_calibration.py and fit_temperature.py against tools/test.py."""
+"""tools/analysis/eval_calibration.py and calibrate.py against tools/test.py."""
+import contextlib
+import io
 import json
 import os
 import pickle
 import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,13 +16,23 @@ pytest.importorskip('mmdet')
 needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')
 
 from mmskd.config import load_config  # noqa: E402
-from mmskd.evaluation.offline import dataset_meta  # noqa: E402
-from mmskd.evaluation.results import load_results  # noqa: E402
-from mmskd.evaluation.temperature import fit_temperature  # noqa: E402
-from mmskd.registry import METRICS  # noqa: E402
+from mmskd.evaluation.calibrators import Calibrator  # noqa: E402
 
+MEASURED = """
+_base_ = 'tiny.py'
+model = dict(test_cfg=dict(max_per_img=30))
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = dict(num_workers=0, persistent_workers=False)
+"""
+HELD_OUT = """
+_base_ = 'measured.py'
+test_dataloader = dict(dataset=dict(
+    ann_file='annotations/train.json', data_prefix=dict(img='train/')))
+test_evaluator = dict(
+    _delete_=True, type='CocoMetric', metric='bbox',
+    ann_file='data/shapes/annotations/train.json')
+"""
 # Hits that an untrained model has as well
-DETECTOR_OPTIONS = ('iou_thr=0.1', 'score_thr=0.01')
 POSE_OPTIONS = ('thr=0.5', 'per_keypoint=True')
 
 
@@ -29,6 +42,10 @@ def table_of(text):
     return {name: [float(value) for value in values.split('│')[:-1]] for name, values in rows}
 
 
+def one_line(text):
+    return ' '.join(text.split())
+
+
 @pytest.fixture(scope='module')
 def detector(tiny_folder):
     """Weights of measured.py before any training, but with scores from 0.2 to 0.4."""
@@ -36,8 +53,8 @@ def detector(tiny_folder):
     from mmengine.registry import MODELS
 
     register_all_modules(init_default_scope=True)
-    (tiny_folder / 'measured.py').write_text(
-        "_base_ = 'tiny.py'\nmodel = dict(test_cfg=dict(max_per_img=30))\n")
+    (tiny_folder / 'measured.py').write_text(MEASURED)
+    (tiny_folder / 'held_out.py').write_text(HELD_OUT)
     torch.manual_seed(0)
     model = MODELS.build(load_config(str(tiny_folder / 'measured.py')).model)
     model.init_weights()
@@ -96,13 +113,16 @@ def test_a_detectors_results_file(run_tool, tiny, detector, detector_results, ca
         run_tool('analysis/eval_calibration', 'detector.pkl', 'measured.py')
     finally:
         Path('away.pth').rename(detector)
-    rows = table_of(capsys.readouterr().out)
-    assert len(rows) == 7
+    text = capsys.readouterr().out
+    rows = table_of(text)
+    assert len(rows) == 17
+    text = one_line(text)
+    assert 'NLL, ECE, Brier' in text and 'do not compare' in text and '_own_thr: at ' in text
     for key, (value, ) in rows.items():
         assert value == pytest.approx(detector_results[key], abs=1e-4), key
     run_tool('analysis/eval_calibration', 'detector.pkl', 'measured.py', '--options',
              'iou_thr=0.1', 'classwise=True')
-    assert len(table_of(capsys.readouterr().out)) > 7
+    assert len(table_of(capsys.readouterr().out)) > 17
 
 
 @needs_mmpose
@@ -110,61 +130,112 @@ def test_a_pose_estimators_results_file(run_tool, tiny, pose_results, capsys):
     assert 0 < pose_results['PCK'] < 1
     run_tool('analysis/eval_calibration', 'pose.pkl', 'measured_pose.py')
     rows = table_of(capsys.readouterr().out)
-    assert len(rows) == 11
+    assert len(rows) == 13
     for key, (value, ) in rows.items():
         assert value == pytest.approx(pose_results[key], abs=1e-4), key
 
 
-def check_report(report, rows, results, metric):
-    """A report and its table against the predictions that tools/test.py saved."""
-    assert report['fitted_on'] == 'val' and report['measured_on'] == 'test'
-    metric.process(None, results)
-    scores, hits = metric.scores_and_hits(metric.results)
-    # val and test are the same images in these configs
-    assert report['predictions'] == len(scores)
-    assert report['temperature'] == pytest.approx(fit_temperature(scores, hits), rel=1e-3)
-    before, after = report['before'], report['after']
-    assert after['NLL'] < before['NLL']
-    assert after['AURC'] == before['AURC'] and after['EAURC'] == before['EAURC']
-    assert before.keys() == after.keys() == rows.keys()
-    for key in ('NLL', 'ECE', 'AURC'):
-        assert rows[key] == pytest.approx([before[key], after[key]], abs=1e-4)
+@pytest.fixture(scope='module')
+def calibrated(tiny_folder, detector, run_tool):
+    """calibrator.json, fitted on the images of val; and what was printed."""
+    stdout = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout):
+        patch.chdir(tiny_folder)
+        run_tool('analysis/calibrate', 'held_out.py', detector, '--out', 'calibrator.json',
+                 '--options', 'score_thr=0.0')
+    return stdout.getvalue()
 
 
-def test_temperature_of_a_detector(run_tool, tiny, detector, detector_results, capsys):
-    run_tool('analysis/fit_temperature', 'measured.py', detector, '--eval-split', 'test', '--out',
-             'temperature.json', '--options', *DETECTOR_OPTIONS)
-    output = capsys.readouterr()
-    assert '100%' not in output.err, 'a progress bar without a terminal'
-    report = json.loads(Path('temperature.json').read_text())
-    assert report['after']['oLRP'] == report['before']['oLRP']
-    metric = METRICS.build(dict(type='mmskd.DetCalibrationMetric', iou_thr=.1, score_thr=.01,
-                                ann_file='data/shapes/annotations/val.json'))
-    check_report(report, table_of(output.out), load_results('detector.pkl'), metric)
+def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
+    calibrator = Calibrator.load('calibrator.json')
+    assert calibrator.kind == 'platt' and calibrator.target == 'iou' and not calibrator.classwise
+    assert calibrator.classes == ['circle', 'ellipse', 'square', 'rounded_square', 'rhombus']
+    assert calibrator.fitted_on['split'] == 'val' and calibrator.fitted_on['images'] == 4
+    text = one_line(calibrated)
+    assert 'measured on test (8 images)' in text and 'kept at the LRP-optimal thresholds' in text
+    for note in calibrator.notes:
+        assert note in text
+    rows = table_of(calibrated)
+    assert rows['calibration/LaECE_0'][1] < rows['calibration/LaECE_0'][0]
+    for key in ('LRP', 'LRP_FN', 'oLRP', 'AURC', 'detections', 'emitted'):
+        assert len(set(rows[f'calibration/{key}'])) == 1, key
+    # tools/test.py and eval_calibration.py come to the same values, before and after
+    for column, options in enumerate(([], ['--calibrator', 'calibrator.json'])):
+        run_tool('test', 'held_out.py', detector, '--out', 'held_out.pkl', '--work-dir',
+                 'work_dirs/held_out', *options)
+        capsys.readouterr()
+        run_tool('analysis/eval_calibration', 'held_out.pkl', 'held_out.py', '--options',
+                 'thresholds=calibrator.json', 'score_thr=0.0')
+        again = table_of(capsys.readouterr().out)
+        assert again.keys() == rows.keys()
+        for key, (value, ) in again.items():
+            assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
+
+
+def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys):
+    run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out', 'study.json',
+             '--bootstrap', '5', '--quiet')
+    assert 'isotonic, iou, each class' in capsys.readouterr().out
+    run, = json.loads(Path('study.json').read_text())['runs']
+    assert run['config'] == 'held_out.py' and (run['fitted_on'], run['measured_on']) == (
+        'val', 'test')
+    rows = {(row['kind'], row['target'], row['classwise']): row['values'] for row in run['rows']}
+    assert len(rows) == 13
+    before, after = rows['none', 'iou', False], rows['platt', 'iou', False]
+    by_hand = table_of(calibrated)
+    for key in ('LaECE_0', 'LaACE_0', 'OCE'):
+        assert [before[f'calibration/{key}'], after[f'calibration/{key}']] == pytest.approx(
+            by_hand[f'calibration/{key}'], abs=1e-4)
+    for values in rows.values():  # a map that rises changes no order of a class
+        assert values['coco/bbox_mAP'] == before['coco/bbox_mAP']
+        assert values['calibration/LRP'] == before['calibration/LRP']
+        assert values['calibration/LaECE_0_low'] <= values['calibration/LaECE_0_high']
+    assert len({values['calibration/LaECE_0'] for values in rows.values()}) > 6
 
 
 @needs_mmpose
-def test_temperature_of_a_pose_estimator(run_tool, tiny, pose_model, pose_results, capsys):
-    run_tool('analysis/fit_temperature', 'tiny_pose.py', pose_model, '--eval-split', 'test',
-             '--quiet', '--out', 'temperature.json', '--options', *POSE_OPTIONS)
+def test_a_pose_estimators_calibrator(run_tool, tiny, pose_model, capsys):
+    run_tool('analysis/calibrate', 'tiny_pose.py', pose_model, '--halves', '0', '--quiet', '--kind',
+             'isotonic', '--out', 'pose.json', '--options', *POSE_OPTIONS)
     output = capsys.readouterr()
     assert '100%' not in output.err
-    metric = METRICS.build(dict(type='mmskd.PoseCalibrationMetric', thr=.5, per_keypoint=True))
-    metric.dataset_meta = dataset_meta(load_config('tiny_pose.py').test_dataloader.dataset)
-    check_report(json.loads(Path('temperature.json').read_text()), table_of(output.out),
-                 load_results('pose.pkl'), metric)
+    calibrator = Calibrator.load('pose.json')
+    assert calibrator.task == 'pose' and calibrator.target == 'hit' and len(calibrator.classes) == 13
+    rows = table_of(output.out)
+    assert rows['calibration/NLL'][0] != rows['calibration/NLL'][1]
+    assert 'fitted to hits' in one_line(output.out)
 
 
-def test_same_images_are_pointed_out(run_tool, tiny, detector, capsys):
-    run_tool('analysis/fit_temperature', 'measured.py', detector, '--quiet', '--options',
-             *DETECTOR_OPTIONS)
-    assert '--eval-split measures on others' in capsys.readouterr().out
+def test_the_same_images_are_refused(run_tool, tiny, detector, tmp_path):
+    """As test_dataloader = val_dataloader, in most of MMDetection's configs."""
+    with pytest.raises(SystemExit, match='4 of the 4 images of val are images of test .*--halves'):
+        run_tool('analysis/calibrate', 'measured.py', detector, '--quiet')
+    shutil.copytree('data/shapes/val', tmp_path / 'renamed')  # the same pictures elsewhere
+    with pytest.raises(SystemExit, match='4 of the 4 images of val are images of test'):
+        run_tool('analysis/calibrate', 'measured.py', detector, '--quiet', '--cfg-options',
+                 f'test_dataloader.dataset.data_prefix.img={tmp_path / "renamed"}/')
 
 
-def test_no_temperature_is_explained(run_tool, tiny, detector):
-    with pytest.raises(SystemExit, match='fit_temperature.py: no temperature can be fitted'):
-        run_tool('analysis/fit_temperature', 'measured.py', detector, '--quiet', '--options',
-                 'score_thr=1.0')
+def test_halves(run_tool, tiny, detector, capsys):
+    run_tool('analysis/calibrate', 'measured.py', detector, '--quiet', '--halves', '3', '--kind',
+             'none', '--out', 'half.json')
+    text = one_line(capsys.readouterr().out)
+    assert '(2 images, a random half by seed 3), measured on the other half (2 images)' in text
+    half = Calibrator.load('half.json')
+    assert half.kind == 'none' and len(half.images) == 2
+
+
+def test_only_a_fit(run_tool, tiny, detector, capsys):
+    run_tool('analysis/calibrate', 'measured.py', detector, '--quiet', '--measure', 'none', '--out',
+             'fit.json')
+    assert not table_of(capsys.readouterr().out)
+    assert len(Calibrator.load('fit.json').images) == 4
+
+
+def test_nothing_to_fit_is_explained(run_tool, tiny, detector):
+    with pytest.raises(SystemExit, match='calibrate.py: nothing can be fitted'):
+        run_tool('analysis/calibrate', 'measured.py', detector, '--quiet', '--halves', '0',
+                 '--cfg-options', 'model.test_cfg.score_thr=1.0')
 
 
 def test_weights_of_another_model_are_refused(run_tool, tiny, detector):
@@ -172,8 +243,8 @@ def test_weights_of_another_model_are_refused(run_tool, tiny, detector):
     weights = torch.load(detector, weights_only=True)['state_dict']
     del weights['bbox_head.retina_cls.bias']
     torch.save(dict(state_dict=weights), 'other.pth')
-    with pytest.raises(SystemExit, match='(?s)other.pth is no checkpoint of this .*retina_cls'):
-        run_tool('analysis/fit_temperature', 'measured.py', 'other.pth', '--quiet')
+    with pytest.raises(SystemExit, match='other.pth does not fit RetinaNet: .*retina_cls'):
+        run_tool('analysis/calibrate', 'measured.py', 'other.pth', '--quiet', '--halves', '0')
 
 
 class Evil:
@@ -188,18 +259,26 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
         run_tool('analysis/eval_calibration', 'evil.pkl', 'tiny.py')
     torch.save(dict(state_dict=Evil()), 'evil.pth')
     with pytest.raises(SystemExit, match='evil.pth was not loaded: it asks for posix.system'):
-        run_tool('analysis/fit_temperature', 'tiny.py', 'evil.pth')
+        run_tool('analysis/calibrate', 'tiny.py', 'evil.pth', '--halves', '0')
     assert not Path('evil_was_here').exists()
 
 
 @pytest.mark.parametrize('tool, argv, message', [
     ('eval_calibration', ['nowhere.pkl', 'tiny.py'], 'no results file nowhere.pkl'),
     ('eval_calibration', ['nowhere.pkl', 'nowhere.py'], 'no config file nowhere.py'),
-    ('fit_temperature', ['tiny.py', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
-    ('fit_temperature', ['tiny.py', 'https://host/x.pth', '--out', 'x.txt'], 'must end in .json'),
-    ('fit_temperature', ['tiny.py', 'https://host/x.pth', '--cfg-options', 'test_dataloader=None',
-                         '--eval-split', 'test'], 'the config has no test_dataloader'),
-    ('fit_temperature', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'https://host/x.pth'],
+    ('eval_calibration', ['nowhere.pkl', 'tiny.py', '--options', 'n_bins=0'],
+     'no results file nowhere.pkl'),
+    ('calibrate', ['tiny.py', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
+    ('calibrate', ['tiny.py', 'https://host/x.pth', '--out', 'x.txt'], 'must end in .json'),
+    ('calibrate', ['tiny.py', 'https://host/x.pth', '--cfg-options', 'test_dataloader=None'],
+     'the config has no test_dataloader'),
+    ('calibrate', ['tiny.py', 'https://host/x.pth', '--options', 'calibrator=x.json'],
+     '--options calibrator: it is what this tool makes'),
+    ('calibration_study', ['--run', 'tiny.py', 'nowhere.pth', '--out', 'x.json'],
+     'no checkpoint nowhere.pth'),
+    ('calibration_study', ['--run', 'tiny_pose.py', 'https://host/x.pth', '--out', 'x.json'],
+     'tiny_pose.py is no detector'),
+    ('calibrate', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'https://host/x.pth'],
      'instances_val2017.json (val), which is not there'),
 ])
 def test_errors_before_anything_is_built(tool, argv, message, run_tool, tiny):

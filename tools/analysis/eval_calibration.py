@@ -9,7 +9,8 @@ from rich.console import Console
 
 from mmskd.config import load_config, project_of
 from mmskd.engine.launch import KeyValueAction
-from mmskd.evaluation.offline import calibration_metric, dataset_meta, metrics_table
+from mmskd.evaluation.offline import (calibration_metric, dataset_meta, incomparable,
+                                      metrics_table)
 from mmskd.evaluation.results import load_results
 
 
@@ -44,7 +45,10 @@ def main() -> None:
         metrics = evaluate(args)
     except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f'eval_calibration.py: {error}')
-    Console().print(metrics_table({'value': metrics}))
+    console = Console(highlight=False, markup=False)
+    console.print(metrics_table({'value': metrics}))
+    task = 'pose' if project_of(load_config(args.config)) == 'mmpose' else 'detection'
+    console.print(incomparable(metrics, task))
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Hooks: when a teacher is refreshed, saved and asked, what makes a resume exact, and pictures."""
+from .calibrated_scores import CalibratedScores
 from .calibration_picture_hook import CalibrationPictureHook
 from .distill_hook import DistillHook
 from .head_distill_hook import HeadDistillHook
@@ -9,6 +10,6 @@ from .teaching_hook import TeachingHook
 from .uskd_hook import USKDHook
 
 __all__ = [
-    'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook', 'PSKDHook',
-    'RandomStreamsHook', 'TeachingHook', 'USKDHook'
+    'CalibratedScores', 'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook',
+    'PSKDHook', 'RandomStreamsHook', 'TeachingHook', 'USKDHook'
 ]

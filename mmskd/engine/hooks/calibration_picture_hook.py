@@ -7,10 +7,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from mmskd.config import project_of
+from mmskd.errors import UsageError
 from mmskd.evaluation.calibration import ece
-from mmskd.evaluation.report import charts, pictures
-from mmskd.evaluation.report.judging import Judged, Rule, judge
-from mmskd.evaluation.report.predictions import Predictions, collate, describer
+from mmskd.evaluation.report import pictures
+from mmskd.evaluation.report.charts import chart as charts
+from mmskd.evaluation.report.charts.reliability import reliability
+from mmskd.evaluation.report.judging import Judged, judge
+from mmskd.evaluation.report.predictions import Predictions, check_finite, collate, describe
+from mmskd.evaluation.report.rules import rule_of
 from mmskd.registry import HOOKS
 
 
@@ -25,7 +29,8 @@ class CalibrationPictureHook(Hook):
     averaged weights are validated, so theirs are the pictures.
 
     What is right is decided as in ``DetCalibrationMetric`` and ``PCKAccuracy``, with the settings
-    of those among the config's ``val_evaluator``.
+    of those among the config's ``val_evaluator``. A model that predicts what is not a number is not
+    drawn; a warning says so.
 
     Args:
         num_images (int): Validation images to draw, the same each time: the first ones with
@@ -33,7 +38,8 @@ class CalibrationPictureHook(Hook):
         score_thr (float): Detections below it are not drawn into them. Defaults to 0.3.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; before the training, if a setting of an
+            evaluator is, or if the validation images come in no fixed order.
     """
 
     priority = 'LOW'
@@ -47,8 +53,17 @@ class CalibrationPictureHook(Hook):
                              f'got {score_thr}')
         self.num_images = num_images
         self.score_thr = score_thr
-        self._describe = self._train_loop = None
+        self._train_loop = None
         self._records: List[dict] = []
+
+    def before_run(self, runner) -> None:
+        """Read the config."""
+        self._task = 'pose' if project_of(runner.cfg) == 'mmpose' else 'detection'
+        self._rule = rule_of(runner.cfg)
+        sampler = (runner.cfg.get('val_dataloader') or {}).get('sampler') or {}
+        if sampler.get('shuffle'):
+            raise UsageError('CalibrationPictureHook needs val_dataloader.sampler.shuffle=False: '
+                             'it tells images apart by their order')
 
     def before_train(self, runner) -> None:
         """Remember what counts the steps; a validation alone is at step 0."""
@@ -57,14 +72,11 @@ class CalibrationPictureHook(Hook):
     def before_val_epoch(self, runner) -> None:
         """Begin anew."""
         self._records = []
-        if self._describe is None:
-            self._task = 'pose' if project_of(runner.cfg) == 'mmpose' else 'detection'
-            self._describe = describer(self._task, runner.val_dataloader.dataset)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None,
                        outputs: Optional[Sequence] = None) -> None:
         """Keep what was predicted."""
-        self._records += map(self._describe, outputs)
+        self._records += [describe(self._task, sample) for sample in outputs]
 
     def after_val_epoch(self, runner, metrics=None) -> None:
         """Draw."""
@@ -73,10 +85,15 @@ class CalibrationPictureHook(Hook):
         self._records = []
         if not is_main_process() or not records:
             return
-        predictions, rule = collate(self._task, records, dataset.metainfo), Rule.of(runner.cfg)
-        judged = judge(predictions, rule)
+        predictions = collate(self._task, records, dataset)
+        try:
+            check_finite(predictions)
+            judged = judge(predictions, self._rule)
+        except UsageError as error:
+            runner.logger.warning(f'CalibrationPictureHook draws nothing: {error}')
+            return
         unit, step = self._step()
-        for name, image in (('reliability', _draw_reliability(f'{unit} {step}', judged, rule)),
+        for name, image in (('reliability', self._draw_reliability(f'{unit} {step}', judged)),
                             ('predictions', self._draw_predictions(predictions, judged))):
             if image is not None:
                 runner.visualizer.add_image(name, image, step=step)
@@ -90,20 +107,21 @@ class CalibrationPictureHook(Hook):
     def _draw_predictions(self, predictions: Predictions, judged: Judged) -> Optional[np.ndarray]:
         """The first images with objects, and their ground truth; None if none can be shown."""
         rows = []
+        if self._task == 'detection':
+            judged = judged.above(self.score_thr)
         for i in np.unique(judged.object_images)[:self.num_images]:
             image = pictures.load_image(str(predictions.image_paths[i]))
             if image is not None:
-                found = pictures.counts(judged, i, self.score_thr, self._task)
-                rows.append((image, [
-                    ('ground truth', pictures.Scene(predictions, None, i, self.score_thr)),
-                    (found, pictures.Scene(predictions, judged, i, self.score_thr))
-                ]))
+                found = pictures.counts(judged, i, self._task)
+                rows.append((image, [('ground truth', pictures.Scene(predictions, None, i)),
+                                     (found, pictures.Scene(predictions, judged, i))]))
         return charts.to_array(pictures.montage(rows)) if rows else None
 
-
-def _draw_reliability(title: str, judged: Judged, rule: Rule) -> np.ndarray:
-    error = ece(judged.scores, judged.hits, rule.n_bins)
-    chart = charts.reliability('reliability', title, judged.scores, judged.hits,
-                               n_bins=rule.n_bins, error=error)
-    with charts.drawn(chart) as figure:
-        return charts.to_array(figure)
+    def _draw_reliability(self, title: str, judged: Judged) -> np.ndarray:
+        if self._task == 'detection':
+            judged = judged.above(self._rule.score_thr)
+        scores, hits, n_bins = judged.probabilities, judged.hits, self._rule.n_bins
+        chart = reliability('reliability', title, scores, hits, n_bins=n_bins,
+                            error=ece(scores, hits, n_bins))
+        with charts.drawn(chart) as figure:
+            return charts.to_array(figure)

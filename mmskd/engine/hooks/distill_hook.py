@@ -113,6 +113,7 @@ class DistillHook(TeachingHook):
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
         for loss in feature_losses:
+            loss.check_model(model)
             loss.connect(probe_features(model), probe_features(teacher))
         self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]

@@ -1,32 +1,68 @@
 """How far the scores of a detector can be trusted."""
-import json
-from typing import Dict, List, Optional, Sequence, Tuple
+import logging
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import get_text
-from pycocotools.coco import COCO
+from mmengine.logging import print_log
 
 from mmskd.registry import METRICS
 
-from ..calibration import aurc, brier, eaurc, ece, laece, mean_of_defined, nll, olrp
-from ..matching import Matches, coco_from_annotations, match_detections
-from ..temperature import apply_temperature
+from ..calibrators import Calibrator, fit_calibrator
+from ..detection import DetectionCalibration, DetectionRule
+from ..ground_truth import (image_files, label_names, labels_of, objects_from_annotations,
+                            objects_from_instances, objects_of, read_annotations)
+from ..held_out import image_keys
+from ..matching import Detections, Objects
+from .samples import check_repeats, check_same_calibrator
+
+
+class Gathered(NamedTuple):
+    """What was found on some images, and what is there.
+
+    Attributes:
+        detections (Detections): ``images`` is the position in ``files``.
+        objects (Objects): As well.
+        names (list[str]): Of the labels.
+        files (list[str]): Of the images; their ids, where samples do not name files.
+    """
+    detections: Detections
+    objects: Objects
+    names: List[str]
+    files: List[str]
+
+    def select(self, keep: np.ndarray) -> 'Gathered':
+        """Only the images of a mask."""
+        position = np.cumsum(keep) - 1
+        detections, objects = (of.select(keep[of.images]) for of in (self.detections, self.objects))
+        return Gathered(
+            detections._replace(images=position[detections.images]),
+            objects._replace(images=position[objects.images]), self.names,
+            [file for file, kept in zip(self.files, keep) if kept])
 
 
 @METRICS.register_module()
 class DetCalibrationMetric(BaseMetric):
     """Calibration of a box detector on any data set in COCO format.
 
-    Detections are matched once, by pycocotools' rules (crowds and ignored objects honoured), at
-    one IoU. The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is
-    better for all. Keys, under the prefix ``calibration``:
+    What each value says, which direction is better and whether two models can be compared by it is
+    in :data:`mmskd.evaluation.measures.MEASURES`; the formulas, with their papers, in
+    :mod:`mmskd.evaluation.calibration` and :mod:`mmskd.evaluation.detection`. Detections are
+    matched by COCO's rules, crowds and ignored objects honoured. Keys, under the prefix
+    ``calibration``:
 
-    - over all detections with a score of at least ``score_thr``: ``NLL`` (nats), ``ECE`` (the
-      D-ECE), ``Brier``, ``AURC`` and ``EAURC``;
-    - the mean over the classes that have objects, as in the papers: ``LaECE``, over the same
-      detections, and ``oLRP``, which seeks its own threshold and so looks at every score;
-    - with ``classwise``, each of these per class as ``{class name}_{key}``.
+    - of the detections that are kept at the LRP-optimal threshold of their class: ``LaECE_0``,
+      ``LaACE_0``, ``LRP`` with ``LRP_loc``, ``LRP_FP`` and ``LRP_FN`` (all means over the classes
+      that have objects, any overlap a hit), ``OCE``, and the numbers of ``detections`` and
+      ``objects``. The thresholds are to be found on other images: ``thresholds``. Without, they are
+      found on those that are measured, and these keys end in ``_own_thr``;
+    - ``oLRP``, at ``iou_thr`` and its own thresholds;
+    - of all detections with a score of at least ``score_thr``, with hits at ``iou_thr``: ``NLL``
+      (nats), ``ECE`` (the D-ECE), ``LaECE``, ``Brier``, ``AURC``, ``EAURC`` and their number
+      ``emitted``. They depend on how much a model emits and do not compare models;
+    - with ``classwise`` each of these per class as ``{class name}_{key}``, with ``by_size`` per
+      size of the objects as ``small_{key}``, ``medium_{key}`` and ``large_{key}``, with
+      ``bootstrap`` the ends of intervals over images as ``{key}_low`` and ``{key}_high``.
 
     An undefined value is nan: the ECE of no detections, the oLRP of a class without objects. Only
     images that were evaluated count, so a part of a data set can be measured too.
@@ -39,180 +75,208 @@ class DetCalibrationMetric(BaseMetric):
 
     Args:
         ann_file (str, optional): Annotations in COCO format. Without it the ground truth is taken
-            from the data samples, which must then carry ``instances``. Defaults to None.
+            from the data samples, which must then carry ``instances``; mmdet leaves objects marked
+            ``ignore`` out of these, so that what is found on them counts as wrong. Defaults to
+            None.
+        thresholds (str, optional): A json file of ``tools/analysis/calibrate.py``, with the
+            LRP-optimal thresholds that it found on other images. Defaults to None: those of
+            ``calibrator``; without one, found on the measured images.
         iou_thr (float): IoU from which on a detection hits, between 0 and 1. Defaults to 0.5.
-        score_thr (float): Detections below it do not count (except for ``oLRP``). With 0, the
-            thousands of boxes that score next to nothing, and are rightly nothing, outweigh all
-            others and every detector looks calibrated. Defaults to 0.05.
-        n_bins (int): Score bins of ``ECE`` and ``LaECE``. Defaults to 25, as in LaECE's paper; for
-            the D-ECE, 10 and 20 are common as well.
+        score_thr (float): Detections below it are not among the ``emitted``. With 0, the thousands
+            of boxes that score next to nothing, and are rightly nothing, outweigh all others and
+            every detector looks calibrated. Defaults to 0.05.
+        n_bins (int): Score bins of ``LaECE_0``, ``LaECE`` and ``ECE``. Defaults to 25, as in the
+            papers of LaECE; for the D-ECE, 10 and 20 are common as well.
         max_dets (int): Detections per image and class, the highest scores first. Defaults to 100.
         classwise (bool): Whether to report each class as well. Defaults to False.
-        temperature (float): Measure the scores as if divided by it, see
-            :func:`mmskd.evaluation.temperature.apply_temperature`. ``score_thr`` is compared with
-            the scores before that, so that the same detections count at any temperature; and
-            ``AURC``, ``EAURC`` and ``oLRP``, which judge the order, do not depend on it. Defaults
-            to 1, the scores as they are.
+        by_size (bool): Whether to report small, medium and large objects (COCO's areas) as well.
+            Defaults to False.
+        bootstrap (int): How often images are drawn for the intervals. Defaults to 0, no intervals.
+        calibrator (str, optional): A json file of ``tools/analysis/calibrate.py``: measure the
+            scores as it maps them. Thresholds are compared with the scores before, so that the same
+            detections count. (``mmskd.CalibratedScores`` changes the predictions themselves.)
+            Defaults to None.
         collect_device (str): Where results of several processes are collected, 'cpu' or 'gpu'.
             Defaults to 'cpu'.
         prefix (str, optional): Prefix of the keys. Defaults to None, for ``calibration``.
 
     Raises:
-        ValueError: If ``iou_thr`` is not between 0 and 1, or ``temperature`` not above 0; if no
-            source of ground truth is given; if an image is not in ``ann_file``; if a label is none
-            of the data set's classes.
+        ValueError: If an argument is out of range; if no source of ground truth is given; if an
+            image is not in ``ann_file`` or was predicted twice; if a label is none of the data
+            set's classes; if a box or score is not finite; if the calibrator is of other classes,
+            or scores were mapped already.
     """
     default_prefix = 'calibration'
 
     def __init__(self,
                  ann_file: Optional[str] = None,
+                 thresholds: Optional[str] = None,
                  iou_thr: float = 0.5,
                  score_thr: float = 0.05,
                  n_bins: int = 25,
                  max_dets: int = 100,
                  classwise: bool = False,
-                 temperature: float = 1.,
+                 by_size: bool = False,
+                 bootstrap: int = 0,
+                 calibrator: Optional[str] = None,
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        if not 0 < iou_thr < 1:
-            raise ValueError(
-                f'DetCalibrationMetric: iou_thr must be between 0 and 1, got {iou_thr}')
-        if not temperature > 0:
-            raise ValueError(
-                f'DetCalibrationMetric: temperature must be above 0, got {temperature}')
-        self.iou_thr = iou_thr
-        self.score_thr = score_thr
-        self.n_bins = n_bins
-        self.max_dets = max_dets
-        self.classwise = classwise
-        self.temperature = temperature
-        self._coco = None if ann_file is None else _load_coco(ann_file)
+        _require(0 < iou_thr < 1, f'iou_thr must be between 0 and 1, got {iou_thr}')
+        _require(0 <= score_thr <= 1, f'score_thr must be in [0, 1], got {score_thr}')
+        for name, value, least in (('n_bins', n_bins, 1), ('max_dets', max_dets, 1),
+                                   ('bootstrap', bootstrap, 0)):
+            _require(value == int(value) and value >= least,
+                     f'{name} must be a whole number of at least {least}, got {value}')
+        self.rule = DetectionRule(iou_thr, score_thr, int(n_bins), int(max_dets))
+        self.classwise, self.by_size, self.bootstrap = classwise, by_size, bootstrap
+        self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
+        self.thresholds = self.calibrator if thresholds is None else Calibrator.load(thresholds)
+        for name, file in (('calibrator', self.calibrator), ('thresholds', self.thresholds)):
+            _require(file is None or file.task == 'detection', f'{name} is of a pose estimator')
+        self._data = None if ann_file is None else read_annotations(ann_file)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep of each image what matching needs."""
         for sample in data_samples:
-            pred = sample['pred_instances']
-            result = dict(
-                img_id=sample['img_id'],
-                bboxes=pred['bboxes'].float().cpu().numpy(),
-                scores=pred['scores'].float().cpu().numpy(),
-                labels=pred['labels'].cpu().numpy())
-            if self._coco is None:
+            result = _prediction(sample)
+            if self._data is None:
                 result['instances'] = self._instances(sample)
             self.results.append(result)
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Match, and apply the formulas to all classes together and to each."""
-        matches, names = self._match(results)
-        per_class = [self._measure(m) for m in matches]
-        metrics = self._measure(_pool(matches))
-        # Two are means over classes by definition, and a class without objects is no part of them.
-        with_objects = [values for values, m in zip(per_class, matches) if m.n_objects]
-        for key in ('LaECE', 'oLRP'):
-            metrics[key] = mean_of_defined([values[key] for values in with_objects])
-        if self.classwise:
-            metrics.update({f'{name}_{key}': value for name, values in zip(names, per_class)
-                            for key, value in values.items()})
-        return metrics
+        return self.values(self.gather(results),
+                           check_same_calibrator(results, type(self).__name__))
 
-    def scores_and_hits(self, results: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
-        """The scores of all detections that count, before any temperature, and their hits.
+    def values(self, gathered: Gathered, mapped_by: Optional[str] = None) -> Dict[str, float]:
+        """All values, without their prefix; arguments as of :meth:`measure`."""
+        measured = self.measure(gathered, mapped_by)
+        values = measured.values
+        if self.classwise:
+            by_class = measured.by_class()
+            values.update({f'{name}_{key}': float(of_class[label])
+                           for label, name in enumerate(gathered.names)
+                           for key, of_class in by_class.items()})
+        if self.by_size:
+            values.update({f'{size}_{key}': value for size, of_size in measured.by_size().items()
+                           for key, value in of_size.items()})
+        if self.bootstrap:
+            values.update({f'{key}_{end}': value
+                           for key, ends in measured.intervals(self.bootstrap).items()
+                           for end, value in zip(('low', 'high'), ends)})
+        return values
+
+    def gather(self, results: List[dict]) -> Gathered:
+        """Arrays of what :meth:`process` kept, and of the ground truth."""
+        ids = [result['img_id'] for result in results]
+        # An id names an image of one file; data sets of several files repeat them
+        check_repeats(ids if self._data else list(zip(ids, [r['img_path'] for r in results])),
+                      type(self).__name__)
+        classes = list((self.dataset_meta or {}).get('classes', []))
+        if self._data is None:
+            names, objects = classes, objects_from_instances([r['instances'] for r in results])
+        else:
+            known = {image['id'] for image in self._data['images']}
+            for img_id in ids:
+                _require(img_id in known, f'image {img_id} is not in ann_file')
+            label_of, names = labels_of(self._data, classes)
+            objects = objects_from_annotations(self._data, ids, label_of)
+        return Gathered(_detections(results, names), objects, names,
+                        [str(result['img_path'] or result['img_id']) for result in results])
+
+    def gather_from(self, dataset, samples: Sequence[dict]) -> Gathered:
+        """Arrays of the predictions on a whole data set, in its order, and of its ground truth."""
+        names = label_names(dataset)
+        return Gathered(_detections([_prediction(sample) for sample in samples], names),
+                        objects_of(dataset), names, image_files(dataset))
+
+    def measure(self, gathered: Gathered, mapped_by: Optional[str] = None) -> DetectionCalibration:
+        """The measures of what :meth:`gather` returned.
 
         Args:
-            results (list[dict]): What :meth:`process` kept.
-
-        Returns:
-            tuple[ndarray, ndarray]: Scores and hits, shape (N,) each.
+            gathered (Gathered): Predictions and ground truth.
+            mapped_by (str, optional): Digest of the calibrator that mapped the scores. Defaults to
+                None: they are the model's.
         """
-        matches = _pool(self._match(results)[0]).above(self.score_thr)
-        return matches.scores, matches.hits
+        _require(mapped_by is None or self.calibrator is None, 'calibrator: the scores were mapped '
+                 'already, by mmskd.CalibratedScores; take one of them away')
+        for file in (self.calibrator, self.thresholds):
+            _require(file is None or file.classes == gathered.names, 'the calibrator is of the '
+                     f'classes {file and file.classes}, the data set has {gathered.names}')
+        thresholds, held_out = None, True
+        if self.thresholds is not None:
+            _require(mapped_by in (None, self.thresholds.digest), 'thresholds: the scores were '
+                     'mapped by another calibrator than the file that names the thresholds')
+            thresholds = self.thresholds.lrp_thresholds(mapped=mapped_by is not None)
+            shared = set(self.thresholds.images) & set(image_keys(gathered.files))
+            held_out = not shared
+            if shared:
+                print_log(
+                    f'DetCalibrationMetric: the thresholds were found on {len(shared)} of the '
+                    f'{len(gathered.files)} images that are measured', 'current', logging.WARNING)
+        return DetectionCalibration(
+            gathered.detections, gathered.objects, len(gathered.names), len(gathered.files),
+            thresholds, self.rule, calibrator=self.calibrator, held_out=held_out)
 
-    def _match(self, results: List[dict]) -> Tuple[List[Matches], List[str]]:
-        """The matches and the name of each class."""
-        classes = list((self.dataset_meta or {}).get('classes', []))
-        coco = self._coco or _coco_from_instances(results, classes)
-        # In the order of the file, which is how mmdet's data sets number their labels; a file used
-        # without dataset_meta gives all its categories.
-        cat_ids = coco.getCatIds(catNms=classes)
-        names = [cat['name'] for cat in coco.loadCats(cat_ids)]
-        self._check(results, coco, names)
-        matches = match_detections(
-            coco, _to_coco(results, cat_ids), [r['img_id'] for r in results], cat_ids,
-            self.iou_thr, self.max_dets)
-        return matches, names
+    def fit(self, gathered: Gathered, kind: str, target: str, classwise: bool) -> Calibrator:
+        """A calibrator, and the LRP-optimal thresholds, for images on which nothing is measured.
 
-    def _measure(self, matches: Matches) -> Dict[str, float]:
-        scores, hits, ious, _ = matches.above(self.score_thr)
-        probs = apply_temperature(scores, self.temperature)
-        return dict(
-            NLL=nll(probs, hits),
-            ECE=ece(probs, hits, self.n_bins),
-            LaECE=laece(probs, hits, ious, self.n_bins),
-            Brier=brier(probs, hits),
-            AURC=aurc(scores, hits),
-            EAURC=eaurc(scores, hits),
-            oLRP=olrp(*matches, self.iou_thr))
+        It is fitted to the detections that are kept at the thresholds, as in the paper.
+
+        Args:
+            gathered (Gathered): Predictions and ground truth.
+            kind (str): As in :func:`~mmskd.evaluation.calibrators.fit_calibrator`.
+            target (str): ``'iou'``, 0 for what touches no object; or ``'hit'``, at ``iou_thr``.
+            classwise (bool): A map for each class, else one for all.
+        """
+        detections, objects, names, files = gathered
+        found = DetectionCalibration(detections, objects, len(names), len(files), rule=self.rule)
+        kept = found.kept if target == 'iou' else found.matched.above(found.thresholds)
+        calibrator = fit_calibrator(
+            kind, kept.scores, kept.ious if target == 'iou' else kept.hits, kept.labels, names,
+            classwise, target)
+        calibrator.thresholds = [None if np.isnan(thr) else float(thr) for thr in found.thresholds]
+        calibrator.images = image_keys(files)
+        calibrator.fitted_on = dict(predictions=len(kept.scores), images=len(files))
+        calibrator.notes += [f'{name}: nothing is kept, no detection of it hits'
+                             for name, thr in zip(names, calibrator.thresholds) if thr is None]
+        return calibrator
 
     @staticmethod
     def _instances(sample: dict) -> List[dict]:
         """The objects of a data sample, without their masks."""
-        if 'instances' not in sample:
-            raise ValueError("DetCalibrationMetric: give ann_file, or samples with 'instances' "
-                             '(a meta key of PackDetInputs)')
-        return [dict(bbox=[float(x) for x in obj['bbox']], label=int(obj['bbox_label']),
-                     ignore=int(obj.get('ignore_flag', 0))) for obj in sample['instances']]
-
-    @staticmethod
-    def _check(results: List[dict], coco: COCO, names: List[str]) -> None:
-        for result in results:
-            if result['img_id'] not in coco.imgs:
-                raise ValueError(
-                    f'DetCalibrationMetric: image {result["img_id"]} is not in ann_file')
-            unknown = [i for i in np.unique(result['labels']) if not 0 <= i < len(names)]
-            if unknown:
-                raise ValueError(
-                    f'DetCalibrationMetric: label {unknown[0]} predicted in image '
-                    f'{result["img_id"]}, but the data set has {len(names)} classes: {names}')
+        _require('instances' in sample, "give ann_file, or samples with 'instances' (a meta key of "
+                 'PackDetInputs)')
+        return [dict(bbox=[float(x) for x in obj['bbox']], bbox_label=int(obj['bbox_label']),
+                     ignore_flag=int(obj.get('ignore_flag', 0))) for obj in sample['instances']]
 
 
-def _load_coco(ann_file: str) -> COCO:
-    data = json.loads(get_text(ann_file))
-    return coco_from_annotations(data['images'], data.get('annotations', []), data['categories'])
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f'DetCalibrationMetric: {message}')
 
 
-def _coco_from_instances(results: List[dict], classes: List[str]) -> COCO:
-    """Ground truth of the data samples, as mmdet's CocoMetric has it: labels are category ids,
-    and what mmdet's data set flagged as ignored was a crowd."""
-    annotations = []
+def _prediction(sample: dict) -> dict:
+    """What is needed of a data sample, but for its objects."""
+    pred = sample['pred_instances']
+    result = dict(
+        img_id=sample['img_id'], img_path=sample.get('img_path'),
+        calibrator=sample.get('calibrator'), bboxes=pred['bboxes'].float().cpu().numpy(),
+        scores=pred['scores'].float().cpu().numpy(), labels=pred['labels'].cpu().numpy())
+    for key in ('bboxes', 'scores'):
+        _require(np.isfinite(result[key]).all(), f'some {key} predicted in image '
+                 f'{sample["img_id"]} are not finite')
+    return result
+
+
+def _detections(results: List[dict], names: List[str]) -> Detections:
     for result in results:
-        for obj in result['instances']:
-            x1, y1, x2, y2 = obj['bbox']
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=result['img_id'], category_id=obj['label'],
-                bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1),
-                iscrowd=obj['ignore']))
-    return coco_from_annotations(
-        [dict(id=result['img_id']) for result in results], annotations,
-        [dict(id=i, name=name) for i, name in enumerate(classes)])
-
-
-def _to_coco(results: List[dict], cat_ids: List) -> List[dict]:
-    """Detections in COCO's results format."""
-    detections = []
-    for result in results:
-        boxes = result['bboxes'].astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]  # x1, y1, x2, y2 -> x, y, width, height
-        detections += [
-            dict(image_id=result['img_id'], category_id=cat_ids[label], bbox=box, score=score)
-            for box, score, label in zip(boxes.tolist(), result['scores'].tolist(),
-                                         result['labels'].tolist())]
-    return detections
-
-
-def _pool(matches: List[Matches]) -> Matches:
-    """The matches of all classes as if of one."""
-    if not matches:
-        return Matches(np.zeros(0), np.zeros(0, bool), np.zeros(0), 0)
-    scores, hits, ious, n_objects = zip(*matches)
-    return Matches(*map(np.concatenate, (scores, hits, ious)), sum(n_objects))
+        unknown = [i for i in np.unique(result['labels']) if not 0 <= i < len(names)]
+        _require(not unknown, f'label {unknown[0] if unknown else None} predicted in image '
+                 f'{result["img_id"]}, but the data set has {len(names)} classes: {names}')
+    images = np.repeat(np.arange(len(results)), [len(result['scores']) for result in results])
+    empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, np.int64))
+    parts = [empty, *results]
+    return Detections.of(*(np.concatenate([part[key] for part in parts])
+                           for key in ('bboxes', 'scores', 'labels')), images)

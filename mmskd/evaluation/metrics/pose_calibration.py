@@ -5,26 +5,35 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 
+from mmskd.errors import UsageError
 from mmskd.registry import METRICS
 
-from ..calibration import aurc, brier, eaurc, ece, mean_of_defined, nll
-from ..keypoint_hits import normalized_distances, oks_terms
-from ..temperature import apply_temperature
+from ..calibration import mean_of_defined
+from ..calibrators import Calibrator, fit_calibrator
+from ..ground_truth import image_files
+from ..held_out import image_keys
+from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
+                    pose_intervals, pose_measures)
+from .samples import check_same_calibrator
 
-THRESHOLDS = dict(pck=0.05, oks=0.5)
-
-
-class Keypoints(NamedTuple):
-    """The keypoints of some instances; arrays of shape (N, K) for N instances of K keypoints.
+class GatheredKeypoints(NamedTuple):
+    """The keypoints of N instances, and whose they are.
 
     Attributes:
-        scores (ndarray): Scores as the model gives them, float64.
-        hits (ndarray): Whether near enough to the annotation, bool.
-        counts (ndarray): Whether there is an annotation, bool. What is not does not count.
+        keypoints (Keypoints): N instances of K keypoints.
+        names (list[str]): Of the keypoints.
+        files (list[str]): Image of each instance, N names.
     """
-    scores: np.ndarray
-    hits: np.ndarray
-    counts: np.ndarray
+    keypoints: Keypoints
+    names: List[str]
+    files: List[str]
+
+    def select(self, keep: np.ndarray) -> 'GatheredKeypoints':
+        """Only the instances of a mask."""
+        kept = Keypoints(*(values[keep] for values in self.keypoints))
+        images = np.unique(kept.images, return_inverse=True)[1].reshape(-1)
+        return GatheredKeypoints(kept._replace(images=images), self.names,
+                                 [file for file, one in zip(self.files, keep) if one])
 
 
 @METRICS.register_module()
@@ -39,19 +48,22 @@ class PoseCalibrationMetric(BaseMetric):
     maxima. Nothing keeps either in [0, 1]: a heatmap is regressed, so that its maximum strays a
     little below 0 or above 1 (MegviiHeatmap: from about 0.5 to 1.5), and SimCC's outputs go into a
     softmax, to which only their differences matter. (Regression heads: 1 minus the deviation that
-    RLE predicts, else always 1.) So there is no true probability to go back to. This takes the
-    score for one as every user of a threshold does, clipped to [0, 1], and tells as ``clipped``
-    which share of the scores that changed; where it is large, the scores say little more than yes.
-    ``AURC`` and ``EAURC`` need only an order and see the scores unclipped. A score that is not
-    finite is an error.
+    RLE predicts, else always 1.) So there is no true probability to go back to. Without a
+    ``calibrator`` this takes the score for one as every user of a threshold does, clipped to
+    [0, 1], and tells as ``clipped`` which share of the scores that changed; where it is large, the
+    scores say little more than yes. With one, the scores are what it makes of them, and nothing is
+    clipped. ``AURC``, ``EAURC`` and ``NLL_mapped`` see the scores unclipped anyway. A score or a
+    keypoint that is not finite is an error.
 
     The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
     all. Keys, under the prefix ``calibration``:
 
-    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``, and
-      ``clipped``;
+    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``;
+      ``NLL_mapped``, which needs no clipping: each half of the images under Platt's map of the
+      scores, fitted on the other half; ``clipped``, and the number of ``keypoints``;
     - the mean over the keypoints of a body, of those that are annotated anywhere: ``mean_{key}``;
-    - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``.
+    - with ``per_keypoint``, each of these per keypoint as ``{keypoint name}_{key}``; with
+      ``bootstrap`` the ends of intervals over images as ``{key}_low`` and ``{key}_high``.
 
     An undefined value is nan: the ECE of a keypoint that is annotated nowhere.
 
@@ -73,19 +85,21 @@ class PoseCalibrationMetric(BaseMetric):
             keypoints 4 and 5, which is JHMDB's (tPCK). Not read for OKS. Defaults to 'bbox'.
         n_bins (int): Score bins of ``ECE``. Defaults to 25.
         per_keypoint (bool): Whether to report each keypoint as well. Defaults to False.
-        temperature (float): Measure the clipped scores as if divided by it, see
-            :func:`mmskd.evaluation.temperature.apply_temperature`. ``AURC`` and ``EAURC``, which
-            judge the order, do not depend on it. Defaults to 1, the scores as they are.
+        bootstrap (int): How often images are drawn for the intervals. Defaults to 0, no intervals.
+        calibrator (str, optional): A json file of ``tools/analysis/calibrate.py``: measure the
+            scores as it maps them. (``mmskd.CalibratedScores`` changes the predictions themselves.)
+            Defaults to None.
         collect_device (str): Where results of several processes are collected, 'cpu' or 'gpu'.
             Defaults to 'cpu'.
         prefix (str, optional): Prefix of the keys. Defaults to None, for ``calibration``.
 
     Raises:
         ValueError: If ``hit`` or ``norm_item`` is none of the above; if ``thr`` is not above 0 (for
-            OKS: and at most 1) or ``temperature`` not above 0; if a sample lacks what is needed, or
-            does not hold one prediction and one annotation of the same keypoints, as of a bottom-up
-            model; if a score is not finite; if a data set read with ``bbox_file`` has no
-            annotations.
+            OKS: and at most 1), or another number is out of range; if a sample lacks what is
+            needed, or does not hold one prediction and one annotation of the same keypoints, as of
+            a bottom-up model; if a score or keypoint is not finite; if a data set read with
+            ``bbox_file`` has no annotations; if the calibrator is of other keypoints, or scores
+            were mapped already.
     """
     default_prefix = 'calibration'
 
@@ -95,7 +109,8 @@ class PoseCalibrationMetric(BaseMetric):
                  norm_item: str = 'bbox',
                  n_bins: int = 25,
                  per_keypoint: bool = False,
-                 temperature: float = 1.,
+                 bootstrap: int = 0,
+                 calibrator: Optional[str] = None,
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
@@ -105,13 +120,15 @@ class PoseCalibrationMetric(BaseMetric):
         thr = THRESHOLDS[hit] if thr is None else thr
         _require(0 < thr and (hit == 'pck' or thr <= 1), 'thr must be above 0, and for OKS at most '
                  f'1, got {thr}')
-        _require(temperature > 0, f'temperature must be above 0, got {temperature}')
-        self.hit = hit
-        self.thr = thr
-        self.norm_item = norm_item
-        self.n_bins = n_bins
+        for name, value, least in (('n_bins', n_bins, 1), ('bootstrap', bootstrap, 0)):
+            _require(value == int(value) and value >= least,
+                     f'{name} must be a whole number of at least {least}, got {value}')
+        self.rule = PoseRule(hit, thr, norm_item, int(n_bins))
         self.per_keypoint = per_keypoint
-        self.temperature = temperature
+        self.bootstrap = bootstrap
+        self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
+        _require(self.calibrator is None or self.calibrator.task == 'pose',
+                 'calibrator is of a detector')
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         """Keep of each instance, per keypoint, its score, whether it hits, and whether it counts.
@@ -120,63 +137,109 @@ class PoseCalibrationMetric(BaseMetric):
         """
         for sample in data_samples:
             predicted, scores, annotated, visible = _keypoints(sample)
-            if self.hit == 'oks':
+            if self.rule.hit == 'oks':
                 size, sigmas = _area(sample), self._sigmas(len(scores))
-                near = oks_terms(predicted, annotated, size or 1., sigmas) >= self.thr
             else:
-                size = _reference_size(self.norm_item, sample, predicted, annotated)
-                near = normalized_distances(predicted, annotated, size or 1.) < self.thr
-            counts = visible & (size > 0)
-            self.results.append(dict(scores=scores, hits=near & counts, counts=counts))
+                size, sigmas = _reference_size(
+                    self.rule.norm_item, sample, predicted, annotated), None
+            try:
+                hits, counts = judge_keypoints(predicted[None], annotated[None], visible[None],
+                                               [size], self.rule, sigmas)
+            except ValueError as error:
+                raise ValueError(f'PoseCalibrationMetric: image {sample.get("img_id")}: '
+                                 f'{error}') from error
+            self.results.append(dict(
+                scores=scores, hits=hits[0], counts=counts[0],
+                image=str(sample.get('img_path') or sample.get('img_id')),
+                calibrator=sample.get('calibrator')))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
         """Apply the formulas to all keypoints together and to each."""
-        keypoints = self._stack(results)
-        columns = [Keypoints(*(array[:, k] for array in keypoints))
-                   for k in range(keypoints.scores.shape[1])]
-        each = [self._measure(column) for column in columns]
-        overall = self._measure(keypoints)
-        scores = keypoints.scores[keypoints.counts]
+        return self.values(self.gather(results),
+                           check_same_calibrator(results, type(self).__name__))
+
+    def values(self, gathered: GatheredKeypoints, mapped_by: Optional[str] = None
+               ) -> Dict[str, float]:
+        """All values, without their prefix.
+
+        Args:
+            gathered (GatheredKeypoints): What :meth:`gather` returned.
+            mapped_by (str, optional): Digest of the calibrator that mapped the scores. Defaults to
+                None: they are the model's.
+        """
+        _require(mapped_by is None or self.calibrator is None, 'calibrator: the scores were mapped '
+                 'already, by mmskd.CalibratedScores; take one of them away')
+        keypoints = self._calibrated(gathered)
+        each = [pose_measures(keypoints.of_keypoint(k), self.rule.n_bins)
+                for k in range(keypoints.scores.shape[1])]
+        overall = pose_measures(keypoints, self.rule.n_bins)
         metrics = dict(
-            overall, clipped=float(np.mean(scores != _clip(scores))) if scores.size else np.nan,
+            overall, NLL_mapped=mapped_nll(keypoints), clipped=clipped_share(keypoints),
+            keypoints=float(keypoints.counts.sum()),
             **{f'mean_{key}': mean_of_defined([values[key] for values in each])
                for key in overall})
         if self.per_keypoint:
             metrics.update({f'{name}_{key}': value
-                            for name, values in zip(self._names(len(each)), each)
+                            for name, values in zip(gathered.names, each)
                             for key, value in values.items()})
+        if self.bootstrap:
+            metrics.update({f'{key}_{end}': value
+                            for key, ends in pose_intervals(
+                                keypoints, self.rule.n_bins, self.bootstrap).items()
+                            for end, value in zip(('low', 'high'), ends)})
         return metrics
 
-    def scores_and_hits(self, results: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
-        """The clipped scores of all keypoints that count, before any temperature, and their hits.
+    def gather(self, results: List[dict]) -> GatheredKeypoints:
+        """What :meth:`process` kept, in arrays."""
+        n_keypoints = len(results[0]['scores']) if results else (
+            self.dataset_meta or {}).get('num_keypoints', 0)
+        files = [result['image'] for result in results]
+        keypoints = Keypoints(
+            *(np.array([result[key] for result in results], kind).reshape(len(results), n_keypoints)
+              for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
+            np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
+        return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
+
+    def gather_from(self, dataset, samples: Sequence[dict]) -> GatheredKeypoints:
+        """Arrays of the predictions on a whole data set, in its order."""
+        self.dataset_meta, self.results = dataset.metainfo, []
+        self.process(None, samples)
+        return self.gather(self.results)._replace(files=image_files(dataset))
+
+    def fit(self, gathered: GatheredKeypoints, kind: str, target: str,
+            classwise: bool) -> Calibrator:
+        """A calibrator for images on which nothing is measured.
 
         Args:
-            results (list[dict]): What :meth:`process` kept.
+            gathered (GatheredKeypoints): What :meth:`gather` returned.
+            kind (str): As in :func:`~mmskd.evaluation.calibrators.fit_calibrator`; no temperature.
+            target (str): ``'hit'``.
+            classwise (bool): A map for each keypoint, else one for all.
 
-        Returns:
-            tuple[ndarray, ndarray]: Scores and hits, shape (N,) each.
+        Raises:
+            UsageError: If it cannot be fitted so.
         """
-        scores, hits, counts = self._stack(results)
-        return _clip(scores[counts]), hits[counts]
+        if target != 'hit':
+            raise UsageError('keypoints have no IoU that a score could tell: target=hit')
+        scores, hits, counts, _ = gathered.keypoints
+        calibrator = fit_calibrator(
+            kind, scores[counts], hits[counts], np.nonzero(counts)[1], gathered.names, classwise,
+            target, 'pose')
+        calibrator.images = image_keys(gathered.files)
+        calibrator.fitted_on = dict(predictions=int(counts.sum()), images=len(set(gathered.files)))
+        return calibrator
 
-    def _measure(self, keypoints: Keypoints) -> Dict[str, float]:
-        scores, hits = keypoints.scores[keypoints.counts], keypoints.hits[keypoints.counts]
-        probs = apply_temperature(_clip(scores), self.temperature)
-        # Ranks have the order of the scores, equal ones included, and lie in [0, 1]
-        ranks = np.unique(scores, return_inverse=True)[1].reshape(-1) / max(scores.size, 1)
-        return dict(
-            NLL=nll(probs, hits),
-            ECE=ece(probs, hits, self.n_bins),
-            Brier=brier(probs, hits),
-            AURC=aurc(ranks, hits),
-            EAURC=eaurc(ranks, hits))
-
-    def _stack(self, results: List[dict]) -> Keypoints:
-        if not results:
-            empty = np.zeros((0, (self.dataset_meta or {}).get('num_keypoints', 0)))
-            return Keypoints(empty, empty.astype(bool), empty.astype(bool))
-        return Keypoints(*(np.stack([result[key] for result in results])
-                           for key in Keypoints._fields))
+    def _calibrated(self, gathered: GatheredKeypoints) -> Keypoints:
+        """With the scores that the calibrator makes of them, if there is one."""
+        if self.calibrator is None:
+            return gathered.keypoints
+        scores, names = gathered.keypoints.scores, gathered.names
+        n, k = scores.shape
+        _require(self.calibrator.classes == names or names == [str(i) for i in range(k)] and
+                 len(self.calibrator.classes) == k, 'the calibrator is of the keypoints '
+                 f'{self.calibrator.classes}, the data set has {names}')
+        mapped = self.calibrator(scores.reshape(-1), np.tile(np.arange(k), n))
+        return gathered.keypoints._replace(scores=mapped.reshape(n, k))
 
     def _names(self, n_keypoints: int) -> List[str]:
         """The keypoints' names; their numbers if the data set is not known."""
@@ -194,10 +257,6 @@ class PoseCalibrationMetric(BaseMetric):
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(f'PoseCalibrationMetric: {message}')
-
-
-def _clip(scores: np.ndarray) -> np.ndarray:
-    return np.clip(scores, 0, 1)
 
 
 def _array(sample: dict, instances: str, key: str) -> np.ndarray:

@@ -3,68 +3,30 @@ import base64
 import datetime
 import io
 import json
-import math
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mmskd.errors import UsageError
 from mmskd.progress import track
 from mmskd.version import __version__
 
-from ..calibration import ece
-from . import charts, pictures
-from .judging import Judged, Rule, calibration_metrics, judge, metrics_by_name
-from .predictions import Predictions, predictions_of
-from .runs import Group, Run, config_differences, group_runs
-from .statistics import Interval, mean_interval, paired_difference
+from . import figures, pictures
+from .charts import chart as charts
+from .charts.theme import DARK, LIGHT, MARKER_PATHS, css_variables, style_of
+from .members import Member, members_of
+from .mistakes import picture_of, surest_mistakes
+from .results import Row, judged_table, number, own_table, summary
+from .rules import PoseRule, Rule, common_rule, in_words
+from .runs import Run, config_differences, group_runs
 
-LOWER_IS_BETTER = ('loss', 'NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP', 'clipped',
-                   'EPE', 'NME')
-MEANINGS = {
-    'mAP': 'mean average precision over the IoUs 0.5 to 0.95, in all classes',
-    'AP': 'average precision over the thresholds 0.5 to 0.95',
-    'PCK': 'share of keypoints that are near enough to where they should be',
-    'EPE': 'mean distance of keypoints from where they should be, in pixels',
-    'ECE': 'calibration error: how far score and share of right predictions are apart',
-    'LaECE': 'calibration error against precision times mean IoU, mean over classes',
-    'NLL': 'negative log-likelihood of right and wrong, in nats',
-    'Brier': 'mean squared difference of score and right (1) or wrong (0)',
-    'AURC': 'area under the risk-coverage curve: do wrong predictions score low?',
-    'EAURC': 'the part of AURC that a better order of the same predictions would remove',
-    'clipped': 'share of scores outside [0, 1], which are no probabilities',
-    'oLRP': 'localisation, false alarms and misses in one error, at the best score threshold',
-}
-# What a run whose data, checkpoint or code is gone may end in; the others are still reported
-CANNOT_PREDICT = (UsageError, OSError, ImportError, KeyError, RuntimeError, UnpicklingError)
-SIZES = ('_s', '_m', '_l', '(M)', '(L)')  # ends of the metrics of small, medium, large objects
-SCORE_THR = 0.3  # of predictions that are drawn and compared image by image
 NUM_PICTURES = 6
-NUM_BARS = 30
-
-
-class Member(NamedTuple):
-    """A run of a group, its metrics, and what its checkpoint predicts, where that could be had."""
-    group: int
-    run: Run
-    metrics: Dict[str, float]
-    predictions: Optional[Predictions] = None
-    judged: Optional[Judged] = None
-    by_name: Optional[Dict[str, np.ndarray]] = None
-
-
-class Row(NamedTuple):
-    """A metric in the table: an interval for each group, a difference for each but the first."""
-    label: str
-    key: str
-    lower: bool
-    means: List[Interval]
-    differences: List[Interval]
+NUM_MISTAKES = 12  # of each group; fewer where there are many groups
+MOST_MISTAKES = 48  # of all groups together
+CLIPPED = 0.001  # share of scores outside [0, 1] that is worth a word
 
 
 def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] = None,
@@ -88,153 +50,77 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
         UsageError: If a folder is no run, or the runs cannot be compared.
     """
     groups = group_runs([Run(folder) for folder in folders], baseline)
-    notes: List[str] = []
-    rule = Rule.of(groups[0].runs[0].cfg, split)
-    members = _members(groups, split, which, rule, notes, quiet)
-    names = [group.name for group in groups]
-    rows = _rows(members, groups)
-    known = [member for member in members if member.judged]
-    task = known[0].predictions.task if known else None
-    noun = 'keypoints' if task == 'pose' else 'detections'
+    names, notes = [group.name for group in groups], []
+    rule, differ = common_rule([run for group in groups for run in group.runs], split)
+    members = members_of(groups, split, which, rule, notes, quiet)
+    task = 'pose' if isinstance(rule, PoseRule) else 'detection'
+    known = [member for member in members if member.verdicts and not member.left_out]
+    notes += [f'{member.run.folder} is left out of means, differences and charts: '
+              f'{member.left_out}.' for member in members if member.left_out]
+    clipped = _on_clipping(known, names)
+    notes += [f'{clipped}: they are no probabilities.'] * bool(clipped)
 
-    curve_charts = _curve_charts(members, names)
-    reliability_charts = _reliability_charts(known, names, rule, noun)
-    risk_charts = [charts.risk_coverages('risk_coverage', [
-        (m.group, m.judged.scores, m.judged.hits) for m in known], names, noun)] if known else []
-    bar_charts, bars_left_out = _bar_charts(known, names)
-    drawn = curve_charts + reliability_charts + risk_charts + bar_charts
+    tables = judged_table(members, len(groups), task), own_table(members, len(groups), task, split)
+    thresholds = figures.threshold_section(known, names)
+    by_name, bars_left_out = figures.by_name_charts(known, names, task)
+    sections = dict(
+        curves=figures.curve_charts(members, names, task),
+        reliability=figures.reliability_charts(known, names, rule, task),
+        by_size=figures.size_charts(known, names), risk=figures.risk_charts(known, names),
+        thresholds=thresholds.charts, by_name=by_name,
+        confusion=figures.confusion_charts(known, names, task))
 
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
+    drawn = [chart for section in sections.values() for chart in section]
     svgs = {}
     for chart in track(drawn, 'charts', quiet):
         svgs[chart.name] = Markup(charts.save(chart, out_dir))
+    firsts = [mine[0] for mine in figures.by_group(known).values()]
     page = _template().render(
         version=__version__, made=datetime.datetime.now().strftime('%Y-%m-%d %H:%M'),
         names=names, members=members, number=number, split=split, which=which, rule=rule,
-        task=task, noun=noun, notes=notes, rows=rows, summary=_summary(rows, names),
-        meanings=_meanings(rows), svgs=svgs, curve_charts=curve_charts,
-        reliability_charts=reliability_charts, risk_charts=risk_charts, bar_charts=bar_charts,
-        bars_left_out=bars_left_out, scenes=_scenes(known, names, out_dir, notes, quiet),
-        score_thr=SCORE_THR, differences=[
-            (key, [_code(value) for value in values]) for key, values in
-            config_differences([group.runs[0].essence() for group in groups])],
-        light=charts.css_variables(charts.LIGHT), dark=charts.css_variables(charts.DARK),
+        rule_text=in_words(rule), rule_note=_on_the_rule(differ), task=task if known else None,
+        noun=figures.noun_of(task), judged=tables[0], own=tables[1],
+        summary=summary(tables, names), svgs=svgs, charts=sections, best=thresholds.best,
+        bars_left_out=bars_left_out, clipped=clipped,
+        mistakes=_mistakes(firsts, rule, notes, quiet),
+        scenes=_scenes(firsts, names, out_dir, notes, quiet),
+        scene_thresholds=', '.join(f'{names[m.group]} {m.verdicts.threshold:.2f}' for m in firsts),
+        notes=notes, differences=_differences([group.runs[0].essence() for group in groups]),
+        light=css_variables(LIGHT), dark=css_variables(DARK),
+        styles=[style_of(group) for group in range(len(groups))], marker_paths=MARKER_PATHS,
         marks=dict(right=pictures.RIGHT['color'], wrong=pictures.WRONG['color'],
-                   missed=pictures.MISSED['color']))
+                   missed=pictures.MISSED['color'], truth=pictures.TRUTH['color']))
     path = out_dir / 'report.html'
     path.write_text(page, encoding='utf-8')
     return path
 
 
-def _members(groups: List[Group], split: str, which: str, rule: Rule, notes: List[str],
-             quiet: bool) -> List[Member]:
-    """Predict and judge; what cannot be had is noted, and the first that can be sets the images."""
-    members, first = [], None
-    for index, group in enumerate(groups):
-        for run in group.runs:
-            if not run.train and not run.val:
-                notes.append(f'{run.folder}: no vis_data/scalars.json, so no curves of this run.')
-            member = Member(index, run, run.last_metrics())
-            try:
-                predictions = predictions_of(run, split, which, quiet)
-                first = first or (run, predictions)
-                _check_comparable(run, predictions, *first)
-                judged = judge(predictions, rule)
-                # The run's own evaluators have the last word
-                metrics = {**predictions.metrics, **calibration_metrics(predictions, judged, rule),
-                           **predictions.metrics}
-                member = Member(index, run, metrics, predictions, judged,
-                                metrics_by_name(predictions, judged, rule))
-                if run.cfg[f'{split}_dataloader'].dataset.get('bbox_file'):
-                    notes.append(f'{run.folder}: measured on the annotated boxes, not on the '
-                                 'detected ones that its config names (bbox_file).')
-            except CANNOT_PREDICT as error:
-                notes.append(f'{run.folder}: no predictions ({error}); its metrics are those of '
-                             'its last logged validation.')
-            members.append(member)
-    return members
+# ------------------------------------------------------------------ words
 
 
-def _check_comparable(run: Run, predictions: Predictions, other: Run, theirs: Predictions) -> None:
-    same = predictions.names == theirs.names and \
-        np.array_equal(predictions.image_ids, theirs.image_ids) and \
-        predictions.gt_boxes.shape == theirs.gt_boxes.shape
-    if not same:
-        raise UsageError(f'its images, classes or objects are not those of {other.folder}')
+def _on_the_rule(differ: str) -> str:
+    return f"The runs' evaluators differ in {differ}; the baseline's count here." if differ else ''
 
 
-# ------------------------------------------------------------------ numbers
+def _on_clipping(known: Sequence[Member], names: Sequence[str]) -> str:
+    """Which share of keypoint scores is no probability."""
+    shares = {group: np.mean([m.verdicts.judged.clipped for m in mine])
+              for group, mine in figures.by_group(known).items()}
+    return ', '.join(f'{share:.0%} of the scores of {names[group]} are outside [0, 1] and were '
+                     'clipped' for group, share in shares.items() if share > CLIPPED)
 
 
-def _rows(members: List[Member], groups: List[Group]) -> List[Row]:
-    """The table of metrics, those of single classes left out."""
-    rows = []
-    for key in _overall([key for member in members for key in member.metrics], members):
-        by_group: List[Dict[Any, float]] = [{} for _ in groups]
-        for i, member in enumerate(members):
-            if key in member.metrics:
-                seed = f'run {i}' if member.run.seed is None else member.run.seed
-                by_group[member.group][seed] = member.metrics[key]
-        rows.append(Row(_label(key), key, _lower(key),
-                        [mean_interval(list(of.values())) for of in by_group],
-                        [paired_difference(of, by_group[0]) for of in by_group[1:]]))
-    return rows
-
-
-def _overall(keys: Sequence[str], members: List[Member]) -> List[str]:
-    """Each of the keys once, without those that are of a single class or keypoint."""
-    names = tuple({f'{name}_' for m in members if m.judged for name in m.judged.names})
-    tails = tuple({f'_{key.rpartition("/")[2]}' for key in keys})
-    return [key for key in dict.fromkeys(keys) if key.rpartition('/')[2].startswith('mean_') or
-            not (key.rpartition('/')[2].startswith(names) or key.endswith(tails))]
-
-
-def _label(key: str) -> str:
-    return key.rpartition('/')[2].replace('bbox_', '')
-
-
-def _lower(key: str) -> bool:
-    return _label(key).rpartition('_')[2] in LOWER_IS_BETTER
-
-
-def _summary(rows: List[Row], names: List[str]) -> List[str]:
-    """For each group against the baseline: the first metric and the ECE, and what to make of it."""
-    chosen = rows[:1] + [row for row in rows[1:] if row.label == 'ECE']
-    sentences = []
-    for i, name in enumerate(names[1:]):
-        known = [row for row in chosen if row.differences[i].n]
-        if known:
-            parts = [f'{row.label} {number(row.means[i + 1].mean)} against '
-                     f'{number(row.means[0].mean)}{_verdict(row, i)}' for row in known]
-            end = '' if known[0].differences[i].n > 1 else \
-                ' One seed: the difference may be chance.'
-            sentences.append(f'{name} and {names[0]}: {", ".join(parts)}.{end}')
-    return sentences
-
-
-def _verdict(row: Row, i: int) -> str:
-    difference = row.differences[i]
-    if difference.n < 2:
-        return ''
-    if not difference.excludes_zero:
-        return f' (within chance over {difference.n} seeds)'
-    better = (difference.mean < 0) == row.lower
-    return f' ({"better" if better else "worse"} beyond chance over {difference.n} seeds)'
-
-
-def _meanings(rows: List[Row]) -> Dict[str, str]:
-    return {row.label: MEANINGS[row.label] for row in rows if row.label in MEANINGS}
-
-
-def number(value: float, signed: bool = False) -> str:
-    """A number with three decimals, fewer for large ones; a dash for nan."""
-    if value is None or math.isnan(value):
-        return '–'
-    size = abs(value)
-    digits = 3 if size < 10 else 2 if size < 100 else 1
-    text = f'{value:+.{digits}f}' if signed else f'{value:.{digits}f}'
-    return text.replace('-', '\N{MINUS SIGN}')
+def _differences(configs: Sequence[dict]) -> List[Tuple[str, Dict[str, List[int]]]]:
+    """Each setting that differs, with the groups that have each of its values."""
+    found = []
+    for key, values in config_differences(configs):
+        groups: Dict[str, List[int]] = {}
+        for i, value in enumerate(values):
+            groups.setdefault(_code(value), []).append(i)
+        found.append((key, groups))
+    return found
 
 
 def _code(value: Any) -> str:
@@ -242,108 +128,94 @@ def _code(value: Any) -> str:
     return value if value == '(not set)' else json.dumps(value, default=str, ensure_ascii=False)
 
 
-# ------------------------------------------------------------------ figures
+# ------------------------------------------------------------------ images
 
 
-def _curve_charts(members: List[Member], names: List[str]) -> List[charts.Chart]:
-    """Loss, weight of the past self, and all metrics but those of one class or size of objects."""
-    runs = [(member.group, member.run) for member in members]
-    metrics = _overall([key for _, run in runs for key in run.metric_names()], members)
-    keys = ['loss', 'pskd_alpha', *(key for key in metrics if not key.endswith(SIZES))]
-    unit = 'epoch' if all(run.by_epoch for _, run in runs) else 'iteration'
-    drawn = []
-    for key in keys:
-        lines = [charts.Line(i, *run.curve(key)) for i, run in runs]
-        lines = [line for line in lines if len(line.x)]
-        if lines:
-            arrow = '' if key == 'pskd_alpha' else ' ↓' if _lower(key) else ' ↑'
-            title = {'loss': 'training loss', 'pskd_alpha': 'weight of the past self'}.get(
-                key, _label(key))
-            drawn.append(charts.curves(f'curve_{_file_name(key)}', title + arrow, lines, names,
-                                       unit))
-    return drawn
+class _Images:
+    """Images that are shown, read once; what cannot be read is noted once."""
+
+    def __init__(self, notes: List[str]) -> None:
+        self.notes, self.missing = notes, set()
+
+    def get(self, path: str) -> Optional[np.ndarray]:
+        image = pictures.load_image(path)
+        if image is None and path not in self.missing:
+            self.missing.add(path)
+            self.notes.append(f'{path} cannot be read, so it is not shown.')
+        return image
 
 
-def _file_name(text: str) -> str:
-    return ''.join(c if c.isalnum() or c in '-_' else '_' for c in text)
+def _mistakes(firsts: Sequence[Member], rule: Rule, notes: List[str], quiet: bool) -> List[dict]:
+    """The surest mistakes of the groups' first runs."""
+    each = max(1, min(NUM_MISTAKES, MOST_MISTAKES // max(len(firsts), 1)))
+    images, pagers = _Images(notes), []
+    for member in track(firsts, 'mistakes', quiet):
+        predictions, pages = member.predictions, []
+        for one in surest_mistakes(predictions, member.verdicts.judged, rule, each):
+            path = str(predictions.image_paths[one.image])
+            image = images.get(path)
+            if image is not None:
+                pages.append(dict(
+                    file=Path(path).name, what=one.what, score=one.score, why=one.why,
+                    src=_data_uri(picture_of(predictions, one, image))))
+        if pages:
+            pagers.append(dict(group=member.group, pages=pages))
+    return pagers
 
 
-def _reliability_charts(known: List[Member], names: List[str], rule: Rule,
-                        noun: str) -> List[charts.Chart]:
-    drawn = []
-    for group, name in enumerate(names):
-        mine = [member for member in known if member.group == group]
-        if mine:
-            error = np.mean([ece(m.judged.scores, m.judged.hits, rule.n_bins) for m in mine])
-            title = name + (f', {len(mine)} seeds' if len(mine) > 1 else '')
-            drawn.append(charts.reliability(
-                f'reliability_{group}', title, np.concatenate([m.judged.scores for m in mine]),
-                np.concatenate([m.judged.hits for m in mine]), group, rule.n_bins, error, noun))
-    return drawn
-
-
-def _bar_charts(known: List[Member], names: List[str]) -> Tuple[List[charts.Chart], int]:
-    """Quality and calibration error by class; of many classes, those that differ most."""
-    if not known:
-        return [], 0
-    drawn, left_out = [], 0
-    present = sorted({member.group for member in known})
-    for key in known[0].by_name:
-        intervals = [[mean_interval([member.by_name[key][i] for member in known
-                                     if member.group == group])
-                      for i in range(len(known[0].judged.names))] for group in present]
-        means = np.array([[interval.mean for interval in row] for row in intervals])
-        margins = np.array([[interval.margin for interval in row] for row in intervals])
-        spread = np.nan_to_num(np.ptp(means, axis=0), nan=-1)
-        shown = np.sort(np.argsort(-spread, kind='stable')[:NUM_BARS])
-        left_out = means.shape[1] - len(shown)
-        title = key + (' ↓' if key == 'ECE' else ' ↑')
-        drawn.append(charts.bars(
-            f'by_name_{key}', title, [known[0].judged.names[i] for i in shown], means[:, shown],
-            margins[:, shown], [names[group] for group in present]))
-    return drawn, left_out
-
-
-def _scenes(known: List[Member], names: List[str], out_dir: Path, notes: List[str],
+def _scenes(firsts: Sequence[Member], names: Sequence[str], out_dir: Path, notes: List[str],
             quiet: bool) -> List[dict]:
     """The images on which the groups' first runs disagree most."""
-    firsts = [next(m for m in known if m.group == group)
-              for group in sorted({m.group for m in known})]
     if len(firsts) < 2:
         return []
     predictions, task = firsts[0].predictions, firsts[0].predictions.task
+    shown = [m.verdicts.judged.above(m.verdicts.threshold) for m in firsts]
     chosen, differ = pictures.disagreements(
-        [member.judged for member in firsts], len(predictions.image_ids), SCORE_THR, NUM_PICTURES,
-        count_alarms=task == 'detection')
-    scenes = []
+        shown, len(predictions.image_ids), NUM_PICTURES, count_alarms=task == 'detection')
+    images, scenes = _Images(notes), []
     for rank, one in enumerate(track(chosen, 'pictures', quiet), 1):
         path = str(predictions.image_paths[one.image])
-        image = pictures.load_image(path)
+        image = images.get(path)
         if image is None:
-            notes.append(f'{path} cannot be read, so it is not shown.')
             continue
-        columns = [('ground truth', pictures.Scene(predictions, None, one.image, SCORE_THR))] + [
-            (names[m.group],
-             pictures.Scene(m.predictions, m.judged, one.image, SCORE_THR, differ)) for m in firsts]
+        columns = [('ground truth', pictures.Scene(predictions, None, one.image))] + [
+            (names[m.group], pictures.Scene(m.predictions, judged, one.image, differ))
+            for m, judged in zip(firsts, shown)]
         pictures.montage([(image, columns)]).savefig(out_dir / f'disagreement_{rank}.png')
         scenes.append(dict(
             id=f'disagreement_{rank}', file=Path(path).name, objects=one.objects,
             alarms=one.alarms, panels=[dict(
                 title=title, src=_data_uri(pictures.picture(image, scene)),
-                text=pictures.counts(scene.judged, one.image, SCORE_THR, task)
-                if scene.judged else '') for title, scene in columns]))
+                text=pictures.counts(scene.judged, one.image, task) if scene.judged else '')
+                for title, scene in columns]))
     return scenes
 
 
 def _data_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='jpeg', dpi=200, pil_kwargs=dict(quality=82, optimize=True))
+    figure.savefig(buffer, format='jpeg', dpi=160, pil_kwargs=dict(quality=80, optimize=True))
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 
+# ------------------------------------------------------------------ the template
+
+
 def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / 'templates')
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters['number'] = number
+    environment.filters.update(number=number, scale=_scale, file_name=figures.file_name,
+                               multiply=lambda value, by: f'{value * by:g}')
     return environment.get_template('page.html')
+
+
+def _scale(row: Row) -> Callable[[float], float]:
+    """Where a value lies in the strips of a metric, in per cent of their width."""
+    ends = [value for values in row.values for value in values]
+    ends += [end for pair in row.over_images for end in pair]
+    ends += [one.mean + sign * one.margin for one in row.means for sign in (-1, 1)]
+    ends = [end for end in ends if np.isfinite(end)]
+    low, high = min(ends, default=0.), max(ends, default=0.)
+    if low == high:
+        return lambda value: 50.
+    return lambda value: round(3 + 94 * min(max((value - low) / (high - low), 0), 1), 2)

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from mmengine.fileio import get
 from PIL import Image
 
+from .charts.chart import short
 from .judging import Judged
 from .predictions import Predictions
 
@@ -18,6 +19,9 @@ RIGHT, WRONG, MISSED, TRUTH = (dict(color='#56b4e9', ls='-'), dict(color='#e69f0
                                dict(color='#f0e442', ls=(0, (1, 1.5))), dict(color='#ffffff',
                                                                             ls='-'))
 WIDTH = 3.6  # of a drawn image, in inches
+FONT_SIZE = 6.5  # of a label, in points
+LETTER = 0.62  # width of a letter, and of what is around a label, in font sizes
+LINE = 1.45  # height of a label in font sizes
 
 
 class Disagreement(NamedTuple):
@@ -33,14 +37,13 @@ class Disagreement(NamedTuple):
     alarms: int
 
 
-def disagreements(judged: Sequence[Judged], n_images: int, score_thr: float, limit: int,
+def disagreements(judged: Sequence[Judged], n_images: int, limit: int,
                   count_alarms: bool = True) -> Tuple[List[Disagreement], np.ndarray]:
     """The images on which the runs disagree most, the worst first.
 
     Args:
-        judged (sequence[Judged]): One for each run, of the same images and M objects.
+        judged (sequence[Judged]): What of each run is looked at, of the same images and M objects.
         n_images (int): Number of images.
-        score_thr (float): Predictions below it are not looked at.
         limit (int): How many images at most.
         count_alarms (bool): Whether false alarms count; a keypoint that is wrong was missed, and
             would count twice. Defaults to True.
@@ -49,10 +52,10 @@ def disagreements(judged: Sequence[Judged], n_images: int, score_thr: float, lim
         tuple[list[Disagreement], ndarray]: The images, and which objects some of the runs found and
         some did not, shape (M,), bool.
     """
-    found = np.stack([one.found >= score_thr for one in judged])
+    found = np.stack([one.found > -np.inf for one in judged])
     differ = found.any(axis=0) & ~found.all(axis=0)
     objects = np.bincount(judged[0].object_images[differ], minlength=n_images)
-    alarms = np.stack([one.false_alarms(score_thr, n_images) for one in judged])
+    alarms = np.stack([one.false_alarms(n_images) for one in judged])
     alarms = np.ptp(alarms, axis=0) if count_alarms else np.zeros(n_images, int)
     order = np.argsort(-(objects + alarms), kind='stable')[:limit]
     return [Disagreement(int(i), int(objects[i]), int(alarms[i])) for i in order
@@ -72,44 +75,90 @@ class Scene(NamedTuple):
 
     Attributes:
         predictions (Predictions): Those of a run.
-        judged (Judged, optional): The same, judged; None draws the ground truth.
+        judged (Judged, optional): What of them is drawn; None draws the ground truth.
         index (int): Which of the predictions' images this is.
-        score_thr (float): Predictions below it are not drawn.
         stress (ndarray, optional): Objects to stress, shape (M,), bool: what is right or missed of
             the others is drawn thin. None stresses all.
     """
     predictions: Predictions
     judged: Optional[Judged]
     index: int
-    score_thr: float
     stress: Optional[np.ndarray] = None
 
 
 def picture(image: np.ndarray, scene: Scene) -> Figure:
     """An image, (H, W, 3), and nothing around it."""
-    height, width = image.shape[:2]
-    figure = Figure(figsize=(WIDTH, WIDTH * height / width))
-    draw_scene(figure.add_axes((0, 0, 1, 1)), image, scene)
+    figure, axes = canvas(image)
+    draw_scene(axes, image, scene)
     return figure
 
 
-def draw_scene(axes: Axes, image: np.ndarray, scene: Scene) -> None:
-    """Draw an image, (H, W, 3) of uint8, with what was predicted in it."""
+def canvas(image: np.ndarray) -> Tuple[Figure, Axes]:
+    """A figure in the shape of an image."""
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(WIDTH, WIDTH * height / width))
+    return figure, figure.add_axes((0, 0, 1, 1))
+
+
+def draw_image(axes: Axes, image: np.ndarray) -> None:
+    """An image and nothing on it."""
     height, width = image.shape[:2]
     axes.imshow(image, interpolation='bilinear')
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.axis('off')
+
+
+def draw_scene(axes: Axes, image: np.ndarray, scene: Scene) -> None:
+    """Draw an image, (H, W, 3) of uint8, with what was predicted in it."""
+    draw_image(axes, image)
     draw = _draw_poses if scene.predictions.task == 'pose' else _draw_detections
-    draw(axes, scene)
+    draw(axes, scene, Labels(image))
 
 
-def counts(judged: Judged, index: int, score_thr: float, task: str) -> str:
+def counts(judged: Judged, index: int, task: str) -> str:
     """How many objects of an image were found, in words."""
     mine = judged.object_images == index
+    right = int((judged.found[mine] > -np.inf).sum())
     if task == 'pose':
-        return f'{int((judged.found[mine] >= 0).sum())} of {mine.sum()} keypoints right'
-    wrong = ((judged.images == index) & ~judged.hits & (judged.scores >= score_thr)).sum()
-    return f'{int((judged.found[mine] >= score_thr).sum())} of {mine.sum()} found, {wrong} false'
+        return f'{right} of {mine.sum()} keypoints right'
+    wrong = ((judged.images == index) & ~judged.hits).sum()
+    return f'{right} of {mine.sum()} found, {wrong} false'
+
+
+class Labels:
+    """Puts labels beside boxes where they hide no other label, or leaves them out.
+
+    Args:
+        image (ndarray): What they are written on, (H, W, 3).
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.height, self.width = image.shape[:2]
+        self.size = FONT_SIZE * self.width / (WIDTH * 72)  # of the font, in pixels of the image
+        self.taken: List[Tuple[float, float, float, float]] = []
+
+    def add(self, axes: Axes, box: np.ndarray, text: str, colour: str) -> None:
+        """Write a text at one of the corners of a box (x1, y1, x2, y2)."""
+        x1, y1, x2, y2 = (float(value) for value in box)
+        width, height = (len(text) + 1) * LETTER * self.size, LINE * self.size
+        for x, y in ((x1, y1 - height), (x1, y1), (x1, y2), (x2 - width, y1 - height),
+                     (x2 - width, y2), (x1, y2 - height), (x2 - width, y1)):
+            x = min(max(x, 0), self.width - width)
+            area = x, y, x + width, y + height
+            if y < 0 or area[3] > self.height or x < 0 or any(_meet(area, other)
+                                                              for other in self.taken):
+                continue
+            self.taken.append(area)
+            axes.add_patch(Rectangle((x, y), width, height, color=colour, alpha=0.85, lw=0,
+                                     zorder=3))
+            axes.text(x + LETTER * self.size / 2, y + height / 2, text, fontsize=FONT_SIZE,
+                      color='black', va='center_baseline', clip_on=True, parse_math=False,
+                      zorder=3.1)
+            return
+
+
+def _meet(a: Tuple[float, ...], b: Tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _rim(width: float) -> list:
@@ -117,64 +166,79 @@ def _rim(width: float) -> list:
             patheffects.Normal()]
 
 
-def _box(axes: Axes, box: np.ndarray, style: dict, stressed: bool = True, text: str = '') -> None:
+def draw_box(axes: Axes, box: np.ndarray, style: dict, stressed: bool = True) -> None:
+    """The outline of a box, x1, y1, x2, y2."""
     (x1, y1, x2, y2), width = box, 1.8 if stressed else 0.9
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, lw=width,
                              path_effects=_rim(width) if stressed else None, **style))
-    if text:
-        axes.text(x1, y1, text, fontsize=6.5, color='black', va='top', clip_on=True,
-                  parse_math=False,
-                  bbox=dict(facecolor=style['color'], edgecolor='none', pad=0.6, alpha=0.85))
 
 
-def _draw_detections(axes: Axes, scene: Scene) -> None:
+def _draw_detections(axes: Axes, scene: Scene, labels: Labels) -> None:
     predictions, judged, names = scene.predictions, scene.judged, scene.predictions.names
-    real = np.flatnonzero((predictions.gt_images == scene.index) & ~predictions.gt_ignored)
     if judged is None:
-        for row in real:
-            _box(axes, predictions.gt_boxes[row], TRUTH, text=names[predictions.gt_labels[row]])
+        for row in np.flatnonzero((predictions.gt_images == scene.index) &
+                                  ~predictions.gt_ignored):
+            draw_box(axes, predictions.gt_boxes[row], TRUTH)
+            labels.add(axes, predictions.gt_boxes[row], short(names[predictions.gt_labels[row]], 18),
+                       TRUTH['color'])
         return
-    objects = np.flatnonzero(judged.object_images == scene.index)  # in the order of `real`
-    for row, i in zip(real, objects):
-        if judged.found[i] < scene.score_thr:
-            _box(axes, predictions.gt_boxes[row], MISSED, _is_stressed(scene, i))
-    mine = np.flatnonzero((judged.images == scene.index) & (judged.scores >= scene.score_thr))
-    for i in mine[np.argsort(judged.scores[mine], kind='stable')]:  # the surest on top
-        stressed = not judged.hits[i] or _is_stressed(scene, judged.objects[i])
-        text = f'{names[judged.labels[i]]} {judged.scores[i]:.2f}' if stressed else ''
-        _box(axes, predictions.boxes[judged.rows[i]], RIGHT if judged.hits[i] else WRONG, stressed,
-             text)
+    for i in np.flatnonzero(judged.object_images == scene.index):
+        if judged.found[i] == -np.inf:
+            draw_box(axes, predictions.gt_boxes[judged.object_rows[i]], MISSED,
+                     _is_stressed(scene, i))
+    mine = np.flatnonzero(judged.images == scene.index)
+    mine = mine[np.argsort(judged.scores[mine], kind='stable')]  # the surest on top
+    stressed = [not judged.hits[i] or _is_stressed(scene, judged.objects[i]) for i in mine]
+    styles = [RIGHT if judged.hits[i] else WRONG for i in mine]
+    for i, style, stress in zip(mine, styles, stressed):
+        draw_box(axes, predictions.boxes[judged.rows[i]], style, stress)
+    for i, style, stress in reversed(list(zip(mine, styles, stressed))):
+        if stress:
+            labels.add(axes, predictions.boxes[judged.rows[i]],
+                       f'{short(names[judged.labels[i]], 18)} {judged.scores[i]:.2f}',
+                       style['color'])
 
 
 def _is_stressed(scene: Scene, i: int) -> bool:
     return scene.stress is None or bool(scene.stress[i])
 
 
-def _draw_poses(axes: Axes, scene: Scene) -> None:
+def draw_skeleton(axes: Axes, predictions: Predictions, points: np.ndarray, person: int) -> None:
+    """The links between the annotated keypoints of a body, drawn between points, (P, K, 2)."""
+    visible = predictions.gt_visible[person]
+    for a, b in predictions.links:
+        if visible[a] and visible[b]:
+            axes.plot(*points[person, [a, b]].T, color='#ffffff', lw=1.2, alpha=0.8,
+                      path_effects=_rim(1.2))
+
+
+def _draw_poses(axes: Axes, scene: Scene, labels: Labels) -> None:
     predictions, judged = scene.predictions, scene.judged
     points = predictions.gt_keypoints if judged is None else predictions.keypoints
     for person in np.flatnonzero(predictions.images == scene.index):
-        visible = predictions.gt_visible[person]
-        for a, b in predictions.links:
-            if visible[a] and visible[b]:
-                axes.plot(*points[person, [a, b]].T, color='#ffffff', lw=1.2, alpha=0.8,
-                          path_effects=_rim(1.2))
+        draw_skeleton(axes, predictions, points, person)
         if judged is None:
-            for point in points[person, visible]:
-                _keypoint(axes, point, TRUTH, 'o')
+            for point in points[person, predictions.gt_visible[person]]:
+                draw_keypoint(axes, point, TRUTH, 'o')
     if judged is None:
         return
     for i in np.flatnonzero(judged.images == scene.index):
         person, k = divmod(judged.rows[i], len(predictions.names))
         point, stressed = points[person, k], _is_stressed(scene, i)
-        _keypoint(axes, point, RIGHT if judged.hits[i] else WRONG, 'o' if judged.hits[i] else 'X',
-                  stressed)
-        if not judged.hits[i]:  # where it should be
-            axes.plot(*np.stack([point, predictions.gt_keypoints[person, k]]).T, lw=1.3, **MISSED)
+        draw_keypoint(axes, point, RIGHT if judged.hits[i] else WRONG,
+                      'o' if judged.hits[i] else 'X', stressed)
+        if not judged.hits[i]:
+            draw_way(axes, point, predictions.gt_keypoints[person, k])
 
 
-def _keypoint(axes: Axes, point: np.ndarray, style: dict, marker: str,
-              stressed: bool = True) -> None:
+def draw_way(axes: Axes, point: np.ndarray, goal: np.ndarray) -> None:
+    """A dotted line from a keypoint to where it should be."""
+    axes.plot(*np.stack([point, goal]).T, lw=1.3, **MISSED)
+
+
+def draw_keypoint(axes: Axes, point: np.ndarray, style: dict, marker: str,
+                  stressed: bool = True) -> None:
+    """A marker at x, y."""
     axes.plot(*point, marker=marker, color=style['color'], markersize=7 if stressed else 4,
               markeredgecolor='black', markeredgewidth=0.7)
 
@@ -194,5 +258,5 @@ def montage(rows: Sequence[Tuple[np.ndarray, Sequence[Tuple[str, Scene]]]]) -> F
     for row, (image, scenes) in zip(axes, rows):
         for axis, (title, scene) in zip(row, scenes):
             draw_scene(axis, image, scene)
-            axis.set_title(title, fontsize=10, parse_math=False)
+            axis.set_title(short(title, 40), fontsize=10, parse_math=False)
     return figure

@@ -2,8 +2,10 @@
 import copy
 import inspect
 import json
+import math
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -20,8 +22,28 @@ INCIDENTAL = ('work_dir', 'launcher', 'resume', 'experiment_name', 'visualizer',
 MISSING = '(not set)'
 
 
+class Session(NamedTuple):
+    """One start of a training, as its time-stamped folder tells it.
+
+    Attributes:
+        folder (Path): The time-stamped folder.
+        cfg (Config): The config that it was started with.
+        train (dict): {iteration: logged scalars} of the training.
+        val (dict): The same of the validation, by epoch (by iteration in an iteration-based loop).
+    """
+    folder: Path
+    cfg: Config
+    train: Dict[int, dict]
+    val: Dict[int, dict]
+
+    def goes_on_from(self, earlier: 'Session') -> bool:
+        """Whether this resumed the training of an earlier start, and did not begin anew."""
+        return bool(self.cfg.get('resume')) and \
+            min(self.train, default=0) > min(earlier.train, default=-1)
+
+
 class Run:
-    """One training run, as its folder tells it.
+    """The last training in a folder, with all the times that it was resumed.
 
     Args:
         folder (str or Path): A work dir of ``tools/train.py``.
@@ -31,6 +53,8 @@ class Run:
         train (dict): {iteration: logged scalars} of the training; those of a resumed run over those
             of before.
         val (dict): The same of the validation, by epoch (by iteration in an iteration-based loop).
+        started (datetime or None): When it began; None if the logs do not say.
+        trainings (int): How many trainings the folder has seen. Only the last one counts.
 
     Raises:
         UsageError: If there is no such folder, or no config in it that can be read.
@@ -38,8 +62,15 @@ class Run:
 
     def __init__(self, folder) -> None:
         self.folder = Path(folder)
-        self.cfg = _read_config(self.folder)
-        self.train, self.val = _read_scalars(self.folder)
+        if not self.folder.is_dir():
+            raise UsageError(f'there is no folder {self.folder}')
+        trainings = _trainings(self.folder)
+        self.trainings = len(trainings)
+        last = trainings[-1] if trainings else []
+        self.cfg = last[-1].cfg if last else _lone_config(self.folder)
+        self.started = time_of(last[0].folder.name) if last else None
+        self.train = {step: line for session in last for step, line in session.train.items()}
+        self.val = {step: line for session in last for step, line in session.val.items()}
 
     @property
     def name(self) -> str:
@@ -56,8 +87,47 @@ class Run:
         """bool: Whether progress counts in epochs, else in iterations."""
         return any('epoch' in line for line in self.train.values()) or not self.train
 
+    @property
+    def unit(self) -> str:
+        """str: ``'epoch'`` or ``'iteration'``."""
+        return 'epoch' if self.by_epoch else 'iteration'
+
+    @property
+    def length(self) -> Optional[int]:
+        """int or None: How many epochs (iterations) the config asks for."""
+        loop = self.cfg.get('train_cfg') or {}
+        return loop.get('max_epochs' if self.by_epoch else 'max_iters')
+
+    @property
+    def reached(self) -> Optional[int]:
+        """int or None: The last epoch (iteration) that logged anything; None without logs."""
+        steps = [line.get('epoch', step) for step, line in self.train.items()] + list(self.val)
+        return max(steps, default=None)
+
+    def unfinished(self, which: str = 'last') -> str:
+        """Why this is not the result of a whole training; empty if it is, or no log tells.
+
+        Args:
+            which (str): The checkpoint that is looked at, see :meth:`checkpoint`. Defaults to
+                ``'last'``.
+        """
+        x, loss = self.curve('loss')
+        if len(loss) and not math.isfinite(loss[-1]):
+            first = x[np.argmin(np.isfinite(loss))]
+            return f'diverged: its loss is not a number from {self.unit} {first} on'
+        reached, length, unit = self.reached, self.length, self.unit
+        stops_itself = 'EarlyStoppingHook' in str(self.cfg.get('custom_hooks'))
+        if reached is None or length is None or stops_itself:
+            return ''
+        if reached < length - (0 if self.by_epoch else self._interval):
+            return f'stopped at {unit} {reached} of {length}'
+        checkpoint = self.checkpoint(which)
+        number = _number(checkpoint) if checkpoint and which == 'last' else length
+        return f'its last checkpoint is of {unit} {number} of {length}' if number < length else ''
+
     def checkpoint(self, which: str = 'last') -> Optional[Path]:
-        """The checkpoint to look at.
+        """The checkpoint to look at. One of a later epoch than any that was logged is left over
+        from an earlier training.
 
         Args:
             which (str): ``'last'`` or ``'best'`` (as CheckpointHook's ``save_best`` keeps it).
@@ -68,7 +138,16 @@ class Run:
         """
         patterns = ('best_*.pth', ) if which == 'best' else ('epoch_*.pth', 'iter_*.pth')
         found = [path for pattern in patterns for path in self.folder.glob(pattern)]
-        return max(found, key=_progress, default=None)
+        if self.train:
+            most = self.reached + (0 if self.by_epoch else self._interval)
+            found = [path for path in found if _number(path) <= most]
+        return max(found, key=lambda path: (_number(path), path.stat().st_mtime), default=None)
+
+    @property
+    def _interval(self) -> int:
+        """How many iterations pass between two lines of the log."""
+        hooks = self.cfg.get('default_hooks') or {}
+        return (hooks.get('logger') or {}).get('interval', 10)
 
     def curve(self, key: str) -> Tuple[np.ndarray, np.ndarray]:
         """A logged scalar over the training.
@@ -86,17 +165,18 @@ class Run:
             for step, line in lines.items():
                 if isinstance(line.get(key), (int, float)):
                     x = line.get('epoch', step) if in_training else step
-                    points.setdefault(x, []).append(line[key])
+                    points.setdefault(x, []).append(line[key] if in_training else
+                                                    defined(line[key]))
         steps = sorted(points)
         return np.array(steps), np.array([np.mean(points[step]) for step in steps])
 
     def last_metrics(self) -> Dict[str, float]:
         """The metrics of the last validation that was logged; empty if none was."""
-        return _metrics(self.val[max(self.val)]) if self.val else {}
+        return metrics_of(self.val[max(self.val)]) if self.val else {}
 
     def metric_names(self) -> List[str]:
         """The metrics that any validation logged, in the order in which they were."""
-        return list(dict.fromkeys(key for line in self.val.values() for key in _metrics(line)))
+        return list(dict.fromkeys(key for line in self.val.values() for key in metrics_of(line)))
 
     def essence(self) -> dict:
         """What of the config decides what is learned, without the seed.
@@ -208,42 +288,78 @@ def _common_name(runs: List[Run]) -> str:
     return re.sub(r'[-_. ](s|seed)[-_. ]?\d*$', '', common).rstrip('-_. ') or runs[0].name
 
 
-def _progress(checkpoint: Path) -> Tuple[int, float]:
+def metrics_of(line: Dict[str, Any]) -> Dict[str, float]:
+    """The metrics among what a validation logged or an evaluator returned."""
+    return {key: defined(value) for key, value in line.items()
+            if key not in ('step', 'time', 'data_time') and
+            isinstance(value, (int, float, np.number)) and not isinstance(value, bool)}
+
+
+def defined(value: float) -> float:
+    """The value of a metric; nan for -1, by which COCO's and LVIS' metrics say that there are no
+    such objects."""
+    return math.nan if value == -1 else float(value)
+
+
+def _number(checkpoint: Path) -> int:
+    """Its epoch or iteration."""
     numbers = re.findall(r'\d+', checkpoint.stem)
-    return (int(numbers[-1]) if numbers else 0, checkpoint.stat().st_mtime)
+    return int(numbers[-1]) if numbers else 0
 
 
-def _read_config(folder: Path) -> Config:
-    if not folder.is_dir():
-        raise UsageError(f'there is no folder {folder}')
-    # The latest training's; tools/test.py may have left its own at the top
-    found = [log.with_name('config.py') for log in sorted(folder.glob('*/vis_data/scalars.json'))]
-    found = [path for path in found if path.is_file()]
-    found = found[-1:] or sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)[-1:]
+def time_of(text: Any) -> Optional[datetime]:
+    """MMEngine's time stamps."""
+    try:
+        return datetime.strptime(text, '%Y%m%d_%H%M%S')
+    except (TypeError, ValueError):
+        return None
+
+
+def _trainings(folder: Path) -> List[List[Session]]:
+    """The trainings of a folder in the order of time, each with its starts."""
+    trainings: List[List[Session]] = []
+    for path in sorted(folder.glob('*/vis_data/scalars.json')):
+        train, val = _read_scalars(path)
+        if not train and not val:  # it ended before anything was logged
+            continue
+        config = path.with_name('config.py')
+        cfg = _read_config(config) if config.is_file() else _lone_config(folder)
+        session = Session(path.parents[1], cfg, train, val)
+        if trainings and session.goes_on_from(trainings[-1][-1]):
+            trainings[-1].append(session)
+        else:
+            trainings.append([session])
+    # A test logs as well
+    return [sessions for sessions in trainings if any(one.train for one in sessions)] or \
+        trainings[-1:]
+
+
+def _lone_config(folder: Path) -> Config:
+    """The config of a run without logs."""
+    found = sorted(folder.glob('*/vis_data/config.py')) or \
+        sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UsageError(f'{folder} holds no config: it is not a work dir of tools/train.py')
+    return _read_config(found[-1])
+
+
+def _read_config(path: Path) -> Config:
     try:
-        return Config.fromfile(found[0])
+        return Config.fromfile(path)
     except Exception as error:
-        raise UsageError(f'{found[0]} cannot be read as a config: {error}') from error
+        raise UsageError(f'{path} cannot be read as a config: {error}') from error
 
 
-def _read_scalars(folder: Path) -> Tuple[dict, dict]:
+def _read_scalars(path: Path) -> Tuple[dict, dict]:
     train, val = {}, {}
-    for path in sorted(folder.glob('*/vis_data/scalars.json')):
-        for text in path.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # a line that is being written
-                continue
-            if 'step' in line:
-                (train if 'loss' in line else val)[line['step']] = line
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:  # a line that is being written
+            continue
+        if 'step' in line:
+            (train if 'loss' in line else val)[line['step']] = line
     return train, val
-
-
-def _metrics(line: dict) -> Dict[str, float]:
-    return {key: value for key, value in line.items()
-            if key not in ('step', 'time', 'data_time') and isinstance(value, (int, float))}
 
 
 def _plain(value: Any) -> Any:

@@ -63,13 +63,19 @@ class FeatureDistillLoss(nn.Module):
         student_channels (int, optional): Channels of the student's map. Defaults to None: seen
             when the loss is :meth:`connected <connect>`.
         teacher_channels (int, optional): The same of the teacher.
+        for_batch_size (int, optional): As in :class:`SimCCDistillLoss`, and for the same heads.
+            Defaults to None.
+
+    Raises:
+        UsageError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_feature'
 
     def __init__(self, weight: float = 7e-5, student_channels: Optional[int] = None,
-                 teacher_channels: Optional[int] = None):
+                 teacher_channels: Optional[int] = None, for_batch_size: Optional[int] = None):
         super().__init__()
         self.weight = weight
+        self.for_batch_size = _checked_batch_size(self, for_batch_size)
         self.projections = nn.ModuleList()
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
@@ -86,14 +92,14 @@ class FeatureDistillLoss(nn.Module):
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
         if sizes[0] != sizes[1]:
-            raise UsageError(f'FeatureDistillLoss: the features of the student are {sizes[0]} (height, '
+            raise UsageError(f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
                              f'width of each level) and those of the teacher {sizes[1]}. Take a '
                              'teacher with the same strides, or leave this loss out.')
         self.projections = nn.ModuleList(
             _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
 
     def forward(self, student: Maps, teacher: Maps) -> Tensor:
-        """Sum over the levels of :func:`~mmskd.models.losses.functional.feature_l2`.
+        """Sum over the levels of :meth:`compare`.
 
         Args:
             student (Tensor | Sequence[Tensor]): A map (N, C, H, W), or one of each level.
@@ -104,23 +110,52 @@ class FeatureDistillLoss(nn.Module):
         """
         if isinstance(student, Tensor):
             student, teacher = [student], [teacher]
-        terms = [feature_l2(projection(mine), theirs, self.weight)
+        terms = [self.compare(projection(mine), theirs)
                  for projection, mine, theirs in zip(self.projections, student, teacher)]
         return torch.stack(terms).sum()
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a level: :func:`~mmskd.models.losses.functional.feature_l2`.
+
+        Args:
+            student (Tensor): Map (N, C, H, W), projected to the teacher's channels.
+            teacher (Tensor): The teacher's, of the same shape.
+        """
+        weight = self.weight * _batch_factor(student.size(0), self.for_batch_size)
+        return feature_l2(student, teacher, weight)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise UsageError if there is a ``for_batch_size`` and the model's own losses are means."""
+        if self.for_batch_size is not None and not any(map(is_simcc_loss, model.modules())):
+            raise UsageError(f'{type(self).__name__}: for_batch_size goes with KLDiscretLoss, which is '
+                             f'a sum over the batch, but {type(model).__name__} has none. Leave it '
+                             'out: the terms and the losses of this model are means over the batch.')
 
 
 @MODELS.register_module()
 class SimCCDistillLoss(nn.Module):
     """Divergence between the SimCC distributions of student and teacher (DWPose, both stages).
 
+    The head's own loss, MMPose's ``KLDiscretLoss``, is a sum over the batch of a GPU (divided by
+    the numbers of keypoints and of bins); this one is a mean over it, as DWPose's is. So the larger
+    the batch of a GPU, the less it weighs beside the head's own. DWPose has 64 images on a GPU.
+
     Args:
         weight (float): Factor. Defaults to 0.1, DWPose's in the first stage.
+        for_batch_size (int, optional): The batch size of a GPU that ``weight`` is meant for. With
+            it the loss is multiplied by the present batch size over this one, so that its share
+            beside the head's own is the same at every batch size: with 64, as in batches of 64
+            images without this option. Defaults to None: the plain mean.
+
+    Raises:
+        UsageError: If ``for_batch_size`` is below 1.
     """
     log_name = 'loss_logit'
 
-    def __init__(self, weight: float = 0.1):
+    def __init__(self, weight: float = 0.1, for_batch_size: Optional[int] = None):
         super().__init__()
         self.weight = weight
+        self.for_batch_size = _checked_batch_size(self, for_batch_size)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
                 teacher_beta: Optional[float] = None) -> Tensor:
@@ -135,7 +170,8 @@ class SimCCDistillLoss(nn.Module):
         Returns:
             Tensor: The loss, a scalar.
         """
-        return simcc_kl(student, teacher, beta, self.weight, teacher_beta)
+        weight = self.weight * _batch_factor(student[0].size(0), self.for_batch_size)
+        return simcc_kl(student, teacher, beta, weight, teacher_beta)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if the head's own loss is not ``KLDiscretLoss``."""
@@ -204,6 +240,16 @@ class ClassDistillLoss(nn.Module):
     def check_head(self, own: nn.Module) -> None:
         """Raise UsageError if the head's own loss has no soft-target form."""
         soft_form(own)
+
+
+def _checked_batch_size(loss: nn.Module, size: Optional[int]) -> Optional[int]:
+    if size is not None and size < 1:
+        raise UsageError(f'{type(loss).__name__}: for_batch_size must be at least 1, not {size}')
+    return size
+
+
+def _batch_factor(size: int, meant: Optional[int]) -> float:
+    return 1. if meant is None else size / meant
 
 
 def _projection(student_channels: int, teacher_channels: int) -> nn.Module:

@@ -245,6 +245,57 @@ def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
         Tensor: The loss, a scalar.
     """
     return weight * F.mse_loss(student, teacher.detach(), reduction='sum') / student.size(0)
+
+
+def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus Pearson's correlation of each channel over images and places, the mean over the channels.
+
+    Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
+    Coefficient", NeurIPS 2022: half the mean squared difference of features that are standardised channel
+    by channel. It depends on neither the size of the map and of the batch nor the scale of the features.
+
+    Args:
+        student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.
+        teacher (Tensor): The teacher's, of the same shape. Detached here.
+
+    Returns:
+        Tensor: Scalar in [0, 2]. A channel without variance counts as uncorrelated.
+    """
+    mine, theirs = (_standardised(side.transpose(0, 1).flatten(1)) for side in (student, teacher.detach()))
+    return 1 - (mine * theirs).sum(1).mean()
+
+
+def channel_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Divergence of the distributions of each channel over its places, the mean over images and channels.
+
+    Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021:
+    ``tau^2 / (N C) sum_n sum_c sum_i T[n, c, i] log(T[n, c, i] / S[n, c, i])`` with the softmax over
+    the places ``i`` at temperature ``tau``. The maps are standardised channel by channel first, as in
+    DAMO-YOLO, so that the weight does not depend on the scale of the features.
+
+    Args:
+        student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.
+        teacher (Tensor): The teacher's, of the same shape. Detached here.
+        tau (float): Temperature. Defaults to 1.0.
+
+    Returns:
+        Tensor: Scalar.
+    """
+    images, channels, height, width = student.shape
+    logits = []
+    for side in (student, teacher.detach()):
+        flat = _standardised(side.transpose(0, 1).flatten(1)) * (images * height * width)**0.5
+        logits.append((flat.view(channels, images, -1) / tau).log_softmax(-1))
+    divergence = F.kl_div(*logits, reduction='none', log_target=True).sum(-1)
+    return tau**2 * divergence.mean()
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    """Each row less its mean, over its norm."""
+    centred = rows - rows.mean(1, keepdim=True)
+    return F.normalize(centred, dim=1)
+
+
 def nkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: float = 1.5,
         tau: float = 1.0) -> Tensor:
     """Normalised knowledge distillation, mean over the samples.

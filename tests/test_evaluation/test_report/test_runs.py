@@ -1,10 +1,13 @@
 """Work dirs are written by hand here; those of real trainings are read in test_page.py."""
 import json
+from datetime import datetime
 
+import numpy as np
 import pytest
 
 from mmskd.errors import UsageError
-from mmskd.evaluation.report.runs import MISSING, Run, config_differences, group_runs
+from mmskd.evaluation.report.runs import MISSING, Run, config_differences, group_runs, metrics_of
+from tests.support.report_runs import write_run
 
 CONFIG = """
 default_scope = '{scope}'
@@ -102,6 +105,8 @@ def test_a_resumed_run_is_read_as_one(make_run):
         train(1, 1, 3.0), train(1, 2, 1.0), dict(step=1, mAP=0.1), train(2, 3, 9.0)])
     later = run.folder / '20260102_000000' / 'vis_data'
     later.mkdir(parents=True)
+    (later / 'config.py').write_text(CONFIG.format(
+        name='run', seed=0, lr=0.1, scope='mmdet', resume=True, load_from=None))
     (later / 'scalars.json').write_text(
         '\n'.join(map(json.dumps, [train(2, 3, 0.5), dict(step=2, mAP=0.3, time=1.)])) + '\n{"ste')
     run = Run(run.folder)
@@ -109,7 +114,76 @@ def test_a_resumed_run_is_read_as_one(make_run):
     assert (epochs.tolist(), losses.tolist()) == ([1, 2], [2.0, 0.5])
     assert [values.tolist() for values in run.curve('mAP')] == [[1, 2], [0.1, 0.3]]
     assert run.last_metrics() == dict(mAP=0.3) and run.metric_names() == ['mAP']
-    assert run.by_epoch
+    assert run.by_epoch and run.trainings == 1 and run.started == datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_training_that_began_anew_is_another_one(tmp_path, resume):
+    """With the rest of the old one in the same folder; ``--resume`` may have found nothing."""
+    old = [dict(loss=1 / e, mAP=0.1 * e) for e in range(1, 9)]
+    folder = write_run(tmp_path / 'run', lr=0.1, epochs=8, logged=old)
+    for number in (2, 8):
+        (folder / f'epoch_{number}.pth').touch()
+    write_run(folder, lr=0.7, epochs=3, logged=[dict(loss=5., mAP=0.9)] * 3, resume=resume,
+              stamp='20260201_000000')
+    run = Run(folder)
+    assert run.cfg.optim_wrapper.optimizer.lr == 0.7
+    assert [values.tolist() for values in run.curve('mAP')] == [[1, 2, 3], [0.9] * 3]
+    assert run.curve('loss')[1].tolist() == [5.] * 3
+    assert run.checkpoint().name == 'epoch_2.pth', 'the new one cannot have written epoch_8.pth'
+    assert run.trainings == 2 and run.started == datetime(2026, 2, 1)
+
+
+def test_an_attempt_that_logged_nothing_does_not_count(tmp_path):
+    folder = write_run(tmp_path / 'run', lr=0.1)
+    write_run(folder, lr=0.7, logged=[], stamp='20260201_000000')
+    run = Run(folder)
+    assert run.cfg.optim_wrapper.optimizer.lr == 0.1 and run.reached == 12 and run.trainings == 1
+
+
+@pytest.mark.parametrize('logged, more, reason', [
+    (12, {}, ''),
+    (5, {}, 'stopped at epoch 5 of 12'),
+    (5, dict(custom_hooks=[dict(type='mmengine.EarlyStoppingHook')]), ''),
+])
+def test_a_run_that_stopped_early(tmp_path, logged, more, reason):
+    folder = write_run(tmp_path / 'run', logged=[dict(loss=1.)] * logged, **more)
+    assert Run(folder).unfinished() == reason
+
+
+def test_a_checkpoint_that_is_not_of_the_end(tmp_path):
+    folder = write_run(tmp_path / 'run')
+    (folder / 'epoch_10.pth').touch()
+    assert Run(folder).unfinished() == 'its last checkpoint is of epoch 10 of 12'
+    assert Run(folder).unfinished('best') == ''
+    (folder / 'epoch_12.pth').touch()
+    assert Run(folder).unfinished() == ''
+
+
+def test_a_run_that_diverged(tmp_path):
+    losses = [1., float('nan'), 0.5, float('nan'), float('inf')]
+    folder = write_run(tmp_path / 'run', epochs=5, logged=[dict(loss=x) for x in losses])
+    assert Run(folder).unfinished() == 'diverged: its loss is not a number from epoch 2 on'
+    folder = write_run(tmp_path / 'again', epochs=4, logged=[dict(loss=x) for x in losses[:3] + [1.]])
+    assert Run(folder).unfinished() == '', 'a step that was skipped is no end'
+
+
+def test_an_iteration_based_run_need_not_log_its_last_iteration(make_run):
+    lines = [dict(iter=i, step=i, loss=1.) for i in (50, 100)]
+    loop = dict(train_cfg=dict(max_iters=120), default_hooks=dict(logger=dict(interval=50)))
+    run = make_run('whole', lines=lines, **loop)
+    (run.folder / 'iter_120.pth').touch()
+    assert run.unfinished() == '' and run.checkpoint().name == 'iter_120.pth'
+    run = make_run('half', lines=lines[:1], **loop)
+    assert run.unfinished() == 'stopped at iteration 50 of 120'
+
+
+def test_minus_one_is_no_value(make_run):
+    """COCO's and LVIS' metrics mean by it that there are no such objects."""
+    run = make_run('run', lines=[train(1, 1, -1.), dict(step=1, AP=0.3, AP_s=-1.0, n=True)])
+    assert run.last_metrics() == pytest.approx(dict(AP=0.3, AP_s=np.nan), nan_ok=True)
+    assert np.isnan(run.curve('AP_s')[1]).all() and run.curve('loss')[1].tolist() == [-1.]
+    assert np.isnan(metrics_of(dict(AP_l=np.float32(-1)))['AP_l'])
 
 
 def test_an_iteration_based_run_counts_iterations(make_run):

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/gfl_efficientnet_lite0.py', '../_base_/bccd.py',
+    '../_base_/schedules/finetune_8e.py'
+]
+# Medians: platelets are 19 pixels wide, red cells 52, white ones 80
+model = dict(bbox_head=dict(num_classes=3, anchor_generator=dict(octave_base_scale=2.5)))

@@ -1,0 +1,20 @@
+# The same backbone with heatmaps at stride 4
+_base_ = 'rtmpose_t_mirror.py'
+codec = dict(type='MSRAHeatmap', input_size=(192, 192), heatmap_size=(48, 48), sigma=1.5)
+model = dict(
+    head=dict(
+        _delete_=True,
+        type='HeatmapHead',
+        in_channels=192,
+        out_channels=17,
+        deconv_out_channels=(64, 64),
+        deconv_kernel_sizes=(4, 4),
+        loss=dict(type='KeypointMSELoss', use_target_weight=True),
+        decoder=codec))
+
+train_pipeline = [
+    *_base_.train_pipeline[:-2],
+    dict(type='GenerateTarget', encoder=codec),
+    dict(type='PackPoseInputs')
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,0 +1,38 @@
+"""CWD: features that are compared as distributions over the places, channel by channel."""
+from typing import Optional
+
+from torch import Tensor
+
+from mmskd.errors import UsageError
+from mmskd.registry import MODELS
+from .distill import FeatureDistillLoss
+from .functional import channel_kl
+
+
+@MODELS.register_module()
+class CWDLoss(FeatureDistillLoss):
+    """Divergence between where each channel of student and teacher is active, summed over the levels.
+
+    Shu et al., ICCV 2021, see :func:`~mmskd.models.losses.functional.channel_kl`. The weight does not
+    depend on the size of images, batch or network.
+
+    Args:
+        weight (float): Factor. Defaults to 1.0 a level, that of MMYOLO's configs for RTMDet.
+        tau (float): Temperature. Defaults to 1.0.
+        student_channels (int, optional): As in :class:`FeatureDistillLoss`.
+        teacher_channels (int, optional): As in :class:`FeatureDistillLoss`.
+
+    Raises:
+        UsageError: If ``tau`` is not positive.
+    """
+
+    def __init__(self, weight: float = 1.0, tau: float = 1.0, student_channels: Optional[int] = None,
+                 teacher_channels: Optional[int] = None):
+        super().__init__(weight, student_channels, teacher_channels)
+        if tau <= 0:
+            raise UsageError(f'CWDLoss: tau must be positive, got {tau}')
+        self.tau = tau
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a level."""
+        return self.weight * channel_kl(student, teacher, self.tau)

@@ -1,0 +1,30 @@
+"""PKD: features that are compared by their correlation."""
+from typing import Optional
+
+from torch import Tensor
+
+from mmskd.registry import MODELS
+from .distill import FeatureDistillLoss
+from .functional import pearson_distance
+
+
+@MODELS.register_module()
+class PKDLoss(FeatureDistillLoss):
+    """One minus the correlation between the features of student and teacher, summed over the levels.
+
+    Cao et al., NeurIPS 2022, see :func:`~mmskd.models.losses.functional.pearson_distance`. The weight does not
+    depend on the size of images, batch or network.
+
+    Args:
+        weight (float): Factor. Defaults to 6.0 a level, that of MMRazor's configs.
+        student_channels (int, optional): As in :class:`FeatureDistillLoss`.
+        teacher_channels (int, optional): As in :class:`FeatureDistillLoss`.
+    """
+
+    def __init__(self, weight: float = 6.0, student_channels: Optional[int] = None,
+                 teacher_channels: Optional[int] = None):
+        super().__init__(weight, student_channels, teacher_channels)
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss of a level."""
+        return self.weight * pearson_distance(student, teacher)

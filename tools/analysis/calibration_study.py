@@ -1,0 +1,163 @@
+"""Every calibrator on trained detectors: fitted on one split, measured on another, in one json file.
+
+For each --run CONFIG CHECKPOINT: the measures of the model as it is and under each map (temperature,
+Platt, isotonic), fitted to the IoU and to hits, for all classes together and class by class; with
+bootstrap intervals over images, what the config's own metrics say (mAP), and what is wrong with a
+fit.
+
+    python tools/analysis/calibration_study.py --run configs/bccd/retinanet_r18_bccd.py \\
+        work_dirs/retinanet_r18_bccd/epoch_24.pth --out results/calibration_study.json
+"""
+import argparse
+import hashlib
+import json
+import math
+import os
+import pickle
+import shlex
+import sys
+from copy import deepcopy
+from itertools import product
+from typing import Dict, Iterator, List, Optional
+
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import init_default_scope
+
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import check_data, load_config, project_of
+from mmskd.engine.launch import KeyValueAction, check_checkpoint
+from mmskd.errors import UsageError
+from mmskd.evaluation import calibrate_sample
+from mmskd.evaluation.calibrating import Predicted, build_model, build_splits, predict_apart
+from mmskd.evaluation.calibrators import TARGETS, Calibrator
+from mmskd.evaluation.offline import metrics_of
+
+MAPS = ('temperature', 'platt', 'isotonic')
+SHOWN = ('LaECE_0', 'LaACE_0', 'ECE', 'NLL', 'OCE')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--run', nargs=2, action='append', required=True,
+                        metavar=('CONFIG', 'CHECKPOINT'), help='a trained detector; repeatable')
+    parser.add_argument('--out', required=True, help='json file for the values')
+    parser.add_argument('--fit', choices=['val', 'test'], default='val',
+                        help='images to fit on, default: val')
+    parser.add_argument('--measure', choices=['val', 'test'], default='test',
+                        help='images to measure on, default: test')
+    parser.add_argument('--halves', type=int, metavar='SEED', help='fit on a random half of the '
+                        'images of --fit and measure on the other half')
+    parser.add_argument('--bootstrap', type=int, default=1000,
+                        help='how often images are drawn for the intervals, default: 1000')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
+        help='settings that override those of every config')
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    return parser.parse_args()
+
+
+def prepare(args: argparse.Namespace) -> List[Config]:
+    """The configs, once all that the command line names is known to be there."""
+    if not args.out.endswith('.json'):
+        raise UsageError('--out writes a json file: its name must end in .json')
+    configs = []
+    for name, checkpoint in args.run:
+        cfg = load_config(name)
+        cfg.merge_from_dict(args.cfg_options)
+        check_checkpoint(checkpoint)
+        if project_of(cfg) != 'mmdet':
+            raise UsageError(f'{name} is no detector')
+        splits = [args.fit] + [args.measure] * (args.halves is None)
+        for split in splits:
+            if not cfg.get(f'{split}_dataloader'):
+                raise UsageError(f'{name} has no {split}_dataloader')
+        check_data(cfg, splits)
+        configs.append(cfg)
+    return configs
+
+
+def calibrators(fitted: Predicted) -> Iterator[Calibrator]:
+    """None, and each map in every way."""
+    yield fitted.metric.fit(fitted.gathered, 'none', 'iou', False)
+    for kind, target, classwise in product(MAPS, TARGETS, (False, True)):
+        yield fitted.metric.fit(fitted.gathered, kind, target, classwise)
+
+
+def own_metrics(evaluator: Evaluator, measured: Predicted, calibrator: Calibrator
+                ) -> Dict[str, float]:
+    """What the config's metrics, as CocoMetric, say of the mapped predictions."""
+    samples = [sample.clone() for sample in measured.samples]
+    if calibrator.kind != 'none':
+        for sample in samples:
+            sample.pred_instances = deepcopy(sample.pred_instances)
+            calibrate_sample(sample, calibrator)
+    return {key: float(value) for key, value in evaluator.offline_evaluate(
+        [sample.to_dict() for sample in samples]).items()}
+
+
+def study(cfg: Config, checkpoint: str, args: argparse.Namespace) -> List[dict]:
+    """A row for each calibrator."""
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    loaders = build_splits(cfg, args.fit, args.measure if args.halves is None else None)
+    fitted, measured = predict_apart(build_model(cfg, checkpoint), cfg, loaders, args.halves,
+                                     dict(bootstrap=args.bootstrap), args.quiet)
+    split = args.fit if args.halves is not None else args.measure
+    own = [metric for metric in metrics_of(cfg.get(f'{split}_evaluator'))
+           if 'Calibration' not in str(metric['type'])]
+    evaluator = Evaluator(deepcopy(own)) if own and args.halves is None else None
+    rows = []
+    for calibrator in calibrators(fitted):
+        values = measured.values(calibrator, True)
+        if evaluator is not None:
+            evaluator.dataset_meta = loaders[split].dataset.metainfo
+            values.update(own_metrics(evaluator, measured, calibrator))
+        rows.append(dict(
+            kind=calibrator.kind, target=calibrator.target, classwise=calibrator.classwise,
+            notes=calibrator.notes, fitted_to=calibrator.fitted_on,
+            values={key: None if math.isnan(value) else value for key, value in values.items()}))
+    return rows
+
+
+def digest_of(checkpoint: str) -> Optional[str]:
+    """What tells a checkpoint from others of the same name; None for a URL."""
+    if '://' in checkpoint:
+        return None
+    with open(os.path.expanduser(checkpoint), 'rb') as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def show(rows: List[dict]) -> None:
+    """The values that matter most."""
+    key = next((key for key in rows[0]['values'] if key.endswith('mAP')), None)
+    print(f'{"":28}' + ''.join(f'{name:>9}' for name in (*SHOWN, *['mAP'] * bool(key))))
+    for row in rows:
+        name = row['kind'] if row['kind'] == 'none' else (
+            f'{row["kind"]}, {row["target"]}, {"each class" if row["classwise"] else "all"}')
+        values = [row['values'][f'calibration/{shown}'] for shown in SHOWN]
+        values += [row['values'][key]] * bool(key)
+        print(f'{name:28}' + ''.join(f'{"-" if v is None else round(v, 4):>9}' for v in values))
+
+
+def main() -> None:
+    args = parse_args()
+    use_safe_loading()
+    try:
+        runs = []
+        for (name, checkpoint), cfg in zip(args.run, prepare(args)):
+            rows = study(cfg, checkpoint, args)
+            print(name)
+            show(rows)
+            runs.append(dict(
+                config=name, checkpoint=checkpoint, sha256=digest_of(checkpoint),
+                fitted_on=args.fit, measured_on=args.measure if args.halves is None else
+                f'the other half, seed {args.halves}', rows=rows))
+    except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f'calibration_study.py: {error}')
+    with open(args.out, 'w') as file:
+        json.dump(dict(command=shlex.join(['python', *sys.argv]), runs=runs), file, indent=1)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,767 @@
+"""Train every combination of config, method and seed that a study names, and keep what was measured.
+
+    python tools/benchmarks/study.py tools/benchmarks/studies/bench_screening.yaml --jobs 2
+    python tools/benchmarks/study_report.py results/studies/bench_screening.json
+
+One json file grows as the runs end. Started again, the study leaves alone what is done, goes on with
+what was interrupted, and trains what is missing. A run that failed or diverged stands in the file as
+such. tools/benchmarks/studies/README.md says what a study may hold.
+"""
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import yaml
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from mmskd.config import find_config
+from mmskd.environment import find_version
+from mmskd.errors import UsageError
+from mmskd.evaluation.report.runs import Run as Logs
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two processes from one study there
+    fcntl = None
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / 'tools'
+sys.path.append(str(TOOLS))  # where tools/train.py finds what configs of benchmarks import
+STUDY_KEYS = ('description', 'configs', 'methods', 'seeds', 'grid', 'options', 'metrics',
+              'baseline', 'average_last', 'test')
+METHOD_KEYS = ('flags', 'options', 'hooks', 'description')
+GRID_KEYS = ('configs', 'methods', 'seeds')
+PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpose', 'numpy', 'timm')
+POLL_SECONDS = 0.5
+STATUS_SECONDS = 300  # between two lines about the progress where there is no terminal
+GRACE_SECONDS = 20    # for a training that was told to stop
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', type=Path, help='yaml file that names configs, methods and seeds')
+    parser.add_argument('--jobs', type=int, default=1,
+                        help='trainings side by side, each on one thread; default: 1')
+    parser.add_argument('--work-dir', type=Path,
+                        help='for logs and checkpoints, default: work_dirs/studies/<study>')
+    parser.add_argument('--out', type=Path,
+                        help='json file that grows, default: results/studies/<study>.json')
+    parser.add_argument('--retry', action='store_true', help='train failed and diverged runs again')
+    parser.add_argument('--redo', action='store_true',
+                        help='train runs again whose config, method or data has changed since')
+    parser.add_argument('--list', action='store_true', help='say what is done and what is to do')
+    return parser.parse_args()
+
+
+class Key(NamedTuple):
+    """What tells a run of a study from the others."""
+    config: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f'{self.config}/{self.method}/{self.seed}'
+
+
+class Study:
+    """What a yaml file asks for.
+
+    Args:
+        path (Path): The file; its name is the study's.
+
+    Attributes:
+        runs (list[Key]): All runs, a checkpoint's before those that start from it.
+
+    Raises:
+        UsageError: If the file says something that a study does not have.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise UsageError(f'there is no study {path}')
+        self.name = path.stem
+        self._loaded: Dict[str, Config] = {}
+        try:
+            self.definition = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise UsageError(f'{path} is no yaml: {" ".join(str(error).split())}') from error
+        definition = self.definition
+        _check_keys(definition, STUDY_KEYS, str(path))
+        for key in ('configs', 'methods', 'metrics'):
+            if not definition.get(key):
+                raise UsageError(f'{path}: {key} is missing')
+        self.configs: Dict[str, str] = definition['configs']
+        self.methods: Dict[str, dict] = {
+            name: method or {} for name, method in definition['methods'].items()}
+        for name, method in self.methods.items():
+            _check_keys(method, METHOD_KEYS, f'{path}: methods.{name}')
+        self.metrics: List[str] = definition['metrics']
+        self.options: dict = definition.get('options') or {}
+        self.average_last: int = definition.get('average_last', 1)
+        self.test: bool = definition.get('test', False)
+        self.baseline: str = definition.get('baseline', next(iter(self.methods)))
+        if self.baseline not in self.methods:
+            raise UsageError(f'{path}: baseline: {self.baseline} is none of the methods')
+        self.runs = self._in_order(list(dict.fromkeys(self._grid(path))))
+
+    def _grid(self, path: Path) -> Iterator[Key]:
+        every = dict(configs=list(self.configs), methods=list(self.methods),
+                     seeds=self.definition.get('seeds', [0]))
+        for block in self.definition.get('grid') or [{}]:
+            _check_keys(block, GRID_KEYS, f'{path}: grid')
+            block = {**every, **block}
+            for key in ('configs', 'methods'):
+                unknown = [name for name in block[key] if name not in every[key]]
+                if unknown:
+                    raise UsageError(f'{path}: grid: {unknown[0]} is none of the {key}')
+            # Seed by seed, so that a study that is cut short has pairs
+            for seed in block['seeds']:
+                for config in block['configs']:
+                    for method in block['methods']:
+                        yield Key(config, method, seed)
+
+    def _in_order(self, runs: List[Key]) -> List[Key]:
+        ordered: List[Key] = []
+
+        def add(key: Key, chain: Tuple[Key, ...] = ()) -> None:
+            if key in chain:
+                raise UsageError(f'{key} starts from a checkpoint of its own')
+            if key not in runs:
+                raise UsageError(f'{chain[-1]} starts from a checkpoint of {key}, which the grid '
+                                 'does not hold')
+            if key not in ordered:
+                for needed in self.needs(key):
+                    add(needed, (*chain, key))
+                ordered.append(key)
+
+        for key in runs:
+            add(key)
+        return ordered
+
+    def needs(self, key: Key) -> List[Key]:
+        """The runs whose checkpoints a run starts from."""
+        needed = Checkpoints(key)
+        self.method(key, needed)
+        return needed.asked
+
+    def method(self, key: Key, checkpoints: 'Checkpoints') -> dict:
+        """What the study says of a run's method, ``{checkpoint[...]}`` and the like filled in.
+
+        Returns:
+            dict: ``flags``, a list, to stand behind ``tools/train.py CONFIG``; ``options`` and
+            ``hooks`` of the config.
+        """
+
+        def fill(node: Any) -> Any:
+            if isinstance(node, dict):
+                return {name: fill(child) for name, child in node.items()}
+            if isinstance(node, list):
+                return [fill(child) for child in node]
+            if not isinstance(node, str) or '{' not in node:
+                return node
+            try:
+                return node.format(checkpoint=checkpoints, config=self.configs, seed=key.seed)
+            except (KeyError, ValueError, IndexError, AttributeError) as error:
+                raise UsageError(
+                    f'methods.{key.method}: {node!r} cannot be filled in ({error}); there are '
+                    '{checkpoint[METHOD]}, {checkpoint[CONFIG/METHOD]}, '
+                    '{checkpoint[CONFIG/METHOD/SEED]}, {config[NAME]} and {seed}') from error
+
+        method = self.methods[key.method]
+        return dict(flags=fill(shlex.split(method.get('flags', ''))),
+                    options=fill({**self.options, **(method.get('options') or {})}),
+                    hooks=fill(method.get('hooks') or []))
+
+    def config(self, key: Key, method: dict) -> Config:
+        """The config of a run, with what study and method set."""
+        cfg = deepcopy(self._config_file(key.config))
+        cfg.merge_from_dict(deepcopy(method['options']))
+        if method['hooks']:
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *method['hooks']]
+        cfg.merge_from_dict({'randomness.seed': key.seed})
+        return cfg
+
+    def _config_file(self, name: str) -> Config:
+        if name not in self._loaded:
+            self._loaded[name] = Config.fromfile(
+                find_config(self.configs[name]), format_python_code=False)
+        return self._loaded[name]
+
+    def fingerprint(self, key: Key) -> str:
+        """Tells whether a run that is done is still the one that the study asks for."""
+        method = self.method(key, Checkpoints(key))  # without the folders of checkpoints
+        cfg = self.config(key, method)
+        essence = dict(config=cfg.to_dict(), flags=self.methods[key.method].get('flags', ''),
+                       data=dict(annotation_digests(cfg)))
+        return hashlib.sha256(
+            json.dumps(essence, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """Fills in ``{checkpoint[baseline]}``: the last checkpoint of another run.
+
+    Args:
+        key (Key): Who asks: ``METHOD`` is of the same config and seed, ``CONFIG/METHOD`` of the same
+            seed.
+        work_dir (Path, optional): Where the runs are. Defaults to None: only note who is asked for.
+    """
+
+    def __init__(self, key: Key, work_dir: Optional[Path] = None):
+        self.key = key
+        self.work_dir = work_dir
+        self.asked: List[Key] = []
+
+    def __getitem__(self, name: str) -> str:
+        parts = name.split('/')
+        if len(parts) == 1:
+            parts = [self.key.config, *parts]
+        config, method, seed = (*parts, self.key.seed)[:3]
+        key = Key(config, method, int(seed))
+        self.asked.append(key)
+        if self.work_dir is None:
+            return str(key)
+        path = Logs(self.work_dir / str(key)).checkpoint()
+        if path is None:
+            raise UsageError(f'{self.key} starts from {key}, whose checkpoint is gone')
+        return str(path)
+
+
+class Results:
+    """The json file of a study, written anew after each run.
+
+    Args:
+        path (Path): The file; read if it is there.
+        study (Study): Whose it is.
+
+    Raises:
+        UsageError: If the file is there and is of no study, or of another.
+    """
+
+    def __init__(self, path: Path, study: Study):
+        self.path = path
+        self.content = dict(study=study.name, definition=study.definition, environments=[], runs=[])
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text())
+                name = found['study']
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(f'{path} does not hold the results of a study') from error
+            if name != study.name:
+                raise UsageError(f'{path} holds the results of the study {name}, not of '
+                                 f'{study.name}: name another file with --out')
+            self.content.update(found, definition=study.definition)
+
+    def __getitem__(self, key: Key) -> Optional[dict]:
+        return next((run for run in self.content['runs'] if _key(run) == key), None)
+
+    def add(self, run: dict) -> None:
+        """Put a run in the place of what stood there for it, and write the file."""
+        environment = run.pop('environment')
+        known = self.content['environments']
+        if environment not in known:
+            known.append(environment)
+        run['environment'] = known.index(environment)
+        runs = [other for other in self.content['runs'] if _key(other) != _key(run)] + [run]
+        self.content['runs'] = sorted(runs, key=_key)
+        write_json(self.content, self.path)
+
+
+def _key(run: dict) -> Key:
+    return Key(run['config'], run['method'], run['seed'])
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write a file such that it is whole whenever it is read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1, allow_nan=False)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    with temporary.open('w') as file:
+        file.write(text + '\n')
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _check_keys(node: Any, known: Tuple[str, ...], where: str) -> None:
+    if not isinstance(node, dict):
+        raise UsageError(f'{where}: {", ".join(known)} are wanted here, not {node!r}')
+    unknown = [key for key in node if key not in known]
+    if unknown:
+        raise UsageError(f'{where}: there is no {unknown[0]}; there are {", ".join(known)}')
+
+
+def annotation_digests(cfg: Config) -> Iterator[Tuple[str, str]]:
+    """The files with annotations that the data sets of a config read, and what tells their contents.
+
+    Raises:
+        UsageError: If one is not there.
+    """
+    for split in ('train', 'val', 'test'):
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        if isinstance(dataset.get('ann_file'), str):
+            path = Path(dataset.get('data_root') or '', dataset['ann_file'])
+            if not path.is_file():
+                raise UsageError(f'{path} is not there; tools/prepare_data.py says where the data '
+                                 'sets are and lays them out')
+            yield str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+class Job:
+    """A run that is being trained, and then tested where the study asks for that.
+
+    Args:
+        study (Study): Whose it is.
+        key (Key): Which run.
+        work_dir (Path): Folder of the study.
+        lock (int, optional): File descriptor for the processes to hold until they end.
+    """
+
+    def __init__(self, study: Study, key: Key, work_dir: Path, lock: Optional[int] = None):
+        self.study = study
+        self.key = key
+        self.folder = work_dir / str(key)
+        self.lock = lock
+        self.process: Optional[subprocess.Popen] = None
+        self.phase = 'train'
+        method = study.method(key, Checkpoints(key, work_dir))
+        self.cfg = study.config(key, method)
+        self.flags = method['flags']
+        self.fingerprint = study.fingerprint(key)
+        self.source = git_state()
+        self._config_file = self.folder / 'study' / f'{key.config}.py'
+        self._spent_file = self.folder / 'study' / 'spent.json'
+
+    def start(self) -> None:
+        """Begin to train, or go on where an earlier start was interrupted."""
+        self._config_file.parent.mkdir(parents=True, exist_ok=True)
+        self.cfg.dump(self._config_file)
+        resume = ['--resume'] if (self.folder / 'last_checkpoint').is_file() else []
+        self._launch('train.py', '--work-dir', str(self.folder), *resume, *self.flags)
+
+    def _launch(self, tool: str, *arguments: str) -> None:
+        self._spend(starts=1)
+        self._started = time.monotonic()
+        environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+        environment['PYTHONPATH'] = os.pathsep.join(
+            [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
+        with open(self.folder / f'{self.phase}.log', 'a') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(TOOLS / tool), str(self._config_file), *arguments],
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+                pass_fds=[] if self.lock is None else [self.lock], start_new_session=True)
+
+    def _spent(self) -> dict:
+        if self._spent_file.is_file():
+            return json.loads(self._spent_file.read_text())
+        return dict(starts=0, ends=0, seconds=0., cpu_seconds=0.)
+
+    def _spend(self, **more: float) -> None:
+        """Add to what the training has taken over all its starts; the test is not counted."""
+        if self.phase == 'train':
+            spent = self._spent()
+            write_json({key: value + more.get(key, 0) for key, value in spent.items()},
+                       self._spent_file)
+
+    def poll(self) -> bool:
+        """Whether the run is over; goes from training to test."""
+        pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+        if pid == 0:
+            return False
+        self._note_end(status, usage)
+        if self.phase == 'train' and self.process.returncode == 0 and self.study.test \
+                and self.verdict()[0] == 'done':
+            self.phase = 'test'
+            self._launch('test.py', str(Logs(self.folder).checkpoint()),
+                         '--work-dir', str(self.folder / 'test'))
+            return False
+        return True
+
+    def _note_end(self, status: int, usage: Any) -> None:
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self._spend(ends=1, seconds=time.monotonic() - self._started,
+                    cpu_seconds=usage.ru_utime + usage.ru_stime)
+
+    def stop(self) -> None:
+        """End the process; the run can go on from its last checkpoint."""
+        if self.process.returncode is not None:
+            return
+        self.process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        pid = 0
+        while pid == 0:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            if pid == 0:
+                if time.monotonic() > deadline:
+                    self.process.kill()
+                time.sleep(0.1)
+        self._note_end(status, usage)
+
+    def verdict(self) -> Tuple[str, str]:
+        """``'done'``, ``'failed'`` or ``'diverged'``, and the reason."""
+        log = self.folder / f'{self.phase}.log'
+        ended = f'exit code {self.process.returncode}: {last_line(log)}'
+        try:
+            logs = Logs(self.folder)
+        except UsageError:
+            return 'failed', ended
+        wrong = [step for step, line in sorted(logs.train.items())
+                 if not math.isfinite(line.get('loss', 0.))]
+        if wrong:
+            return 'diverged', f'the loss is no number from iteration {wrong[0]} on'
+        if self.process.returncode != 0:
+            return 'failed', ended
+        length = run_length(logs.cfg)
+        if max(logs.val, default=0) != length:
+            return 'failed', f'{length} was not validated, the last is {max(logs.val, default=None)}'
+        return 'done', ''
+
+    def record(self) -> dict:
+        """What the json file is to hold of a run that is over."""
+        status, reason = self.verdict()
+        spent = self._spent()
+        complete = spent['starts'] == spent['ends']  # else a part of it was killed
+        run = dict(
+            config=self.key.config, method=self.key.method, seed=self.key.seed, status=status,
+            reason=reason, flags=shlex.join(self.flags), config_hash=self.fingerprint,
+            **self.source, finished=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            starts=spent['starts'],
+            seconds=round(spent['seconds'], 2) if complete else None,
+            cpu_seconds=round(spent['cpu_seconds'], 2) if complete else None,
+            environment=environment())
+        if status == 'done':
+            logs, primary = Logs(self.folder), self.study.metrics[0]
+            tested = self._test_metrics() if self.study.test else {}
+            run['metrics'] = {
+                name: dict(summary(logs.val, name, self.study.average_last),
+                           **({'test': number(tested.get(name))} if self.study.test else {}))
+                for name in self.study.metrics}
+            run['curve'] = [[step, number(line.get(primary))]
+                            for step, line in sorted(logs.val.items())]
+            if run['metrics'][primary]['last'] is None:
+                run.update(status='failed', reason=f'the last validation gave no {primary}')
+        return run
+
+    def _test_metrics(self) -> dict:
+        files = sorted((self.folder / 'test').glob('*/*.json'))
+        return json.loads(files[-1].read_text()) if files else {}
+
+    def share_done(self) -> float:
+        """How much of the training is done, from 0 to 1, as the last line that was logged says."""
+        logs = sorted(self.folder.glob('*/vis_data/scalars.json'))
+        for line in reversed(logs[-1].read_text().splitlines() if logs else []):
+            try:
+                scalars = json.loads(line)
+            except ValueError:  # a line that is being written
+                continue
+            if 'loss' in scalars:
+                done = scalars['epoch'] - 0.5 if 'epoch' in scalars else scalars['step']
+                return min(1., done / run_length(self.cfg))
+        return 0.
+
+
+def run_length(cfg: Config) -> int:
+    """Epochs, or iterations in an iteration-based loop."""
+    return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.get('max_iters')
+
+
+def number(value: Any) -> Optional[float]:
+    """A metric as json has it: None where it is not finite, or -1, COCO's "no such objects"."""
+    if isinstance(value, (int, float)) and math.isfinite(value) and value != -1:
+        return float(value)
+    return None
+
+
+def summary(validations: Dict[int, dict], name: str, count: int) -> Dict[str, Optional[float]]:
+    """The last value of a metric, and the mean of the last few."""
+    steps = sorted(validations)[-count:]
+    values = [number(validations[step].get(name)) for step in steps]
+    mean = None if None in values else sum(values) / len(values)
+    return dict(last=values[-1], mean=mean)
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(errors='replace').split('\n') if path.is_file() else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), 'no output')
+
+
+def git_state() -> Dict[str, Any]:
+    """The commit of the code, and whether files that are in git differ from it."""
+
+    def git(*arguments: str) -> Optional[str]:
+        done = subprocess.run(['git', '-C', str(ROOT), *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        changes = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!results')
+        return dict(commit=git('rev-parse', 'HEAD'), changed=None if changes is None
+                    else bool(changes))
+    except FileNotFoundError:  # no git here
+        return dict(commit=None, changed=None)
+
+
+def environment() -> Dict[str, Any]:
+    """What the numbers may depend on beside code, config and data."""
+    import torch
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.is_file():
+        names = [line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
+                 if line.startswith('model name')]
+        model = names[0] if names else model
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    packages = {name: find_version(name)[0] for name in PACKAGES}
+    return dict(python=platform.python_version(), system=platform.system(), processor=model,
+                cores=os.cpu_count(), threads_per_run=1, gpu=gpu,
+                packages={name: version for name, version in packages.items() if version})
+
+
+class Progression:
+    """Says how far a study is and how long it may still take.
+
+    Args:
+        results (Results): What is known of finished runs.
+        jobs (int): Runs side by side.
+    """
+
+    def __init__(self, results: Results, jobs: int):
+        self.results = results
+        self.jobs = jobs
+
+    def seconds_left(self, pending: List[Key], running: Dict[Key, Tuple[float, float]]
+                     ) -> Optional[float]:
+        """An estimate from the runs of the same config, else of all.
+
+        Args:
+            pending (list[Key]): Runs that have not begun.
+            running (dict): Run -> (seconds since it began, share that is done).
+
+        Returns:
+            float or None: None as long as nothing is known.
+        """
+        known: Dict[str, List[float]] = {}
+        for run in self.results.content['runs']:
+            if run['status'] == 'done' and run['seconds']:
+                known.setdefault(run['config'], []).append(run['seconds'])
+        for key, (seconds, share) in running.items():
+            if share > 0.1:
+                known.setdefault(key.config, []).append(seconds / share)
+        if not known:
+            return None
+        means = {config: sum(values) / len(values) for config, values in known.items()}
+        overall = sum(means.values()) / len(means)
+        left = sum(means.get(key.config, overall) for key in pending)
+        left += sum(means.get(key.config, overall) * (1 - share)
+                    for key, (_, share) in running.items())
+        return left / self.jobs
+
+
+def clock(seconds: Optional[float]) -> str:
+    if seconds is None:
+        return 'time left not known yet'
+    minutes = math.ceil(seconds / 60)
+    return f'about {minutes // 60} h {minutes % 60} min left'
+
+
+class Scheduler:
+    """Trains what is missing, ``jobs`` runs at a time.
+
+    Args:
+        study (Study): What to train.
+        results (Results): Where to write.
+        work_dir (Path): Folder of the runs.
+        jobs (int): Runs side by side.
+        console (Console): For the progress.
+        lock (int, optional): File descriptor that the processes are to hold.
+    """
+
+    def __init__(self, study: Study, results: Results, work_dir: Path, jobs: int,
+                 console: Console, lock: Optional[int] = None):
+        self.study = study
+        self.results = results
+        self.work_dir = work_dir
+        self.jobs = jobs
+        self.console = console
+        self.lock = lock
+        self.running: Dict[Key, Tuple[Job, float]] = {}
+
+    def run(self, pending: List[Key]) -> None:
+        """Train these runs; on the way out, whatever the reason, the processes are ended."""
+        pending = list(pending)
+        total, progression = len(self.study.runs), Progression(self.results, self.jobs)
+        columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[status]}')
+        shown = time.monotonic()
+        with Progress(*columns, console=self.console,
+                      disable=not self.console.is_terminal) as progress:
+            task = progress.add_task(self.study.name, total=total, status='')
+            try:
+                while pending or self.running:
+                    over = self._poll() + self._start(pending)
+                    if over or time.monotonic() - shown > STATUS_SECONDS \
+                            or self.console.is_terminal:
+                        shares = {key: (time.monotonic() - began, job.share_done())
+                                  for key, (job, began) in self.running.items()}
+                        left = total - len(pending) - len(shares)
+                        status = (f'{left} of {total} runs, '
+                                  f'{clock(progression.seconds_left(pending, shares))}')
+                        progress.update(task, completed=left + sum(s for _, s in shares.values()),
+                                        status=status)
+                        if not self.console.is_terminal and self.running:
+                            now = ', '.join(f'{key} {share:.0%}' for key, (_, share)
+                                            in shares.items())
+                            self.console.print(f'{datetime.now():%H:%M} {status}; now {now}',
+                                               soft_wrap=True)
+                            shown = time.monotonic()
+                    time.sleep(POLL_SECONDS)
+            finally:
+                for job, _ in self.running.values():
+                    job.stop()
+
+    def _poll(self) -> int:
+        """Record the runs that are over; returns how many."""
+        over = [key for key, (job, _) in self.running.items() if job.poll()]
+        for key in over:
+            job, _ = self.running.pop(key)
+            self._add(job.record())
+        return len(over)
+
+    def _start(self, pending: List[Key]) -> int:
+        """Start runs, and give up those whose teacher failed; returns how many were started."""
+        started = 0
+        for key in list(pending):
+            needed = {need: self.results[need] for need in self.study.needs(key)}
+            waiting = any(need in pending or need in self.running for need in needed)
+            lost = [] if waiting else [need for need, run in needed.items()
+                                       if run['status'] != 'done']
+            if lost:
+                pending.remove(key)
+                self._add(dict(
+                    config=key.config, method=key.method, seed=key.seed, status='failed',
+                    reason=f'it starts from {lost[0]}, which {needed[lost[0]]["status"]}',
+                    environment=environment(), **git_state()))
+                continue
+            if waiting or len(self.running) >= self.jobs:
+                continue
+            job = Job(self.study, key, self.work_dir, self.lock)
+            job.start()
+            self.running[key] = job, time.monotonic()
+            pending.remove(key)
+            started += 1
+        return started
+
+    def _add(self, run: dict) -> None:
+        self.results.add(run)
+        first = self.study.metrics[0]
+        values = run.get('metrics', {}).get(first)
+        what = f'{first} {values["last"]:.4f}' if run['status'] == 'done' else \
+            f'{run["status"]}: {run["reason"]}'
+        self.console.print(f'{_key(run)}: {what}', soft_wrap=True, highlight=False)
+
+
+def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
+    """The runs to train: those that are missing, those to train again, and those that start from such.
+
+    Raises:
+        UsageError: If a run in the file was made from another config, method or data, and ``redo``
+            does not say to train it again.
+    """
+    pending = []
+    for key in study.runs:
+        run = results[key]
+        stale = run is not None and 'config_hash' in run and \
+            run['config_hash'] != study.fingerprint(key)
+        if stale and not redo:
+            raise UsageError(f'{results.path} has {key} from another config, method or data: --redo '
+                             'trains such runs again, or give the study another name')
+        again = run is not None and run['status'] != 'done' and retry
+        restarted = any(need in pending for need in study.needs(key))
+        if run is None or stale or again or restarted:
+            pending.append(key)
+    return pending
+
+
+def set_aside(folder: Path) -> None:
+    """Move the files of an earlier try away: a run that is trained again starts from nothing."""
+    if folder.exists():
+        moved = next(path for path in (folder.with_name(f'{folder.name}.old{n}')
+                                       for n in range(1000)) if not path.exists())
+        folder.rename(moved)
+
+
+@contextmanager
+def locked(work_dir: Path) -> Iterator[Optional[int]]:
+    """Make sure that nobody else trains in a folder.
+
+    The trainings hold the lock as well, so that one that outlived a killed study is noticed.
+
+    Yields:
+        int or None: The file descriptor to pass on. None where the system has no such locks.
+
+    Raises:
+        UsageError: If another process holds the lock.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield None
+        return
+    lock = os.open(work_dir / 'lock', os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f'another study, or a training that outlived it, works in {work_dir}: '
+                             'wait until it ends, or end it') from error
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console(highlight=False)
+    try:
+        if args.jobs < 1:
+            raise UsageError(f'--jobs {args.jobs}: at least 1')
+        study = Study(args.study)
+        results = Results(args.out or Path('results/studies') / f'{study.name}.json', study)
+        pending = to_do(study, results, args.retry, args.redo)
+        if args.list:
+            for key in study.runs:
+                run = results[key]
+                state = 'to do' if key in pending else run['status']
+                console.print(f'{key}: {state}', soft_wrap=True)
+            return
+        work_dir = args.work_dir or Path('work_dirs/studies') / study.name
+        with locked(work_dir) as lock:
+            for key in pending:
+                if results[key] is not None:
+                    set_aside(work_dir / str(key))
+            Scheduler(study, results, work_dir, args.jobs, console, lock).run(pending)
+    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f'study.py: {error}')
+    console.print(f'{study.name}: all {len(study.runs)} runs are in {results.path}', soft_wrap=True)
+
+
+if __name__ == '__main__':
+    # Leave in the ordinary way when told to stop, so that the trainings are stopped as well
+    signal.signal(signal.SIGTERM,
+                  lambda *_: sys.exit('study.py: terminated; start it again to go on'))
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('study.py: interrupted; start it again to go on')
