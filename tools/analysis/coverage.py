@@ -47,6 +47,7 @@ from mmskd.config import load_config
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook, PSKDHook, USKDHook
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCE = Path(mmskd.__file__).resolve().parent
 TAUGHT, REFUSED, NOT_APPLICABLE, FAULT = 'taught', 'refused', 'no softmax', 'FAULT'
 PACKAGES = ('mmdet', 'mmpose')
 TOLERANCE = 1e-4
@@ -140,7 +141,7 @@ def attach(hook: Any, model: nn.Module) -> None:
     try:
         hook.attach(model)
     except ValueError as error:
-        if Path(mmskd.__file__).parent not in Path(_last_frame(error).filename).parents:
+        if SOURCE not in Path(_last_frame(error).filename).parents:
             raise
         if _traces(model) != before:
             raise Fault(f'refused, but the model is not as it was: {error}') from error
@@ -578,17 +579,24 @@ def outcome(stock: Stock, hook: str, check: Optional[Callable[[], None]] = None)
     except Fault as fault:
         return FAULT, str(fault)
     except Exception as error:
-        frame = _last_frame(error)
-        place = frame.filename.rpartition('site-packages/')[2]
-        place = place.replace(f'{ROOT}/', '')
+        place = _place(error)
         late = 'refused, but only in the first iteration: ' if isinstance(error, ValueError) and \
             place.startswith('mmskd/') else ''
-        return FAULT, f'{late}{type(error).__name__}: {_one_line(error)} [{place}:{frame.lineno}]'
+        return FAULT, f'{late}{type(error).__name__}: {_one_line(error)} [{place}]'
     return TAUGHT, ''
 
 
 def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())[:400]
+    """Its message, without the folders of this machine."""
+    text = re.sub(r'[^\s\'"]*site-packages/', '', ' '.join(str(error).split()))
+    return text.replace(f'{SOURCE.parent}/', '')[:400]
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised: file and line."""
+    frame = _last_frame(error)
+    file = frame.filename.rpartition('site-packages/')[2].replace(f'{SOURCE.parent}/', '')
+    return f'{file}:{frame.lineno}'
 
 
 # A config in a process of its own ---------------------------------------------------------------
@@ -611,17 +619,24 @@ def try_config(name: str, hooks: Sequence[str]) -> dict:
     try:
         stock = take_stock(name)
     except Exception as error:
-        frame = _last_frame(error)
-        place = frame.filename.rpartition('site-packages/')[2].replace(f'{ROOT}/', '')
-        return dict(untrainable=f'{type(error).__name__}: {_one_line(error)}', at=f'{place}:{frame.lineno}')
+        return dict(untrainable=f'{type(error).__name__}: {_one_line(error)}', at=_place(error))
     return dict(side=stock.small.side, hooks={hook: outcome(stock, hook) for hook in hooks})
 
 
-class Worker:
-    """A process that tries configs, started anew after it has died or had enough of them."""
+WORKER = (sys.executable, __file__, '--worker')
 
-    def __init__(self, timeout: float, most: int = 20):
-        self._timeout, self._most = timeout, most
+
+class Worker:
+    """A process that tries configs, started anew after it has died or had enough of them.
+
+    Args:
+        timeout (float): Seconds for one config.
+        command (sequence[str]): What does as :func:`work`.
+        most (int): Configs for a process; memory is not all given back. Defaults to 20.
+    """
+
+    def __init__(self, timeout: float, command: Sequence[str] = WORKER, most: int = 20):
+        self._timeout, self._command, self._most = timeout, command, most
         self._process: Optional[subprocess.Popen] = None
         self._done = 0
 
@@ -658,8 +673,8 @@ class Worker:
             self._process = None
 
     def _start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, __file__, '--worker'], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True)
         self._process.stdout.readline()
         self._done = 0
 
@@ -684,7 +699,7 @@ def versions() -> Dict[str, str]:
 def code_version() -> str:
     """A digest of the code that decides the outcomes and of the installed packages."""
     digest = hashlib.sha1(json.dumps(versions()).encode())
-    files = sorted((ROOT / 'mmskd').rglob('*.py')) + [Path(__file__), Path(__file__).with_name('small_models.py')]
+    files = sorted(SOURCE.rglob('*.py')) + [Path(__file__), Path(__file__).with_name('small_models.py')]
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
@@ -765,8 +780,8 @@ def _missing(known: dict, hooks: Sequence[str]) -> List[str]:
     return [hook for hook in hooks if hook not in known.get('hooks', {})]
 
 
-def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path,
-            timeout: float) -> Dict[str, dict]:
+def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path, timeout: float,
+            command: Sequence[str] = WORKER) -> Dict[str, dict]:
     """Try each config, as far as it is not known yet; prints what was found and how long it may take."""
     code = code_version()
     results = {}
@@ -779,7 +794,7 @@ def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path,
     progress = Progress(todo.qsize())
 
     def serve() -> None:
-        worker = Worker(timeout)
+        worker = Worker(timeout, command)
         while True:
             try:
                 name = todo.get_nowait()
