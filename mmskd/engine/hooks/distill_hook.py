@@ -11,7 +11,7 @@ from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
 from mmskd.models.heads import HeadAdapter, choose_heads
-from mmskd.models.teachers import freeze, mirror_of
+from mmskd.models.teachers import FixedModes, freeze, mirror_of
 from mmskd.models.teachers.fixed import build_teacher, check_teacher, probe_features
 from mmskd.models.teachers.frozen import device_of
 from mmskd.registry import HOOKS
@@ -122,6 +122,7 @@ class DistillHook(TeachingHook):
         for part in (self._mirror, self._logits, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
+        self._modes = FixedModes(teacher)
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -133,6 +134,7 @@ class DistillHook(TeachingHook):
         for feature in self._features:
             feature.listen()
         self._logits.scale = self.r_t
+        self._modes.apply(model.training)
         self._mirror.start(self._teacher)
         return True
 

@@ -3,7 +3,8 @@ from typing import List, Optional, Union
 
 from torch import nn
 
-from mmskd.models.heads import HeadAdapter
+from mmskd.errors import UsageError
+from mmskd.models.heads import HeadAdapter, is_detector, is_pose_estimator
 from mmskd.models.heads.classifier import classifier_head
 from mmskd.registry import HOOKS
 
@@ -53,4 +54,8 @@ class NKDHook(DistillHook):
         self.loss_module = loss_module
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
+        if is_detector(model) or is_pose_estimator(model):
+            raise UsageError(
+                f'{type(model).__name__} is no classifier: its heads are asked about places that only DistillHook '
+                "keeps together. Use mmskd.DistillHook with losses=[dict(type='mmskd.NKDLoss')].")
         return [classifier_head(model, self.loss_module)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.errors import UsageError
+from mmskd.models.heads.adapter import refusal_of
 from mmskd.models.heads.classifier import classifier_head, find_module
 from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
@@ -108,7 +109,11 @@ class USKDHook(TeachingHook):
     def set_up(self, model: nn.Module, undo: ExitStack) -> None:
         """Listen to the layer and the loss module."""
         layer = find_module(model, self.layer, 'layer')
-        loss, = classifier_head(model, self.loss_module).target_losses().values()
+        head = classifier_head(model, self.loss_module)
+        reason = refusal_of(model) or _classifies_priors(head.head)
+        if reason:
+            raise UsageError(f'{type(model).__name__} with {head} cannot be taught: {reason}')
+        loss, = head.target_losses().values()
         if self.classifier is None:
             self._build_classifier()
             self.classifier.to(device_of(model))
@@ -233,6 +238,12 @@ class USKDHook(TeachingHook):
     def announce(self, runner) -> List[str]:
         """What is compared."""
         return [f'USKD: weak logits from model.{self.layer}, labels from model.{self.loss_module}']
+
+
+def _classifies_priors(head: nn.Module) -> str:
+    """Why a one-stage head has no weak logits; empty for other heads."""
+    dense = any(kind.__name__ == 'BaseDenseHead' for kind in type(head).__mro__)
+    return 'it classifies priors, of which a feature in the middle of the network knows nothing' if dense else ''
 
 
 def _require_one(calls: list, option: str, name: str) -> None:
