@@ -21,8 +21,8 @@ def load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
 
     A file goes in as by MMEngine's ``load_checkpoint``: a ``state_dict`` or bare weights, also of a
     model in its DDP wrapper (``module.``), and the model renames and converts what older versions
-    wrote (MMPose 0.x, the first MMDetection, MMCV's deformable convolutions). Other than there, all
-    weights of the model have to be in it, and nothing else but
+    wrote (MMPose 0.x, the first MMDetection). Other than there, all weights of the model have to be
+    in it, and nothing else but
 
     - copies that the EMA hooks of MMCV 1.x and MMDetection 2.x kept among the weights (``ema_*``);
       the averaged weights are those under the stock names;

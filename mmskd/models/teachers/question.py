@@ -5,8 +5,10 @@ codec or classes of another alphabet have the shape of the student's, and anothe
 setting means is compared by what it makes: the priors of a small grid, the target of a keypoint.
 """
 import logging
+import random
+from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -75,45 +77,46 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHe
         other = teacher.get_submodule(head.name)
         _compare_settings(head.name, head.head, other, HEAD_SETTINGS)
         _compare_priors(head.name, head.head, other)
-        _compare_codecs(head.name, *(getattr(asked, 'decoder', None) or getattr(
-            getattr(model, 'head', None), 'decoder', None)
-            for asked, model in ((head.head, student), (other, teacher))), head.head)
+        if is_pose_estimator(student):
+            _compare_codecs(head, _codec(head.head, student), _codec(other, teacher))
         if boxes:
             _compare_settings(head.name, head.head, other, BOX_SETTINGS)
             _compare_coders(head.name, head.head, other)
     _check_answers(student, teacher, heads)
-    student_meta = getattr(student, 'dataset_meta', None) if metainfo is None else metainfo
-    check_names(heads, student_meta, getattr(teacher, 'dataset_meta', None),
-                is_pose_estimator(student))
+    check_names(heads, getattr(student, 'dataset_meta', None) if metainfo is None else metainfo,
+                getattr(teacher, 'dataset_meta', None))
 
 
 def check_names(heads: Sequence[SoftHead], student: Optional[Mapping[str, Any]],
-                teacher: Optional[Mapping[str, Any]], keypoints: bool) -> None:
+                teacher: Optional[Mapping[str, Any]]) -> None:
     """Refuse a teacher whose classes or keypoints are others, or in another order.
 
     Names describe a head only if there are as many of them as it has outputs: an RPN knows one class,
     whatever its data set has.
 
     Args:
-        heads (sequence[SoftHead]): Heads of the student that are taught.
+        heads (sequence[SoftHead]): Heads of the student that are taught: those with ``num_classes``
+            name classes, the others place keypoints.
         student (Mapping, optional): ``metainfo`` of its training data.
         teacher (Mapping, optional): The same of the teacher.
-        keypoints (bool): Whether they are pose estimators; else they name classes.
 
     Raises:
         UsageError: Names the first that differ.
     """
-    mine, theirs = (answer_names(metainfo, keypoints) for metainfo in (student, teacher))
-    what = 'keypoints' if keypoints else 'classes'
     for head in heads:
+        keypoints = not hasattr(head.head, 'num_classes')
+        what = 'keypoints' if keypoints else 'classes'
         outputs = getattr(head.head, 'out_channels' if keypoints else 'num_classes', None)
-        for side, names in (('student', mine), ('teacher', theirs)):
-            if names is None or outputs not in (None, len(names)):
-                print_log(f'Distillation: the names of the {what} of {head.name} are not known for '
-                          f'the {side}, so they are not compared', 'current', logging.DEBUG)
-                break
+        sides = dict(student=answer_names(student, keypoints),
+                     teacher=answer_names(teacher, keypoints))
+        unknown = [side for side, names in sides.items()
+                   if names is None or outputs not in (None, len(names))]
+        if unknown:
+            print_log(f'Distillation: the names of the {what} of {head.name} are not known for the '
+                      f'{" and the ".join(unknown)}, so they are not compared', 'current',
+                      logging.DEBUG)
         else:
-            _compare_names(head.name, what, mine, theirs)
+            _compare_names(head.name, what, sides['student'], sides['teacher'])
 
 
 # ------------------------------------------------------------------ images
@@ -123,8 +126,9 @@ def _check_images(student: nn.Module, teacher: nn.Module) -> None:
     """The teacher sees the student's batch."""
     if hasattr(teacher, 'data_preprocessor'):  # OpenMMLab's models have one
         _compare('data_preprocessor normalises', _normalisation(student), _normalisation(teacher))
-    _compare('the images have so many channels', image_channels(student),
-             image_channels(teacher, student))
+    if hasattr(student, 'extract_feat') and hasattr(teacher, 'extract_feat'):
+        _compare('the images have so many channels', image_channels(student),
+                 image_channels(teacher, student))
     if is_pose_estimator(student):
         _compare_known('codec has the input size (width, height)', input_size(student),
                        input_size(teacher))
@@ -229,25 +233,31 @@ def _compare_coders(name: str, head: nn.Module, other: nn.Module) -> None:
         _compare(f'{name}.bbox_coder is', _settings(mine), _settings(theirs))
 
 
-def _compare_codecs(name: str, mine: Any, theirs: Any, head: nn.Module) -> None:
+def _codec(head: nn.Module, model: nn.Module) -> Any:
+    """The codec of a head, or of the head around it."""
+    outer = getattr(model, 'head', None)
+    return getattr(head, 'decoder', None) or getattr(outer, 'decoder', None)
+
+
+def _compare_codecs(head: SoftHead, mine: Any, theirs: Any) -> None:
     """What a heatmap or a distribution over bins means, by what the codecs make of keypoints.
 
-    Settings of decoding alone (DARK, scores of visibility) may differ.
+    Settings of decoding alone (DARK for SimCC, scores of visibility) may differ.
     """
     if mine is None or theirs is None:
-        print_log(f'Distillation: {name} has no decoder on one side, so the codecs are not compared',
-                  'current', logging.DEBUG)
+        print_log(f'Distillation: {head.name} has no decoder on one side, so the codecs are not '
+                  'compared', 'current', logging.DEBUG)
         return
-    targets = [_encode(codec, head) for codec in (mine, theirs)]
+    targets = [_encode(codec, head.head) for codec in (mine, theirs)]
     if None not in targets and _same_arrays(*targets):
         return
     ours, others = _settings(mine), _settings(theirs)
     differing = [key for key in {**ours, **others} if ours.get(key) != others.get(key)]
     if differing or None not in targets:
         keys = dict.fromkeys(['type', *differing])
-        _compare(f'{name} is trained to give the targets of the codec',
-                 {key: ours[key] for key in keys if key in ours},
-                 {key: others[key] for key in keys if key in others})
+        raise UsageError(_mismatch(f'{head.name} is trained to give the targets of the codec',
+                                   {key: ours.get(key) for key in keys},
+                                   {key: others.get(key) for key in keys}))
 
 
 def _encode(codec: Any, head: nn.Module) -> Optional[Dict[str, np.ndarray]]:
@@ -256,10 +266,24 @@ def _encode(codec: Any, head: nn.Module) -> Optional[Dict[str, np.ndarray]]:
     try:
         extent = np.asarray(codec.input_size, np.float32)
         keypoints = np.linspace(0.21, 0.83, count, dtype=np.float32)[None, :, None] * extent
-        targets = codec.encode(keypoints, np.ones((1, count), np.float32))
+        with _same_chance():
+            targets = codec.encode(keypoints, np.ones((1, count), np.float32))
         return {key: value for key, value in targets.items() if isinstance(value, np.ndarray)}
     except Exception:  # of any codec, which may need boxes, cameras, a second hand
         return None
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """Let a codec that draws numbers draw the same each time, and none of the training's."""
+    state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
 
 
 def _same_arrays(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> bool:
@@ -268,7 +292,7 @@ def _same_arrays(mine: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray
         for key, value in mine.items())
 
 
-def _compare_names(head: str, what: str, mine: List[str], theirs: List[str]) -> None:
+def _compare_names(head: str, what: str, mine: Sequence[str], theirs: Sequence[str]) -> None:
     if mine == theirs:
         return
     first = next((index for index, pair in enumerate(zip(mine, theirs)) if len(set(pair)) > 1),
@@ -313,5 +337,9 @@ def _compare_known(what: str, mine: Any, theirs: Any) -> None:
 
 def _compare(what: str, mine: Any, theirs: Any) -> None:
     if mine != theirs:
-        raise UsageError(f'student and teacher do not go together: {what}: {mine} in the student, '
-                         f'{theirs} in the teacher')
+        raise UsageError(_mismatch(what, mine, theirs))
+
+
+def _mismatch(what: str, mine: Any, theirs: Any) -> str:
+    return (f'student and teacher do not go together: {what}: {mine} in the student, {theirs} in '
+            'the teacher')
