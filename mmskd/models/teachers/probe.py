@@ -31,8 +31,9 @@ def probe_features(model: nn.Module, like: Optional[nn.Module] = None) -> List[T
 
     Args:
         model (nn.Module): A detector or pose estimator.
-        like (nn.Module, optional): Who says device and precision if the model has no parameters and
-            buffers of its own. Defaults to None: the CPU and single precision.
+        like (nn.Module, optional): Whose images it sees. Says their size, device and precision where
+            the model has no codec and no parameters that do. Defaults to None: 256 pixels, the CPU
+            and single precision.
 
     Raises:
         UsageError: If the model has no features of an image.
@@ -43,7 +44,7 @@ def probe_features(model: nn.Module, like: Optional[nn.Module] = None) -> List[T
 def probe(model: nn.Module, like: Optional[nn.Module] = None) -> Any:
     """What ``model.extract_feat`` returns for such an image. See :func:`probe_features`."""
     channels = image_channels(model, like)
-    *smaller, last = _sizes(model)
+    *smaller, last = _sizes(model, like)
     for size in smaller:
         try:
             return _extract(model, _blank(model, channels, size, like))
@@ -71,7 +72,7 @@ def image_channels(model: nn.Module, like: Optional[nn.Module] = None) -> int:
     handles = [module.register_forward_pre_hook(_stop_at_convolution)
                for module in model.modules() if isinstance(module, _ConvNd)]
     try:
-        _extract(model, _blank(model, 3, _sizes(model)[-1], like))
+        _extract(model, _blank(model, 3, _sizes(model, like)[-1], like))
     except _FirstConvolution as first:
         return 3 * first.takes // first.given
     finally:
@@ -99,8 +100,8 @@ def _stop_at_convolution(module: nn.Module, args: tuple) -> None:
     raise _FirstConvolution(module.in_channels, args[0].size(1))
 
 
-def _sizes(model: nn.Module) -> List[Tuple[int, int]]:
-    size = input_size(model)
+def _sizes(model: nn.Module, like: Optional[nn.Module]) -> List[Tuple[int, int]]:
+    size = input_size(model) or (input_size(like) if like is not None else None)
     return [(side, side) for side in PROBE_SIZES] if size is None else [size]
 
 
