@@ -97,7 +97,8 @@ def _load(model: nn.Module, weights: Dict[str, Any]) -> List[str]:
         problems.extend(_told('lacks', [
             key for key in keys.missing_keys if not key.endswith('num_batches_tracked')]))
         problems.extend(_told('has beyond the model', [
-            key for key in keys.unexpected_keys if not (key in constants or _prepares_images(key))]))
+            key for key in keys.unexpected_keys
+            if not (key in constants or _prepares_images(key))]))
 
     handle = model.register_load_state_dict_post_hook(see)
     try:

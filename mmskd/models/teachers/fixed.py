@@ -50,9 +50,9 @@ def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) ->
 def resolve_teacher_config(teacher: Mapping[str, str], folder: Optional[str] = None) -> str:
     """Where the config of a teacher is, from whatever folder one asks.
 
-    A config that is dumped into the work dir of its run lies in another folder than the one that was
-    written, from which a relative path leads to its teacher. So a run writes this into its own config
-    before it is dumped.
+    A config that is dumped into the work dir of its run lies in another folder than the one that
+    was written, from which a relative path leads to its teacher. So a run writes this into its own
+    config before it is dumped.
 
     Args:
         teacher (Mapping): With ``config``, as in :func:`build_teacher`.

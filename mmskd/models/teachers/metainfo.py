@@ -1,7 +1,7 @@
-"""What the answers of a trained model are called: classes and keypoints, in the order of its outputs."""
+"""What a trained model calls its outputs: classes or keypoints, in their order."""
 import logging
 import warnings
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -17,7 +17,8 @@ def metainfo_of_checkpoint(meta: Mapping[str, Any]) -> Dict[str, Any]:
         meta (Mapping): The ``meta`` of a checkpoint.
 
     Returns:
-        dict: As ``dataset.metainfo``; of MMDetection 2.x only the classes; empty where it is not said.
+        dict: As ``dataset.metainfo``; of MMDetection 2.x only the classes; empty where it is not
+        said.
     """
     metainfo = meta.get('dataset_meta')
     if isinstance(metainfo, Mapping):
@@ -85,9 +86,8 @@ def answer_names(metainfo: Optional[Mapping[str, Any]],
     if keypoints:
         by_id = metainfo.get('keypoint_id2name') or {
             index: name for name, index in (metainfo.get('keypoint_name2id') or {}).items()}
-        return [by_id[index] for index in sorted(by_id)] or None
-    classes: Any = metainfo.get('classes') or metainfo.get('CLASSES') or ()
-    if isinstance(classes, str):
-        classes = (classes, )
-    names: Sequence[Any] = list(classes)
+        names = [by_id[index] for index in sorted(by_id, key=int)]  # '10' in a file that was JSON
+    else:
+        classes = metainfo.get('classes', metainfo.get('CLASSES'))
+        names = [classes] if isinstance(classes, str) else list(() if classes is None else classes)
     return names if names and all(isinstance(name, str) for name in names) else None

@@ -14,7 +14,7 @@ PROBE_SIZES = (256, 512)  # pixels; a detector that has features of the first ne
 
 
 def feature_maps(model: nn.Module, output: Any) -> List[Tensor]:
-    """The maps to compare, of what :func:`~mmskd.models.teachers.pose_mirror.feature_module` returned.
+    """The maps to compare, of what a model's neck (or its backbone, if it has none) returned.
 
     The last one of a pose estimator, as in DWPose; those of all levels of a detector.
     """
@@ -31,9 +31,9 @@ def probe_features(model: nn.Module, like: Optional[nn.Module] = None) -> List[T
 
     Args:
         model (nn.Module): A detector or pose estimator.
-        like (nn.Module, optional): Whose images it sees. Says their size, device and precision where
-            the model has no codec and no parameters that do. Defaults to None: 256 pixels, the CPU
-            and single precision.
+        like (nn.Module, optional): Whose images it sees. Says their size, device and precision
+            where the model has no codec and no parameters that do. Defaults to None: 256 pixels,
+            the CPU and single precision.
 
     Raises:
         UsageError: If the model has no features of an image.
@@ -116,8 +116,8 @@ def _blank(model: nn.Module, channels: int, size: Tuple[int, int],
 
 def _extract(model: nn.Module, image: Tensor) -> Any:
     if not hasattr(model, 'extract_feat'):
-        raise UsageError(f'{type(model).__name__} has no extract_feat, as models of MMDetection and '
-                         'MMPose have: its features cannot be compared')
+        raise UsageError(f'{type(model).__name__} has no extract_feat, as models of MMDetection '
+                         'and MMPose have: its features cannot be compared')
     try:
         with torch.no_grad(), _eval_mode(model):
             return model.extract_feat(image)

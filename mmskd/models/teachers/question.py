@@ -1,8 +1,9 @@
 """Whether a teacher was asked the student's question: the same images, places, classes, keypoints.
 
-Shapes that agree say little. Anchors of another size, keypoints in another order, heatmaps of another
-codec or classes of another alphabet have the shape of the student's, and another meaning. What a
-setting means is compared by what it makes: the priors of a small grid, the target of a keypoint.
+Shapes that agree say little. Anchors of another size, keypoints in another order, heatmaps of
+another codec or classes of another alphabet have the shape of the student's, and another meaning.
+What a setting means is compared by what it makes: the priors of a small grid, the target of a
+keypoint.
 """
 import logging
 import random
@@ -54,18 +55,18 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHe
                   metainfo: Optional[Mapping[str, Any]] = None, boxes: bool = False) -> None:
     """Refuse a teacher that was asked another question than the student.
 
-    What one side does not tell (a module of the user's own has no ``num_classes``, an old checkpoint no
-    class names) is not compared; the log says so at level DEBUG.
+    What one side does not tell (a module of the user's own has no ``num_classes``, an old checkpoint
+    no class names) is not compared; of names and codecs the log says so at level DEBUG.
 
     Args:
         student (nn.Module): A detector or pose estimator.
         teacher (nn.Module): Of the same kind. Its ``dataset_meta``, which
             :func:`~mmskd.models.teachers.fixed.build_teacher` and the ``init_detector`` and
             ``init_model`` of OpenMMLab set, has the names of its classes or keypoints.
-        heads (sequence[SoftHead]): Heads of the student that learn from those of the same name. Empty
-            if features alone are compared: then only the images have to be the same.
-        metainfo (Mapping, optional): ``dataset.metainfo`` of the student's training data. Defaults to
-            None: the student's own ``dataset_meta``, if it has one.
+        heads (sequence[SoftHead]): Heads of the student that learn from those of the same name.
+            Empty if features alone are compared: then only the images have to be the same.
+        metainfo (Mapping, optional): ``dataset.metainfo`` of the student's training data. Defaults
+            to None: the student's own ``dataset_meta``, if it has one.
         boxes (bool): Whether the student learns boxes, too. Defaults to False.
 
     Raises:
@@ -91,8 +92,8 @@ def check_names(heads: Sequence[SoftHead], student: Optional[Mapping[str, Any]],
                 teacher: Optional[Mapping[str, Any]]) -> None:
     """Refuse a teacher whose classes or keypoints are others, or in another order.
 
-    Names describe a head only if there are as many of them as it has outputs: an RPN knows one class,
-    whatever its data set has.
+    Names describe a head only if there are as many of them as it has outputs: an RPN knows one
+    class, whatever its data set has.
 
     Args:
         heads (sequence[SoftHead]): Heads of the student that are taught: those with ``num_classes``
@@ -203,7 +204,8 @@ def _compare_priors(name: str, head: nn.Module, other: nn.Module) -> None:
     for key, generator in mine.items():
         _compare(f'{name}.{key} has the strides', _plain(generator.strides),
                  _plain(theirs[key].strides))
-        for stride, ours, others in zip(generator.strides, _priors(generator), _priors(theirs[key])):
+        for stride, ours, others in zip(generator.strides, _priors(generator),
+                                        _priors(theirs[key])):
             if ours.shape == others.shape and torch.allclose(ours, others):
                 continue
             where = next((index for index, (row, rival) in enumerate(zip(ours, others))
@@ -302,8 +304,8 @@ def _compare_names(head: str, what: str, mine: Sequence[str], theirs: Sequence[s
               'others, or spelled in another way')
     raise UsageError(
         f'student and teacher do not go together: {head} has {what} which in the teacher are '
-        f'{reason}: number {first} is {sides[0]!r} in the student, {sides[1]!r} in the teacher. Take '
-        f'a teacher that was trained on the same {what}; if they mean the same, write the '
+        f'{reason}: number {first} is {sides[0]!r} in the student, {sides[1]!r} in the teacher. '
+        f'Take a teacher that was trained on the same {what}; if they mean the same, write the '
         "student's names into meta['dataset_meta'] of the teacher's checkpoint")
 
 
@@ -317,7 +319,7 @@ def _settings(item: Any) -> Dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting as something to compare and to print; a list and a tuple of the same are the same."""
+    """A setting as something to compare and to print; a list is the tuple of the same."""
     if isinstance(value, (np.ndarray, np.generic, Tensor)):
         return _plain(value.tolist())
     if isinstance(value, (list, tuple)):

@@ -25,8 +25,8 @@ needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installe
 
 @pytest.fixture(scope='module')
 def fourteen(tmp_path_factory):
-    """Config and checkpoint of a teacher on AIC and on CrowdPose: 14 keypoints, as the stock configs
-    have them, on a small backbone. The checkpoint does not say on what it was trained."""
+    """Teachers on AIC and on CrowdPose: 14 keypoints, as the stock configs have them, on a small
+    backbone. The checkpoints do not say on what they were trained."""
     import mmpose.models  # noqa: F401
     folder, found = tmp_path_factory.mktemp('fourteen'), {}
     small = pose_runs.model('heatmap')
@@ -126,8 +126,8 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     found = {name: resolve_teacher_config(dict(config=name), 'beside')
              for name in ('teacher.py', 'other.py', 'gone.py', 'mmpose::x/teacher.py')}
     assert found == {
-        'teacher.py': str(tmp_path / 'beside' / 'teacher.py'), 'other.py': str(tmp_path / 'other.py'),
-        'gone.py': 'gone.py', 'mmpose::x/teacher.py': 'mmpose::x/teacher.py'}
+        'teacher.py': str(tmp_path / 'beside' / 'teacher.py'),
+        'other.py': str(tmp_path / 'other.py'), 'gone.py': 'gone.py', 'mmpose::x/teacher.py': 'mmpose::x/teacher.py'}
     assert resolve_teacher_config(dict(config=found['teacher.py'])) == found['teacher.py']
     assert resolve_teacher_config(dict(config='teacher.py')) == str(tmp_path / 'teacher.py')
 

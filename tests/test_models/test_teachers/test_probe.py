@@ -82,7 +82,7 @@ def test_a_model_without_parameters_takes_the_students_kind():
 
 @pytest.mark.parametrize('model,message', [
     (nn.Identity(), 'Identity has no extract_feat'),
-    (Still(bad=True), r'Still has no features of a blank image of .*: a second argument is missing'),
+    (Still(bad=True), 'Still has no features of a blank image of .*: a second argument is miss'),
 ])
 def test_models_without_features_of_an_image(model, message):
     with pytest.raises(UsageError, match=message):
