@@ -8,11 +8,12 @@ from torch import nn
 from mmskd.checkpoint import load_weights
 from mmskd.config import load_config, project_of
 from mmskd.errors import UsageError
+from .frozen import freeze
 from .metainfo import metainfo_of_checkpoint, metainfo_of_config
 from .probe import feature_maps, probe_features
 from .question import check_teacher
 
-__all__ = ['build_teacher', 'check_teacher', 'feature_maps', 'freeze', 'probe_features',
+__all__ = ['build_teacher', 'check_teacher', 'feature_maps', 'probe_features',
            'resolve_teacher_config']
 
 
@@ -67,10 +68,3 @@ def resolve_teacher_config(teacher: Mapping[str, str], folder: Optional[str] = N
             if os.path.isfile(path):
                 return os.path.abspath(path)
     return config
-
-
-def freeze(model: nn.Module) -> nn.Module:
-    """In eval mode, without gradients."""
-    model.eval()  # which returns None for LD's detectors
-    model.requires_grad_(False)
-    return model

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from mmskd.errors import UsageError
-from ..soft_heads import is_pose_estimator
+from ..heads import is_pose_estimator
 
 PROBE_SIZES = (256, 512)  # pixels; a detector that has features of the first needs no second
 
@@ -31,14 +31,14 @@ def probe_features(model: nn.Module, like: Optional[nn.Module] = None) -> List[T
 
     Args:
         model (nn.Module): A detector or pose estimator.
-        like (nn.Module, optional): Whose images it sees. Says their size, device and precision
-            where the model has no codec and no parameters that do. Defaults to None: 256 pixels,
-            the CPU and single precision.
+        like (nn.Module, optional): The student whose images it sees. Says which maps are compared,
+            and the size, device and precision of the image where the model has no codec and no
+            parameters that do. Defaults to None: 256 pixels, the CPU and single precision.
 
     Raises:
         UsageError: If the model has no features of an image.
     """
-    return feature_maps(model, probe(model, like))
+    return feature_maps(model if like is None else like, probe(model, like))
 
 
 def probe(model: nn.Module, like: Optional[nn.Module] = None) -> Any:

@@ -17,9 +17,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
-from ..soft_heads import SoftHead, is_pose_estimator
+from ..heads import TaughtHead, is_detector, is_pose_estimator
 from .metainfo import answer_names
-from .mirror import ROOT, feature_links
+from .mirror import NECK, ROOT, feature_links
 from .probe import image_channels, input_size, output_shapes, probe, probe_features
 
 HEAD_SETTINGS = {
@@ -51,20 +51,21 @@ QUERY_SETTINGS = {
 """What a detector with queries asks its decoder, by its attributes."""
 
 
-def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHead], *,
+def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[TaughtHead], *,
                   metainfo: Optional[Mapping[str, Any]] = None, boxes: bool = False) -> None:
     """Refuse a teacher that was asked another question than the student.
 
-    What one side does not tell (a module of the user's own has no ``num_classes``, an old checkpoint
-    no class names) is not compared; of names and codecs the log says so at level DEBUG.
+    What one side does not tell (a module of the user's own has no ``num_classes``, an old
+    checkpoint no class names) is not compared; of names and codecs the log says so, at level DEBUG.
 
     Args:
-        student (nn.Module): A detector or pose estimator.
+        student (nn.Module): A detector, pose estimator or classifier.
         teacher (nn.Module): Of the same kind. Its ``dataset_meta``, which
             :func:`~mmskd.models.teachers.fixed.build_teacher` and the ``init_detector`` and
             ``init_model`` of OpenMMLab set, has the names of its classes or keypoints.
-        heads (sequence[SoftHead]): Heads of the student that learn from those of the same name.
-            Empty if features alone are compared: then only the images have to be the same.
+        heads (sequence[TaughtHead]): Heads of the student that learn from those of the same name (a
+            classifier learns from the teacher's answer). Empty if features alone are compared: then
+            only the images have to be the same.
         metainfo (Mapping, optional): ``dataset.metainfo`` of the student's training data. Defaults
             to None: the student's own ``dataset_meta``, if it has one.
         boxes (bool): Whether the student learns boxes, too. Defaults to False.
@@ -73,51 +74,56 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHe
         UsageError: Names what differs, on both sides.
     """
     _check_images(student, teacher)
-    _check_modules(student, teacher, heads)
+    asks_modules = is_detector(student) or is_pose_estimator(student)
+    if asks_modules:
+        _check_modules(student, teacher, heads)
+    theirs = dict(teacher.named_modules())
     for head in heads:
-        other = teacher.get_submodule(head.name)
-        _compare_settings(head.name, head.head, other, HEAD_SETTINGS)
-        _compare_priors(head.name, head.head, other)
+        other = theirs.get(head.name)
+        if other is None:  # another classifier
+            continue
+        name = head.name or 'the model'
+        _compare_settings(name, head.head, other, HEAD_SETTINGS)
+        _compare_priors(name, head.head, other)
         if is_pose_estimator(student):
             _compare_codecs(head, _codec(head.head, student), _codec(other, teacher))
         if boxes:
-            _compare_settings(head.name, head.head, other, BOX_SETTINGS)
-            _compare_coders(head.name, head.head, other)
-    _check_answers(student, teacher, heads)
+            _compare_settings(name, head.head, other, BOX_SETTINGS)
+            _compare_coders(name, head.head, other)
+    if asks_modules:
+        _check_answers(student, teacher, heads)
     check_names(heads, getattr(student, 'dataset_meta', None) if metainfo is None else metainfo,
-                getattr(teacher, 'dataset_meta', None))
+                getattr(teacher, 'dataset_meta', None), is_pose_estimator(student))
 
 
-def check_names(heads: Sequence[SoftHead], student: Optional[Mapping[str, Any]],
-                teacher: Optional[Mapping[str, Any]]) -> None:
+def check_names(heads: Sequence[TaughtHead], student: Optional[Mapping[str, Any]],
+                teacher: Optional[Mapping[str, Any]], keypoints: bool) -> None:
     """Refuse a teacher whose classes or keypoints are others, or in another order.
 
     Names describe a head only if there are as many of them as it has outputs: an RPN knows one
     class, whatever its data set has.
 
     Args:
-        heads (sequence[SoftHead]): Heads of the student that are taught: those with ``num_classes``
-            name classes, the others place keypoints.
+        heads (sequence[TaughtHead]): Heads of the student that are taught.
         student (Mapping, optional): ``metainfo`` of its training data.
         teacher (Mapping, optional): The same of the teacher.
+        keypoints (bool): Whether the heads place keypoints; else they name classes.
 
     Raises:
         UsageError: Names the first that differ.
     """
+    what = 'keypoints' if keypoints else 'classes'
+    sides = dict(student=answer_names(student, keypoints), teacher=answer_names(teacher, keypoints))
     for head in heads:
-        keypoints = not hasattr(head.head, 'num_classes')
-        what = 'keypoints' if keypoints else 'classes'
         outputs = getattr(head.head, 'out_channels' if keypoints else 'num_classes', None)
-        sides = dict(student=answer_names(student, keypoints),
-                     teacher=answer_names(teacher, keypoints))
         unknown = [side for side, names in sides.items()
                    if names is None or outputs not in (None, len(names))]
         if unknown:
-            print_log(f'Distillation: the names of the {what} of {head.name} are not known for the '
+            print_log(f'Distillation: the names of the {what} of {head} are not known for the '
                       f'{" and the ".join(unknown)}, so they are not compared', 'current',
                       logging.DEBUG)
         else:
-            _compare_names(head.name, what, sides['student'], sides['teacher'])
+            _compare_names(str(head), what, sides['student'], sides['teacher'])
 
 
 # ------------------------------------------------------------------ images
@@ -125,51 +131,53 @@ def check_names(heads: Sequence[SoftHead], student: Optional[Mapping[str, Any]],
 
 def _check_images(student: nn.Module, teacher: nn.Module) -> None:
     """The teacher sees the student's batch."""
-    if hasattr(teacher, 'data_preprocessor'):  # OpenMMLab's models have one
+    if all(hasattr(model, 'data_preprocessor') for model in (student, teacher)):
         _compare('data_preprocessor normalises', _normalisation(student), _normalisation(teacher))
-    if hasattr(student, 'extract_feat') and hasattr(teacher, 'extract_feat'):
+    if all(hasattr(model, 'extract_feat') for model in (student, teacher)):
         _compare('the images have so many channels', image_channels(student),
                  image_channels(teacher, student))
-    if is_pose_estimator(student):
-        _compare_known('codec has the input size (width, height)', input_size(student),
-                       input_size(teacher))
+    _compare_known('codec has the input size (width, height)', input_size(student),
+                   input_size(teacher))
 
 
 def _normalisation(model: nn.Module) -> Dict[str, Any]:
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    channels = bool(getattr(preprocessor, '_channel_conversion', False))
-    if not getattr(preprocessor, '_enable_normalize', False):
-        return dict(swaps_channels=channels)
-    mean, std = ([round(value, 4) for value in getattr(preprocessor, name).flatten().tolist()]
-                 for name in ('mean', 'std'))
-    return dict(mean=mean, std=std, swaps_channels=channels)
+    preprocessor = model.data_preprocessor
+    swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', False))
+    settings: Dict[str, Any] = dict(swaps_channels=bool(swaps))
+    for name in ('mean', 'std'):
+        value = getattr(preprocessor, name, None)
+        if value is not None:
+            settings[name] = [round(number, 4) for number in value.flatten().tolist()]
+    return settings
 
 
 # ------------------------------------------------------------------ modules
 
 
-def _check_modules(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHead]) -> None:
+def _check_modules(student: nn.Module, teacher: nn.Module, heads: Sequence[TaughtHead]) -> None:
     """The teacher has what is asked, under the same name."""
     theirs = {name for name, _ in teacher.named_modules()}
     asked = [head.name for head in heads]
-    if not is_pose_estimator(student):
-        asked = [*feature_links(student), *asked]
+    if is_detector(student):
+        asked = [*_links(student, heads), *asked]
     for name in asked:
         if name not in theirs:
             raise UsageError(f'the teacher ({type(teacher).__name__}) has no {name}, which the '
                              f'student ({type(student).__name__}) has: take one of the same family')
 
 
-def _check_answers(student: nn.Module, teacher: nn.Module, heads: Sequence[SoftHead]) -> None:
+def _links(student: nn.Module, heads: Sequence[TaughtHead]) -> List[str]:
+    return feature_links(student, [head.adapter for head in heads])
+
+
+def _check_answers(student: nn.Module, teacher: nn.Module, heads: Sequence[TaughtHead]) -> None:
     """What leads to the answers is of the same size on both sides."""
-    if not heads:
-        return
-    if is_pose_estimator(student):
+    if is_pose_estimator(student) and heads:
         mine, theirs = probe(student), probe(teacher, student)
         for head in heads:
             _compare(f'{head.name} predicts', output_shapes(student, head.name, mine),
                      output_shapes(teacher, head.name, theirs))
-    elif set(feature_links(student)) - {ROOT, 'neck'}:  # RoIs and queries look into these maps
+    elif set(_links(student, heads)) - {ROOT, NECK}:  # RoIs and queries look into these maps
         _compare_settings('the model', student, teacher, QUERY_SETTINGS)
         _compare('features are so large (height, width)', _map_sizes(probe_features(student)),
                  _map_sizes(probe_features(teacher, student)))
@@ -241,7 +249,7 @@ def _codec(head: nn.Module, model: nn.Module) -> Any:
     return getattr(head, 'decoder', None) or getattr(outer, 'decoder', None)
 
 
-def _compare_codecs(head: SoftHead, mine: Any, theirs: Any) -> None:
+def _compare_codecs(head: TaughtHead, mine: Any, theirs: Any) -> None:
     """What a heatmap or a distribution over bins means, by what the codecs make of keypoints.
 
     Settings of decoding alone (DARK for SimCC, scores of visibility) may differ.

@@ -8,8 +8,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmskd.errors import UsageError
-from mmskd.models.soft_heads import soften_heads
-from mmskd.models.teachers.fixed import (build_teacher, check_teacher, freeze, probe_features,
+from mmskd.models.heads import TaughtHead, choose_heads
+from mmskd.models.teachers import freeze
+from mmskd.models.teachers.fixed import (build_teacher, check_teacher, probe_features,
                                          resolve_teacher_config)
 from mmskd.models.teachers.metainfo import answer_names, metainfo_of_checkpoint, metainfo_of_config
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
@@ -19,6 +20,11 @@ if HAS_MMPOSE:
 
 needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
 needs_mmpose = pytest.mark.skipif(not HAS_MMPOSE, reason='mmpose is not installed')
+
+
+def taught(student):
+    return [TaughtHead(adapter) for adapter in choose_heads(student)]
+
 
 # ------------------------------------------------------------------ names of the answers
 
@@ -48,7 +54,7 @@ def test_keypoints_of_aic_and_crowdpose_are_not_each_others(fourteen):
     student = build_teacher(**fourteen['aic'])
     teacher = build_teacher(**fourteen['crowdpose'])
     assert len(answer_names(teacher.dataset_meta, True)) == 14
-    heads = soften_heads(student)
+    heads = taught(student)
     check_teacher(student, build_teacher(**fourteen['aic']), heads)
     with pytest.raises(UsageError, match="number 0 is 'right_shoulder' in the student, "
                                          "'left_shoulder' in the teacher"):
@@ -127,7 +133,8 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
              for name in ('teacher.py', 'other.py', 'gone.py', 'mmpose::x/teacher.py')}
     assert found == {
         'teacher.py': str(tmp_path / 'beside' / 'teacher.py'),
-        'other.py': str(tmp_path / 'other.py'), 'gone.py': 'gone.py', 'mmpose::x/teacher.py': 'mmpose::x/teacher.py'}
+        'other.py': str(tmp_path / 'other.py'), 'gone.py': 'gone.py',
+        'mmpose::x/teacher.py': 'mmpose::x/teacher.py'}
     assert resolve_teacher_config(dict(config=found['teacher.py'])) == found['teacher.py']
     assert resolve_teacher_config(dict(config='teacher.py')) == str(tmp_path / 'teacher.py')
 
@@ -187,5 +194,5 @@ def test_a_teacher_without_parameters():
     with DefaultScope.overwrite_default_scope('mmpose'):
         student = MODELS.build(pose_runs.model('heatmap')).double()
     teacher = freeze(Oracle())
-    check_teacher(student, teacher, soften_heads(student))
+    check_teacher(student, teacher, taught(student))
     assert probe_features(teacher, like=student)[0].dtype is torch.float64
