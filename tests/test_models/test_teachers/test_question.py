@@ -2,11 +2,13 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmskd.errors import UsageError
 from mmskd.models.heads import TaughtHead, choose_heads
+from mmskd.models.heads.classifier import classifier_head
 from mmskd.models.teachers.question import check_names, check_teacher
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
@@ -252,8 +254,8 @@ def keypoints(*names):
 
 @needs_mmdet
 @pytest.mark.parametrize('classes,message', [
-    (('b', 'a', 'c', 'd', 'e'), "bbox_head .RetinaHead. has classes .* in another order: number 0 is "
-                                "'a' in the student, 'b' in the teacher"),
+    (('b', 'a', 'c', 'd', 'e'), "bbox_head .RetinaHead. has classes .* the same in another order: "
+                                "number 0 is 'a' in the student, 'b' in the teacher"),
     (('a', 'b', 'C', 'd', 'e'), "spelled in another way: number 2 is 'c' in the student, 'C'"),
 ])
 def test_classes_of_another_alphabet_are_refused(classes, message):
@@ -320,3 +322,44 @@ def test_features_alone_need_only_the_same_images():
     student, teacher = detector(), detector(anchors=dict(octave_base_scale=8), num_classes=7)
     teacher.dataset_meta = dict(classes=('e', 'd', 'c', 'b', 'a'))
     check_teacher(student, teacher, [], metainfo=LETTERS)
+
+
+# ------------------------------------------------------------------ classifiers
+
+
+class Classifier(BaseModel):
+    """With MMPretrain's names; its architecture is no matter of the teacher's."""
+
+    class Prepares(BaseDataPreprocessor):
+
+        def __init__(self, to_rgb):
+            super().__init__()
+            self.register_buffer('mean', torch.tensor([127.5]).view(-1, 1, 1), False)
+            self.register_buffer('std', torch.tensor([64.]).view(-1, 1, 1), False)
+            self.to_rgb = to_rgb
+
+    def __init__(self, head='head', num_classes=5, to_rgb=True):
+        super().__init__(self.Prepares(to_rgb))
+        self.add_module(head, nn.Linear(3, num_classes))
+        self.get_submodule(head).num_classes = num_classes
+        self.get_submodule(head).loss_module = nn.CrossEntropyLoss()
+
+    def forward(self, inputs, mode='tensor'):
+        raise AssertionError('asked for nothing')
+
+
+@pytest.mark.parametrize('teacher,classes,message', [
+    (Classifier('classifies'), 'abcde', None),
+    (Classifier('classifies'), 'abced', "model.head.loss_module has classes .* number 3 is 'd'"),
+    (Classifier(to_rgb=False), 'abcde', "'swaps_channels': True.* in the student, .*False"),
+    (Classifier(num_classes=6), 'abcdef', 'head has so many classes: 5 in the student, 6'),
+])
+def test_classifiers(teacher, classes, message):
+    teacher.dataset_meta = dict(classes=list(classes))
+    student = Classifier()
+    heads = [TaughtHead(classifier_head(student, 'head.loss_module'))]
+    if message is None:
+        check_teacher(student, teacher, heads, metainfo=LETTERS)
+    else:
+        with pytest.raises(UsageError, match=message):
+            check_teacher(student, teacher, heads, metainfo=LETTERS)
