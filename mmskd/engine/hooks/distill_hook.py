@@ -1,7 +1,7 @@
 """Distillation from another model's checkpoint: DWPose's first stage, and logits of detectors."""
 import os
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from mmengine.runner import IterBasedTrainLoop
@@ -12,8 +12,10 @@ from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, c
                                         compares_features, default_losses)
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, freeze, mirror_of
-from mmskd.models.teachers.fixed import build_teacher, check_teacher, probe_features
+from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
 from mmskd.models.teachers.frozen import device_of
+from mmskd.models.teachers.probe import probe_features
+from mmskd.models.teachers.question import check_teacher
 from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
@@ -98,6 +100,7 @@ class DistillHook(TeachingHook):
         self.r_t = 1.0
         self.losses: Optional[nn.ModuleList] = None
         self._folder: Optional[str] = None
+        self._metainfo: Optional[Mapping[str, Any]] = None
 
     # Without a Runner --------------------------------------------------------------------------
 
@@ -108,13 +111,13 @@ class DistillHook(TeachingHook):
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
-        check_teacher(model, teacher, self.heads_taught)
+        check_teacher(model, teacher, self.heads_taught, metainfo=self._metainfo)
         losses = default_losses(model, self.heads_taught) if losses is None else losses
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
         for loss in feature_losses:
             loss.check_model(model)
-            loss.connect(probe_features(model), probe_features(teacher))
+            loss.connect(probe_features(model), probe_features(teacher, model))
         self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
@@ -168,9 +171,26 @@ class DistillHook(TeachingHook):
             return
         if runner.cfg.filename:
             self._folder = os.path.dirname(runner.cfg.filename)
+        self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+        self._keep_teacher_config(runner)
         self.attach(runner.model)
         for feature in self._features:
             feature.wrap(lambda loss: self._train_along(runner, loss))
+
+    def _keep_teacher_config(self, runner) -> None:
+        """Write where the teacher's config is into the run's, which is dumped to another folder."""
+        if isinstance(self.teacher, nn.Module):
+            return
+        given = self.teacher['config']
+        found = resolve_teacher_config(self.teacher, self._folder)
+        if found == given:
+            return
+        self.teacher = dict(self.teacher, config=found)
+        for hook in runner.cfg.get('custom_hooks') or ():
+            teacher = hook.get('teacher') if isinstance(hook, dict) else None
+            if isinstance(teacher, dict) and teacher.get('config') == given:
+                teacher['config'] = found
+        runner.dump_config()
 
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: the share of this epoch."""

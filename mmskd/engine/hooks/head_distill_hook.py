@@ -3,7 +3,7 @@ import copy
 import gc
 import logging
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
-from mmskd.models.heads import HeadAdapter
+from mmskd.models.heads import HeadAdapter, is_pose_estimator
+from mmskd.models.teachers.question import check_names
 from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
 from mmskd.registry import HOOKS
 
@@ -72,6 +73,7 @@ class HeadDistillHook(TeachingHook):
         self.reinit_head = reinit_head
         self.heads = heads
         self._frozen: Optional[FrozenParts] = None
+        self._metainfo: Optional[Mapping[str, Any]] = None
 
     # Without a Runner --------------------------------------------------------------------------
 
@@ -82,6 +84,7 @@ class HeadDistillHook(TeachingHook):
         """
         heads = heads_to_distill(model, self.heads)
         trained = trained_copy(model, self.checkpoint)
+        check_names(heads, self._metainfo, trained.dataset_meta, is_pose_estimator(model))
         weights = {} if self._resumed else self._first_weights(trained, heads)
         self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
         undo.callback(self._distiller.remove)
@@ -125,6 +128,7 @@ class HeadDistillHook(TeachingHook):
         super().before_run(runner)
         if not is_training(runner):
             return
+        self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         model = unwrapped(runner.model)
         with self.named_errors():
             self._freeze(model, heads_to_distill(model, self.heads))

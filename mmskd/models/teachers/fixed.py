@@ -10,11 +10,6 @@ from mmskd.config import load_config, project_of
 from mmskd.errors import UsageError
 from .frozen import freeze
 from .metainfo import metainfo_of_checkpoint, metainfo_of_config
-from .probe import feature_maps, probe_features
-from .question import check_teacher
-
-__all__ = ['build_teacher', 'check_teacher', 'feature_maps', 'probe_features',
-           'resolve_teacher_config']
 
 
 def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) -> nn.Module:

@@ -10,9 +10,10 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.heads import TaughtHead, choose_heads
 from mmskd.models.teachers import freeze
-from mmskd.models.teachers.fixed import (build_teacher, check_teacher, probe_features,
-                                         resolve_teacher_config)
+from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
 from mmskd.models.teachers.metainfo import answer_names, metainfo_of_checkpoint, metainfo_of_config
+from mmskd.models.teachers.probe import probe_features
+from mmskd.models.teachers.question import check_teacher
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMPOSE:
