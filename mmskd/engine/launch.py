@@ -1,7 +1,10 @@
 """What ``tools/train.py`` and ``tools/test.py`` have in common."""
 import argparse
 import os
+import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Callable
 from unittest import mock
 
 import torch
@@ -12,7 +15,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
 
-from mmskd.errors import UsageError
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import project_of
+from mmskd.engine.explaining import explain
+from mmskd.errors import RunStopped, UsageError
 
 
 class KeyValueAction(DictAction):
@@ -48,6 +54,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--wait-time', type=float, help='seconds that a window stays')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes of a distributed job')
+    parser.add_argument('--traceback', action='store_true',
+                        help='show where an error was raised, not only what it says')
     # torch.distributed.launch passes it, in either spelling
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
@@ -117,6 +125,43 @@ def _set_up_cpu_processes(cfg: Config) -> None:
     cfg.model_wrapper_cfg.device_ids = None
 
 
+def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Namespace], Config],
+             run: Callable[[Runner, argparse.Namespace], None]) -> None:
+    """Prepare a config, build its Runner and run it.
+
+    An error with a known cause ends the program in one line, and with exit code 2 if the user can put
+    it right, 1 if the run was stopped. In a distributed run one process prints it.
+
+    Args:
+        tool (str): Name of the program.
+        args (argparse.Namespace): With :func:`add_common_arguments`.
+        prepare (Callable): Returns the config that the command line asks for.
+        run (Callable): Is called with the Runner and the arguments.
+    """
+    cfg = None
+    try:
+        cfg = prepare(args)
+        if project_of(cfg) == 'mmdet':
+            from mmdet.utils import setup_cache_size_limit_of_dynamo
+            setup_cache_size_limit_of_dynamo()
+        use_safe_loading()
+        set_launcher(cfg, args.launcher)
+        run(build_runner(cfg), args)
+        end_processes()
+    except Exception as error:
+        line = explain(error, cfg)
+        if line is None or args.traceback:
+            raise
+        if fails_first():
+            print(f'{tool}: {line}', file=sys.stderr, flush=True)
+        sys.exit(1 if isinstance(error, RunStopped) else 2)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner, or what ``runner_type`` names."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
 def end_processes() -> None:
     """Part from the other processes when all are done.
 
@@ -127,6 +172,34 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The Runner, or what ``runner_type`` names."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+def process_number() -> int:
+    """Of this process in a distributed run, as what started it says; 0 elsewhere.
+
+    MMEngine knows it only when the processes have met.
+    """
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def say(line: str) -> None:
+    """Print a line, once for all processes of a distributed run."""
+    if process_number() == 0:
+        print(line, flush=True)
+
+
+def fails_first() -> bool:
+    """Whether this process is to say why it ends: one does, of all that end for a reason of theirs.
+
+    They cannot talk any more, or not yet; but torchrun keeps a store for them. Where there is none, the
+    first process of each machine speaks.
+    """
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 and 'SLURM_PROCID' not in os.environ:
+        return True
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    try:
+        store = torch.distributed.TCPStore(
+            os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
+            wait_for_workers=False, timeout=timedelta(seconds=10))
+        return store.add(f'mmskd/failed/{attempt}', 1) == 1
+    except (KeyError, RuntimeError):
+        return os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')) == '0'

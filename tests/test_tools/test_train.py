@@ -88,10 +88,8 @@ def test_fixed_seed_makes_resuming_exact(prepare, load_tool):
      'data set there, or link it: ln -s /path/to/the/data data/coco'),
     (['--no-validate', '--cfg-options', 'load_from=~/nowhere.pth'], 'no checkpoint ~/nowhere.pth'),
 ])
-def test_errors_before_anything_is_built(argv, message, run_tool, tiny):
-    with pytest.raises(SystemExit) as error:
-        run_tool('train', RETINANET, *argv)
-    assert message in str(error.value)
+def test_errors_before_anything_is_built(argv, message, refusal, tiny):
+    assert message in refusal('train', RETINANET, *argv)
 
 
 @pytest.mark.parametrize('name, message', [
@@ -99,10 +97,8 @@ def test_errors_before_anything_is_built(argv, message, run_tool, tiny):
     ('mmdet::retinanet/retinanet_r50_fpn_1x.py', f'did you mean {RETINANET}'),
     ('nopackage::a.py', 'package nopackage is not installed'),
 ])
-def test_unknown_configs(name, message, run_tool):
-    with pytest.raises(SystemExit) as error:
-        run_tool('train', name)
-    assert message in str(error.value)
+def test_unknown_configs(name, message, refusal):
+    assert message in refusal('train', name)
 
 
 def test_pskd_before_the_config_is_explained(run_tool, capsys):
@@ -139,10 +135,9 @@ def test_mmpose_flags(prepare):
 
 
 @needs_mmpose
-def test_mmpose_amp_refuses_other_wrappers(run_tool, tiny):
+def test_mmpose_amp_refuses_other_wrappers(refusal, tiny):
     Path('other.py').write_text("_base_ = 'tiny_pose.py'\noptim_wrapper = dict(type='Other')")
-    with pytest.raises(SystemExit, match='cannot replace the optimizer wrapper Other'):
-        run_tool('train', 'other.py', '--amp')
+    assert 'cannot replace the optimizer wrapper Other' in refusal('train', 'other.py', '--amp')
 
 
 # ------------------------------------------------------------------ whole runs
@@ -267,17 +262,16 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
     (['--head-distill', __file__, 'gamma=-1'], 'gamma and gt_weight must not be negative'),
 ])
-def test_teachers_that_are_not_there(argv, message, run_tool, tiny):
-    with pytest.raises(SystemExit, match=message):
-        run_tool('train', 'tiny.py', *argv)
+def test_teachers_that_are_not_there(argv, message, refusal, tiny):
+    assert message in refusal('train', 'tiny.py', *argv)
 
 
-def test_one_teacher_at_a_time(run_tool, prepare, capsys):
+def test_one_teacher_at_a_time(refusal, prepare, capsys):
     with pytest.raises(SystemExit):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
     assert 'not allowed with' in capsys.readouterr().err
-    with pytest.raises(SystemExit, match='has PSKDHook already, and a model has one teacher'):
-        run_tool('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
+    line = refusal('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
+    assert 'has PSKDHook already, and a model has one teacher' in line
 
 
 class Evil:
@@ -288,10 +282,10 @@ class Evil:
 
 @pytest.mark.parametrize('argv', [['--resume', 'evil.pth'],
                                   ['--cfg-options', 'load_from=evil.pth']])
-def test_runs_nothing_of_a_crafted_checkpoint(argv, run_tool, tiny):
+def test_runs_nothing_of_a_crafted_checkpoint(argv, refusal, tiny):
     torch.save(dict(meta=dict(), state_dict=Evil()), 'evil.pth')
-    with pytest.raises(Exception, match='evil.pth was not loaded: it asks for posix.system'):
-        run_tool('train', 'tiny.py', '--work-dir', 'work_dirs/evil', *argv)
+    line = refusal('train', 'tiny.py', '--work-dir', 'work_dirs/evil', *argv)
+    assert 'evil.pth was not loaded: it asks for posix.system' in line
     assert not Path('evil_was_here').exists()
 
 
