@@ -178,7 +178,7 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
             checkpoint = with_ndarrays(checkpoint)
         else:
             checkpoint = load_restricted(path, map_location)
-    except OSError:  # no permission, a disk that fails
+    except PermissionError:
         raise
     except Exception as error:
         problem = _not_a_checkpoint(path)

@@ -1,4 +1,5 @@
 """Which checkpoint a run goes on from."""
+import glob
 import os
 import re
 import zipfile
@@ -70,6 +71,8 @@ def _candidates(folder: str, out_dir: str, template: Optional[str]) -> Iterator[
     for _, path in sorted(numbered, key=lambda entry: (entry[0] > newest, -entry[0])):
         if first is None or os.path.realpath(path) != os.path.realpath(first):
             yield path
+    # Nothing to go on from; but a folder that holds one is not empty
+    yield from sorted(glob.glob(os.path.join(glob.escape(out_dir), 'best_*.pth')))
 
 
 def last_checkpoint(folder: str) -> str:

@@ -107,24 +107,21 @@ class SafeLocalBackend(LocalBackend):
         write_whole(obj, filepath)
 
     def remove(self, filepath: Union[str, Path]) -> None:
-        """Delete a file; within :meth:`removing_last`, at its end."""
+        """Delete a file; within :meth:`removing_later`, not yet."""
         if self._postponed is None:
             super().remove(filepath)
         else:
             self._postponed.append(str(filepath))
 
     @contextmanager
-    def removing_last(self) -> Iterator[List[str]]:
-        """Postpone what is removed in the block to its end, and drop it if the block fails.
+    def removing_later(self) -> Iterator[List[str]]:
+        """Postpone what is removed in the block.
 
         Yields:
-            list[str]: What is going to be removed; the block may take from it.
+            list[str]: The files, for the caller to delete when what replaces them is there.
         """
         self._postponed = []
         try:
             yield self._postponed
-            postponed, self._postponed = self._postponed, None
-            for path in postponed:
-                _remove_if_there(Path(path))
         finally:
             self._postponed = None
