@@ -196,11 +196,18 @@ def _not_a_checkpoint(path: str) -> Optional[str]:
         start = file.read(16)
     if not start:
         return 'it is empty'
-    if zipfile.is_zipfile(path) or start[:1] == pickle.PROTO:
-        return None
     if start[:2] == b'PK':
-        return 'the end of it is missing'
+        return None if _ends_as_an_archive(path) else 'the end of it is missing or damaged'
+    if start[:1] == pickle.PROTO:
+        return None
     return f'it begins with {start!r}, as no checkpoint does'
+
+
+def _ends_as_an_archive(path: str) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # it reads the tables at the end, whatever is left of them
+        return False
 
 
 def _in_a_line(error: Exception) -> str:

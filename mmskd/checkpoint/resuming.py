@@ -111,11 +111,9 @@ def check_whole(path: str, with_optimizer: bool = True) -> None:
     if '://' in path or os.path.isdir(path):
         return
     checkpoint = load_checkpoint_safely(path, map_location='cpu')
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = _damaged_member(archive)
-        if damaged:
-            raise UsageError(f'{path} is damaged: the checksum of {damaged} is wrong')
+    damage = _damage(path)
+    if damage:
+        raise UsageError(f'{path} is damaged: {damage}')
     needed = NEEDED if with_optimizer else NEEDED[:-1]
     lacking = [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]
     if lacking == ['optimizer']:
@@ -126,12 +124,19 @@ def check_whole(path: str, with_optimizer: bool = True) -> None:
         raise UsageError(f'{path} lacks {", ".join(lacking)}: it holds weights, and no run to go '
                          'on with; to start from them, set load_from in the config')
     meta = checkpoint['meta']
-    if not all(isinstance(meta.get(key), int) for key in ('epoch', 'iter')):
+    if not isinstance(meta, dict) or not all(
+            isinstance(meta.get(key), int) for key in ('epoch', 'iter')):
         raise UsageError(f'{path} does not say at which epoch and iteration it was saved')
 
 
-def _damaged_member(archive: zipfile.ZipFile) -> Optional[str]:
+def _damage(path: str) -> Optional[str]:
+    """What is wrong with an archive, as it is read from one end to the other."""
+    with open(path, 'rb') as file:
+        if file.read(2) != b'PK':  # PyTorch before 1.6 wrote none
+            return None
     try:
-        return archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-        return f'a part of it ({error})'
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except Exception as error:  # zipfile decodes and unpacks whatever the damage made of its tables
+        return f'{type(error).__name__}: {error}'
+    return None if member is None else f'the checksum of {member} is wrong'

@@ -55,7 +55,7 @@ def test_the_newest_and_nothing_passed_over(run):
 
 
 @pytest.mark.parametrize('damage, reason', [
-    (cut, r'epoch_4.pth cannot be read as a checkpoint: the end of it is missing'),
+    (cut, r'epoch_4.pth cannot be read as a checkpoint: the end of it is missing or damaged'),
     (empty, r'epoch_4.pth cannot be read as a checkpoint: it is empty'),
     (text, r"epoch_4.pth cannot be read as a checkpoint: it begins with b'<html>"),
     (rot, r'epoch_4.pth is damaged: the checksum of \S+ is wrong'),
@@ -137,7 +137,7 @@ def test_bit_rot_is_found_wherever_it_matters(run):
     path, rng = run / 'epoch_4.pth', random.Random(0)
     whole, found = path.read_bytes(), 0
     expected = content(load_checkpoint_safely(str(path)))
-    for _ in range(60):
+    for _ in range(200):
         data = bytearray(whole)
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
@@ -147,4 +147,4 @@ def test_bit_rot_is_found_wherever_it_matters(run):
             found += 1
         else:
             assert content(load_checkpoint_safely(str(path))) == expected
-    assert found > 30
+    assert found > 80
