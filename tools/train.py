@@ -128,12 +128,21 @@ def method_flag(args: argparse.Namespace) -> str:
 
 def save_safely(cfg: Config) -> None:
     """Put SafeCheckpointHook in the place of CheckpointHook."""
-    hooks = cfg.setdefault('default_hooks', {})
+    hooks = cfg.get('default_hooks') or {}
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # as MMEngine does
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
         if isinstance(hook, dict) and hook.get('type') in (
                 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
             hook['type'] = 'mmskd.SafeCheckpointHook'
+    cfg.default_hooks = hooks
+
+
+def check_restarts(args: argparse.Namespace) -> None:
+    """Raise UsageError if processes that torchrun starts again would not go on where they were."""
+    restarts = os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')
+    if restarts != '0' and args.resume not in (NEWEST, NEWEST_OR_START):
+        raise UsageError(f'--max-restarts={restarts}: started again, the processes would not go on '
+                         f'from the newest checkpoint; add --resume {NEWEST_OR_START}')
 
 
 def choose_checkpoint(cfg: Config, args: argparse.Namespace, start_from: Optional[str]) -> None:
@@ -227,6 +236,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 def prepare(args: argparse.Namespace) -> Config:
     """The config with everything that the command line says."""
+    check_restarts(args)
     cfg = load_config(args.config)
     project = project_of(cfg)
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and

@@ -2,6 +2,7 @@
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Callable
@@ -14,10 +15,12 @@ from mmengine.dist import barrier, init_dist, is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
+from torch.distributed import PrefixStore, TCPStore
 
 from mmskd.checkpoint import use_safe_loading
 from mmskd.config import project_of
 from mmskd.engine.explaining import explain
+from mmskd.engine.peers import meet_peers, who_is_lost
 from mmskd.errors import RunStopped, UsageError
 
 
@@ -107,22 +110,52 @@ def check_checkpoint(path: str) -> None:
 def set_launcher(cfg: Config, launcher: str) -> None:
     """Tell the config who starts the processes; without an accelerator they talk over gloo."""
     cfg.launcher = launcher
-    if launcher != 'none' and get_device() == 'cpu':
-        _set_up_cpu_processes(cfg)
+    on_cpu = launcher != 'none' and get_device() == 'cpu'
+    if on_cpu:
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        # As the Runner wraps a model when nothing is said, but for device_ids: there are none
+        cfg.model_wrapper_cfg = dict(
+            dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                 find_unused_parameters=cfg.get('find_unused_parameters', False)),
+            **cfg.get('model_wrapper_cfg') or {})
+        cfg.model_wrapper_cfg.device_ids = None
+    meeting_place = restarted_store()
+    if on_cpu or meeting_place:
+        _meet(cfg, on_cpu, meeting_place)
 
 
-def _set_up_cpu_processes(cfg: Config) -> None:
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    # The Runner does this if it is not done yet, but would fail on choosing a CUDA device
+def _meet(cfg: Config, on_cpu: bool, options: dict) -> None:
+    """Let the processes meet. The Runner does it if it is not done, but cannot do this.
+
+    Args:
+        cfg (Config): With ``launcher`` and ``env_cfg``.
+        on_cpu (bool): Then no CUDA device is chosen.
+        options (dict): Of ``init_process_group``.
+    """
     set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
-    with mock.patch.object(torch.cuda, 'set_device'):
-        init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
-    # As the Runner wraps a model when nothing is said, but for device_ids: there are none
-    cfg.model_wrapper_cfg = dict(
-        dict(type='MMDistributedDataParallel', broadcast_buffers=False,
-             find_unused_parameters=cfg.get('find_unused_parameters', False)),
-        **cfg.get('model_wrapper_cfg') or {})
-    cfg.model_wrapper_cfg.device_ids = None
+    with mock.patch.object(torch.cuda, 'set_device') if on_cpu else nullcontext():
+        init_dist(cfg.launcher, **cfg.env_cfg.get('dist_cfg', {}), **options)
+
+
+def restarted_store() -> dict:
+    """Where processes meet that torchrun has started again.
+
+    PyTorch keeps what they left behind in the store of torchrun, among it the addresses of those that
+    are dead, and does not tell them from the new ones: these would wait for each other.
+
+    Returns:
+        dict: Options of ``init_process_group``; empty if it is the first time, or without torchrun.
+    """
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if attempt == '0' or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    return dict(store=PrefixStore(f'mmskd/attempt/{attempt}', _torchrun_store()),
+                rank=int(os.environ['RANK']), world_size=int(os.environ['WORLD_SIZE']))
+
+
+def _torchrun_store(**options) -> TCPStore:
+    return TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
+                    **options)
 
 
 def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Namespace], Config],
@@ -146,15 +179,18 @@ def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Na
             setup_cache_size_limit_of_dynamo()
         use_safe_loading()
         set_launcher(cfg, args.launcher)
-        run(build_runner(cfg), args)
+        runner = build_runner(cfg)
+        meet_peers()
+        run(runner, args)
         end_processes()
     except Exception as error:
-        line = explain(error, cfg)
+        lost = who_is_lost(error)
+        line = lost or explain(error, cfg)
         if line is None or args.traceback:
             raise
         if fails_first():
             print(f'{tool}: {line}', file=sys.stderr, flush=True)
-        sys.exit(1 if isinstance(error, RunStopped) else 2)
+        sys.exit(1 if lost or isinstance(error, RunStopped) else 2)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -197,9 +233,7 @@ def fails_first() -> bool:
         return True
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     try:
-        store = torch.distributed.TCPStore(
-            os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
-            wait_for_workers=False, timeout=timedelta(seconds=10))
+        store = _torchrun_store(wait_for_workers=False, timeout=timedelta(seconds=10))
         return store.add(f'mmskd/failed/{attempt}', 1) == 1
     except (KeyError, RuntimeError):
         return os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')) == '0'

@@ -1,5 +1,7 @@
+import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -249,6 +251,77 @@ def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
     assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')} - same
 
 
+def test_resume(run_tool, refusal, tiny, capsys):
+    """It goes on from the newest whole checkpoint, or stops; it starts only if it may."""
+    line = refusal('train', 'tiny.py', '--pskd', '--resume', '--work-dir', 'work_dirs/resume')
+    assert 'there is no checkpoint in work_dirs/resume; --resume auto-or-start starts' in line
+    options = ['--work-dir', 'work_dirs/resume', '--cfg-options', 'train_cfg.max_epochs=2']
+    run_tool('train', 'tiny.py', '--pskd', '--resume', 'auto-or-start', *options)
+    assert 'no checkpoint in work_dirs/resume; the training starts' in capsys.readouterr().out
+    folder = Path('work_dirs/resume')
+    whole = (folder / 'epoch_2.pth').read_bytes()
+    (folder / 'epoch_2.pth').write_bytes(whole[:-1000])
+    run_tool('train', 'tiny.py', '--pskd', '--resume', *options)
+    printed = capsys.readouterr().out
+    assert re.search(r'--resume: work_dirs/resume/epoch_2.pth cannot be read .* the end of it is '
+                     'missing.*; it is passed over\n--resume: goes on from '
+                     'work_dirs/resume/epoch_1.pth\n', printed)
+    before = torch.load(io.BytesIO(whole), weights_only=True)['state_dict']
+    after = load_checkpoint_safely('work_dirs/resume/epoch_2.pth')['state_dict']
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert not (folder / 'epoch_3.pth').exists()
+
+    for path in folder.glob('epoch_*.pth'):
+        path.write_bytes(b'')
+    for word in ([], ['auto-or-start']):
+        line = refusal('train', 'tiny.py', '--pskd', '--work-dir', folder, '--resume', *word)
+        assert 'no checkpoint in work_dirs/resume to go on from: ' in line
+        assert 'epoch_1.pth cannot be read as a checkpoint: it is empty' in line
+    assert 'holds no optimizer state' in refusal('train', 'tiny.py', '--resume', weights_of(before))
+
+
+def weights_of(state_dict):
+    """A checkpoint that is no run."""
+    torch.save(dict(state_dict=state_dict, meta={}, message_hub={}), 'weights.pth')
+    return 'weights.pth'
+
+
+def test_resume_says_where_the_run_is(refusal, tiny):
+    """With another method it is in another folder."""
+    for name in ('tiny_pskd', 'tiny_head_distill'):
+        folder = Path('work_dirs', name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'last_checkpoint').write_text('epoch_1.pth')
+    line = refusal('train', 'tiny.py', '--resume')
+    assert 'there is no checkpoint in work_dirs/tiny (work_dirs/tiny_pskd has one, of a run with '\
+        '--pskd; work_dirs/tiny_head_distill has one, of a run with --head-distill' in line
+    shutil.rmtree('work_dirs/tiny_pskd')
+    line = refusal('train', 'tiny.py', '--pskd', '--resume')
+    assert 'work_dirs/tiny_pskd (work_dirs/tiny_head_distill has one' in line
+    shutil.rmtree('work_dirs/tiny_head_distill')
+
+
+def test_every_run_saves_safely(prepare, tiny):
+    safe = 'mmskd.SafeCheckpointHook'
+    hook = prepare('train', RETINANET).default_hooks.checkpoint
+    assert hook.type == safe and hook.interval == 1
+    Path('hooks.py').write_text(
+        "_base_ = 'tiny.py'\nfrom mmengine.hooks import CheckpointHook\n"
+        "custom_hooks = [dict(type='mmengine.CheckpointHook', interval=7, by_epoch=False),\n"
+        "                dict(type=CheckpointHook), dict(type='EMAHook')]\n")
+    cfg = prepare('train', 'hooks.py', '--cfg-options', 'default_hooks.checkpoint=None')
+    assert cfg.default_hooks.checkpoint is None, 'who wants none gets none'
+    assert [hook.type for hook in cfg.custom_hooks[:3]] == [safe, safe, 'EMAHook']
+    cfg = prepare('train', 'tiny.py', '--cfg-options', 'default_hooks=None')
+    assert cfg.default_hooks.checkpoint.type == safe
+
+
+def test_restarted_processes_must_go_on(refusal, prepare, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
+    assert '--max-restarts=3: started again, ' in refusal('train', RETINANET)
+    prepare('train', RETINANET, '--resume', 'auto-or-start')
+
+
 def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     cfg = prepare('train', 'tiny.py', '--distill-from', 'tiny.py', 'teacher.pth')
     hook = [hook for hook in cfg.custom_hooks if hook['type'] == 'mmskd.DistillHook'][0]
@@ -318,7 +391,7 @@ def test_slurm(name, tmp_path):
     srun.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\necho "path $PYTHONPATH"\n')
     srun.chmod(0o755)
     code, output = run_script(f'{name}.sh', 'part', 'job', 'a config.py', 'a path', '--x', 'y z',
-                              GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem 1G',
+                              GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--mem 1G\n--exclude=n[1-2] *',
                               PATH=f'{tmp_path}:{os.environ["PATH"]}')
     assert code == 0, output
     lines = output.splitlines()
@@ -326,7 +399,7 @@ def test_slurm(name, tmp_path):
     script = ROOT / 'tools' / f'{name[6:]}.py'
     for expected in (['-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4',
                       '--ntasks-per-node=2', '--cpus-per-task=5', '--kill-on-bad-exit=1',
-                      '--mem', '1G', sys.executable, '-u', str(script), 'a config.py', *what,
+                      '--mem', '1G', '--exclude=n[1-2]', '*', sys.executable, '-u', str(script), 'a config.py', *what,
                       '--launcher=slurm', '--x', 'y z'], ):
         start = lines.index('-p')
         assert lines[start:start + len(expected)] == expected
