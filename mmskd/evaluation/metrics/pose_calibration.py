@@ -196,11 +196,7 @@ class PoseCalibrationMetric(BaseMetric):
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
         keypoints = Keypoints(
-<<<<<<< HEAD
-            *(np.array([result[key] for result in results], kind).reshape(len(results), n_keypoints)
-=======
             *(np.array([result[key] for result in results], kind).reshape(shape)
->>>>>>> measures
               for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
             np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
         return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
