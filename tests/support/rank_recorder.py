@@ -31,7 +31,7 @@ class RankRecorder(Hook):
             pskd = teaching['PSKDHook']
             record.update(past=pskd._past.state_dict(), disagreement=pskd.disagreement)
         if 'DistillHook' in teaching:
-            record.update(projections=teaching['DistillHook']._projections())
+            record.update(projections=teaching['DistillHook'].state())
         torch.save(record, Path(runner.work_dir) / f'rank{get_rank()}.pt')
 
 
