@@ -16,6 +16,7 @@ from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.probe import probe_features
 from mmskd.models.teachers.question import check_teacher
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
@@ -86,17 +87,15 @@ class DistillHook(TeachingHook):
                 not isinstance(teacher, dict) or set(teacher) != {'config', 'checkpoint'}):
             got = f'the keys {sorted(teacher)}' if isinstance(teacher, dict) else repr(teacher)
             raise UsageError(f'{name}: teacher must be dict(config=..., checkpoint=...), got {got}')
-        if gt_weight < 0:
-            raise UsageError(f'{name}: gt_weight must not be negative, got {gt_weight}')
-        if losses is not None and not losses:
-            raise UsageError(f'{name}: losses is empty, so nothing would be distilled')
-        if isinstance(heads, str):
-            raise UsageError(f'{name}: heads must be a list of names, e.g. [{heads!r}]')
+        if isinstance(teacher, dict):
+            for key, value in teacher.items():
+                Options(name).text(f'teacher.{key}', value)
+        options = Options(name)
         self.teacher = teacher
-        self.loss_cfgs = losses
-        self.decay = decay
-        self.gt_weight = gt_weight
-        self.heads = heads
+        self.loss_cfgs = options.configs('losses', losses, optional=True)
+        self.decay = options.flag('decay', decay)
+        self.gt_weight = options.number('gt_weight', gt_weight, least=0)
+        self.heads = options.names('heads', heads, optional=True)
         self.r_t = 1.0
         self.losses: Optional[nn.ModuleList] = None
         self._folder: Optional[str] = None

@@ -14,6 +14,7 @@ from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.question import check_names
 from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .preconditions import is_training
@@ -62,16 +63,14 @@ class HeadDistillHook(TeachingHook):
     def __init__(self, checkpoint: str, gamma: float = 1.0, gt_weight: float = 0.0,
                  reinit_head: bool = True, heads: Optional[Sequence[str]] = None):
         super().__init__()
-        if gamma < 0 or gt_weight < 0 or not gamma + gt_weight:
-            raise UsageError('HeadDistillHook: gamma and gt_weight must not be negative, nor both 0, got '
-                             f'{gamma} and {gt_weight}')
-        if isinstance(heads, str):
-            raise UsageError(f'HeadDistillHook: heads must be a list of names, e.g. [{heads!r}]')
-        self.checkpoint = checkpoint
-        self.gamma = gamma
-        self.gt_weight = gt_weight
-        self.reinit_head = reinit_head
-        self.heads = heads
+        options = Options('HeadDistillHook')
+        self.checkpoint = options.text('checkpoint', checkpoint)
+        self.gamma = options.number('gamma', gamma, least=0)
+        self.gt_weight = options.number('gt_weight', gt_weight, least=0)
+        if not gamma + gt_weight:
+            raise UsageError('HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
+        self.reinit_head = options.flag('reinit_head', reinit_head)
+        self.heads = options.names('heads', heads, optional=True)
         self._frozen: Optional[FrozenParts] = None
         self._metainfo: Optional[Mapping[str, Any]] = None
 

@@ -14,6 +14,7 @@ from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
 from mmskd.models.taps import Tap
 from mmskd.models.teachers.frozen import device_of
+from mmskd.options import Options
 from mmskd.registry import HOOKS, MODELS
 
 from .preconditions import is_training
@@ -88,20 +89,17 @@ class USKDHook(TeachingHook):
     def __init__(self, layer: str, channels: int, num_classes: int,
                  loss_module: str = 'head.loss_module', tokens: str = 'mean',
                  loss: Optional[dict] = None):
-        for name, value, least in (('channels', channels, 1), ('num_classes', num_classes, 2)):
-            if value != int(value) or value < least:
-                raise UsageError(f'USKDHook: {name} must be a whole number from {least} on, got {value}')
-        if tokens not in TOKENS:
-            raise UsageError(f"USKDHook: tokens must be 'mean', 'first' or 'each', got {tokens!r}")
-        self.layer = layer
-        self.channels = channels
-        self.num_classes = num_classes
-        self.loss_module = loss_module
-        self.tokens = tokens
-        self.loss = MODELS.build(loss or dict(type='mmskd.USKDLoss'))
+        super().__init__()
+        options = Options('USKDHook')
+        self.layer = options.text('layer', layer)
+        self.channels = options.whole('channels', channels, least=1)
+        self.num_classes = options.whole('num_classes', num_classes, least=2)
+        self.loss_module = options.text('loss_module', loss_module)
+        self.tokens = options.choice('tokens', tokens, list(TOKENS))
+        loss = options.config('loss', loss, optional=True) or dict(type='mmskd.USKDLoss')
+        self.loss = MODELS.build(dict(loss))
         self.classifier: Optional[nn.Linear] = None
         self._called: Optional[nn.Module] = None  # the classifier, or its DDP wrapper
-        super().__init__()
         self._forget()
 
     # Without a Runner --------------------------------------------------------------------------
