@@ -72,7 +72,6 @@ def test_student_is_a_stock_model_that_the_hook_attaches_to(path):
         cfg.pop('custom_hooks')
         assert plain(cfg) == plain(stock)
     if path.parent.name == 'nkd':
-        loss = MODELS.build(built.loss_cfgs[0])
         teacher = load_config(hook.teacher.config)
         assert teacher.model.head.num_classes == cfg.model.head.num_classes
     attach(hook, cfg.model, MODELS, 'mmpretrain')

@@ -407,8 +407,8 @@ def test_one_teacher_at_a_time():
 
 @pytest.mark.parametrize('options,message', [
     (dict(teacher=dict(config='a.py')), 'must be dict.config=..., checkpoint=....'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), gt_weight=-1), 'gt_weight must not'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), losses=[]), 'losses is empty'),
+    (dict(teacher=dict(config='a.py', checkpoint='b'), gt_weight=-1), 'gt_weight must be a number, at least 0'),
+    (dict(teacher=dict(config='a.py', checkpoint='b'), losses=[]), 'losses must be a list of dict.*at least one'),
 ])
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ pytest.importorskip('mmdet')
 
 from mmdet.models import RetinaNet  # noqa: E402
 from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
 
 from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
                                 USKDHook)
@@ -101,6 +102,7 @@ def test_recomputed_activations_are_those_of_the_teacher(kind, tmp_path):
     ('maskformer/maskformer_r50_ms-16xb1-75e_coco.py', 'MaskFormerHead.*its decoder with its queries'),
 ], ids=['autoassign', 'maskformer'])
 def test_heads_that_no_teacher_can_reach_are_refused_by_every_hook(hook, config, reason):
+    register_all_modules(init_default_scope=True)
     model = MMDET_MODELS.build(detectors.stock_config(f'mmdet::{config}'))
     with pytest.raises(UsageError, match=f'{type(hook).__name__}: model.*{reason}'):
         hook.attach(model)
