@@ -1,2 +1,2 @@
 """Pairing, soft-target losses, teachers and backbones."""
-from . import backbones, losses  # noqa: F401  (fills the MODELS registry)
+from . import backbones, losses, teachers  # noqa: F401  (fills the MODELS registry)

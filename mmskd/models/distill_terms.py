@@ -32,11 +32,13 @@ class LogitTerms:
 
     Attributes:
         scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
+        keypoint_weights (Callable): Says how much the teacher's answers on each keypoint count, (N, K); None: 1.
     """
 
     def __init__(self, heads: Sequence[TaughtHead], losses: Sequence[nn.Module], gt_weight: float,
                  teacher: Optional[nn.Module] = None):
         self.scale = 1.0
+        self.keypoint_weights: Callable[[], Optional[Tensor]] = lambda: None
         self._losses, self._gt_weight = losses, gt_weight
         self._terms: Dict[str, List[Tensor]] = defaultdict(list)
         theirs = {} if teacher is None else dict(teacher.named_modules())
@@ -63,7 +65,8 @@ class LogitTerms:
             return None
         own = output if self._gt_weight == 1 else output * self._gt_weight
         for term in self._losses if self.scale else ():
-            value = term.of_call(LossCall(loss, args, kwargs, teacher_loss)) * self.scale
+            call = LossCall(loss, args, kwargs, teacher_loss, self.keypoint_weights())
+            value = term.of_call(call) * self.scale
             if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
                 own = MinedLoss.of(own + value, output)
             else:

@@ -11,11 +11,12 @@ from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
 from mmskd.models.heads import HeadAdapter, choose_heads
-from mmskd.models.teachers import FixedModes, freeze, mirror_of
-from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
+from mmskd.models.teachers import FixedModes, mirror_of
+from mmskd.models.teachers.answering import answering, features_from
 from mmskd.models.teachers.frozen import device_of
+from mmskd.models.teachers.option import FILES, TeacherOption
 from mmskd.models.teachers.probe import probe_features
-from mmskd.models.teachers.question import check_teacher
+from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
@@ -55,8 +56,11 @@ class DistillHook(TeachingHook):
     Logged each iteration: ``distill_decay`` (r), and the terms ``loss_feature`` and ``loss_logit`` (``loss_nkd``).
 
     Args:
-        teacher (dict | nn.Module): ``config``, a file or ``package::path``, looked for beside the config of the
-            run first, as ``_base_`` is; and ``checkpoint``, a file or URL. Or a model that is built.
+        teacher (dict | nn.Module | list): ``config``, a file or ``package::path``, looked for beside the config of
+            the run first, as ``_base_`` is; and ``checkpoint``, a file or URL. Or ``type`` and arguments of a
+            registered :class:`~mmskd.models.teachers.pose_teacher.PoseTeacher`; or a model that is built. Of a list
+            the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and ``weight_by`` (see
+            :class:`~mmskd.models.teachers.option.TeacherOption`).
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
             ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for heatmap heads,
@@ -83,15 +87,8 @@ class DistillHook(TeachingHook):
                  decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
         super().__init__()
         name = type(self).__name__
-        if not isinstance(teacher, nn.Module) and (
-                not isinstance(teacher, dict) or set(teacher) != {'config', 'checkpoint'}):
-            got = f'the keys {sorted(teacher)}' if isinstance(teacher, dict) else repr(teacher)
-            raise UsageError(f'{name}: teacher must be dict(config=..., checkpoint=...), got {got}')
-        if isinstance(teacher, dict):
-            for key, value in teacher.items():
-                Options(name).text(f'teacher.{key}', value)
         options = Options(name)
-        self.teacher = teacher
+        self._given = TeacherOption(name, teacher)
         self.loss_cfgs = options.configs('losses', losses, optional=True)
         self.decay = options.flag('decay', decay)
         self.gt_weight = options.number('gt_weight', gt_weight, least=0)
@@ -106,21 +103,27 @@ class DistillHook(TeachingHook):
     def set_up(self, model: nn.Module, undo: ExitStack) -> None:
         """Let the teacher add its terms to the losses of the model."""
         device = device_of(model)
-        teacher = self._build_teacher().to(device)
+        built = self._given.build(self._folder)
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
-        check_teacher(model, teacher, self.heads_taught, metainfo=self._metainfo)
-        losses = default_losses(model, self.heads_taught) if losses is None else losses
+        teacher = answering(built, model, self.heads_taught, self._metainfo).to(device)
+        translated = isinstance(teacher, TranslatedTeacher)
+        if translated:
+            self._require_lessons(teacher)
+        if losses is None:
+            losses = [loss for loss in default_losses(model, self.heads_taught)
+                      if not (translated and compares_features(loss))]
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
         for loss in feature_losses:
             loss.check_model(model)
-            loss.connect(probe_features(model), probe_features(teacher, model))
+            loss.connect(probe_features(model), probe_features(features_from(teacher), model))
         self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
-        self._features = [FeatureTerm(model, teacher, loss) for loss in feature_losses]
+        self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
+        self._features = [FeatureTerm(model, features_from(teacher), loss) for loss in feature_losses]
         for part in (self._mirror, self._logits, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
@@ -156,10 +159,16 @@ class DistillHook(TeachingHook):
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)
 
-    def _build_teacher(self) -> nn.Module:
-        if isinstance(self.teacher, nn.Module):
-            return freeze(self.teacher)
-        return build_teacher(self.teacher['config'], self.teacher['checkpoint'], self._folder)
+    @property
+    def teacher(self) -> Any:
+        """dict | nn.Module | list: The option."""
+        return self._given.value
+
+    def _require_lessons(self, teacher: TranslatedTeacher) -> None:
+        """Raise UsageError if a keypoint would learn from nobody."""
+        if teacher.untaught and not self.gt_weight:
+            raise UsageError(f'with gt_weight=0 nothing would teach {", ".join(teacher.untaught)} of the student, '
+                             'which the teacher does not know. Set gt_weight above 0, or map them too')
 
     # In a Runner -------------------------------------------------------------------------------
 
@@ -178,17 +187,15 @@ class DistillHook(TeachingHook):
 
     def _keep_teacher_config(self, runner) -> None:
         """Write where the teacher's config is into the run's, which is dumped to another folder."""
-        if isinstance(self.teacher, nn.Module):
+        changes = dict(self._given.resolve(self._folder))
+        if not changes:
             return
-        given = self.teacher['config']
-        found = resolve_teacher_config(self.teacher, self._folder)
-        if found == given:
-            return
-        self.teacher = dict(self.teacher, config=found)
         for hook in runner.cfg.get('custom_hooks') or ():
-            teacher = hook.get('teacher') if isinstance(hook, dict) else None
-            if isinstance(teacher, dict) and teacher.get('config') == given:
-                teacher['config'] = found
+            teachers = hook.get('teacher') if isinstance(hook, dict) else None
+            for teacher in teachers if isinstance(teachers, (list, tuple)) else [teachers]:
+                for key in FILES if isinstance(teacher, dict) else ():
+                    if teacher.get(key) in changes:
+                        teacher[key] = changes[teacher[key]]
         runner.dump_config()
 
     def before_train_epoch(self, runner) -> None:
@@ -236,12 +243,13 @@ class DistillHook(TeachingHook):
 
     def announce(self, runner) -> List[str]:
         """Who teaches what, and by which losses."""
-        source = 'a model that was given' if isinstance(self.teacher, nn.Module) else self.teacher['config']
+        translated = isinstance(self._teacher, TranslatedTeacher)
         names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
         fading = 'fading out linearly' if self.decay else 'at constant weight'
         return [
-            f'Distillation: {type(self._teacher).__name__} ({source}) teaches by {names}, {fading}',
-            *(f'Distillation: {head.describe()}' for head in self.heads_taught)
+            f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by {names}, {fading}',
+            *(f'Distillation: {head.describe()}' for head in self.heads_taught),
+            *(f'Distillation: {line}' for line in (self._teacher.describe() if translated else ()))
         ]
 
     @staticmethod

@@ -28,11 +28,14 @@ class LossCall(NamedTuple):
         kwargs (dict): As the head gave them.
         teacher_loss (nn.Module, optional): The teacher's own loss of the same. Defaults to None: it is as
             the student's.
+        keypoint_weights (Tensor, optional): How much the teacher's answer on each keypoint counts, (N, K).
+            Defaults to None: 1.
     """
     loss: nn.Module
     args: Tuple[Any, ...]
     kwargs: Dict[str, Any]
     teacher_loss: Optional[nn.Module] = None
+    keypoint_weights: Optional[Tensor] = None
 
     @property
     def student(self) -> Any:
@@ -163,7 +166,8 @@ class SimCCDistillLoss(nn.Module):
         self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1, optional=True)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
-                teacher_beta: Optional[float] = None) -> Tensor:
+                teacher_beta: Optional[float] = None,
+                keypoint_weights: Optional[Tensor] = None) -> Tensor:
         """See :func:`~mmskd.models.losses.functional.simcc_kl`.
 
         Args:
@@ -171,12 +175,13 @@ class SimCCDistillLoss(nn.Module):
             teacher (Sequence[Tensor]): The same of the teacher.
             beta (float): Inverse temperature of the student, that of its head's own loss.
             teacher_beta (float, optional): The same of the teacher. Defaults to None: the student's.
+            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
 
         Returns:
             Tensor: The loss, a scalar.
         """
         weight = self.weight * _batch_factor(student[0].size(0), self.for_batch_size)
-        return simcc_kl(student, teacher, beta, weight, teacher_beta)
+        return simcc_kl(student, teacher, beta, weight, teacher_beta, keypoint_weights)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if the head's own loss is not ``KLDiscretLoss``."""
@@ -184,7 +189,8 @@ class SimCCDistillLoss(nn.Module):
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``KLDiscretLoss``."""
-        return self(call.student, call.teacher, call.loss.beta, call.their_loss.beta)
+        return self(call.student, call.teacher, call.loss.beta, call.their_loss.beta,
+                    call.keypoint_weights)
 
 
 @MODELS.register_module()
@@ -200,17 +206,19 @@ class HeatmapDistillLoss(nn.Module):
         super().__init__()
         self.weight = Options(type(self).__name__).number('weight', weight, least=0)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor,
+                keypoint_weights: Optional[Tensor] = None) -> Tensor:
         """See :func:`~mmskd.models.losses.functional.heatmap_l2`.
 
         Args:
             student (Tensor): Heatmaps (N, K, H, W).
             teacher (Tensor): The same of the teacher.
+            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
 
         Returns:
             Tensor: The loss, a scalar.
         """
-        return heatmap_l2(student, teacher, self.weight)
+        return heatmap_l2(student, teacher, self.weight, keypoint_weights)
 
     def check_head(self, own: nn.Module) -> None:
         """Raise ValueError if the head's own loss is not ``KeypointMSELoss`` or of its kind."""
@@ -218,7 +226,7 @@ class HeatmapDistillLoss(nn.Module):
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``KeypointMSELoss``, with the factor that the head gives it."""
-        return self(call.student, call.teacher) * call.loss.loss_weight
+        return self(call.student, call.teacher, call.keypoint_weights) * call.loss.loss_weight
 
 
 @MODELS.register_module()

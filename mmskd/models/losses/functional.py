@@ -192,7 +192,8 @@ def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: 
 
 
 def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: float,
-             weight: float = 1.0, teacher_beta: Optional[float] = None) -> Tensor:
+             weight: float = 1.0, teacher_beta: Optional[float] = None,
+             keypoint_weights: Optional[Tensor] = None) -> Tensor:
     """DWPose's logit loss: divergence of the student's SimCC distributions from the teacher's.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023:
@@ -207,6 +208,7 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
         weight (float): Factor. Defaults to 1.0; DWPose uses 0.1 in its first stage.
         teacher_beta (float, optional): Inverse temperature of the teacher, which may have been trained with
             another (RTMW with 1, RTMPose with 10). Defaults to None: ``beta``.
+        keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
 
     Returns:
         Tensor: The loss, a scalar.
@@ -215,22 +217,30 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
     for student, teacher in zip(student_xy, teacher_xy):
         target = (teacher.detach() * teacher_beta).softmax(-1)
         divergence = F.kl_div((student * beta).log_softmax(-1), target, reduction='none')
-        loss = loss + divergence.sum((1, 2)).mean()
+        divergence = divergence.sum(2)
+        if keypoint_weights is not None:
+            divergence = divergence * keypoint_weights
+        loss = loss + divergence.sum(1).mean()
     return weight * loss / student_xy[0].size(1)
 
 
-def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
+def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0,
+               keypoint_weights: Optional[Tensor] = None) -> Tensor:
     """Mean squared difference between heatmaps, all keypoints alike.
 
     Args:
         student (Tensor): Heatmaps (N, K, H, W).
         teacher (Tensor): The same of the teacher. Detached here.
         weight (float): Factor. Defaults to 1.0.
+        keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
 
     Returns:
         Tensor: The loss, a scalar.
     """
-    return weight * F.mse_loss(student, teacher.detach())
+    if keypoint_weights is None:
+        return weight * F.mse_loss(student, teacher.detach())
+    difference = F.mse_loss(student, teacher.detach(), reduction='none').mean((2, 3))
+    return weight * (difference * keypoint_weights).mean()
 
 
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:

@@ -5,13 +5,17 @@ from torch import nn
 
 from ..heads import TaughtHead, is_detector, is_pose_estimator
 from .frozen import FixedModes, FollowedModes, freeze, frozen_copy
+from .hf_pose import HFPoseTeacher
 from .mirror import Mirror
+from .onnx_pose import OnnxPoseTeacher
 from .output_mirror import OutputMirror, classifier_mirror, pose_mirror, shared_features_mirror
 from .past_self import PastSelf
+from .pose_teacher import PoseTeacher
 
 __all__ = [
-    'FixedModes', 'FollowedModes', 'Mirror', 'OutputMirror', 'PastSelf', 'classifier_mirror', 'freeze', 'frozen_copy',
-    'mirror_of', 'pose_mirror', 'shared_features_mirror'
+    'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
+    'PoseTeacher', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
+    'shared_features_mirror'
 ]
 
 

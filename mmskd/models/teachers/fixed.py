@@ -1,6 +1,6 @@
 """A teacher that does not change: a model built from a config, with the weights of a checkpoint."""
 import os
-from typing import Mapping, Optional
+from typing import Optional
 
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -29,7 +29,7 @@ def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) ->
         FileNotFoundError, ModuleNotFoundError: If there is no such config or checkpoint.
         UsageError: If the config has no model, or the checkpoint is that of another.
     """
-    cfg = load_config(resolve_teacher_config(dict(config=config), folder))
+    cfg = load_config(find_beside(config, folder))
     if 'model' not in cfg:
         raise UsageError(f'teacher.config: {config} has no model')
     # As Runner has it: the settings of mmpretrain's data stand outside of the model
@@ -43,23 +43,23 @@ def build_teacher(config: str, checkpoint: str, folder: Optional[str] = None) ->
     return freeze(model)
 
 
-def resolve_teacher_config(teacher: Mapping[str, str], folder: Optional[str] = None) -> str:
-    """Where the config of a teacher is, from whatever folder one asks.
+def find_beside(path: str, folder: Optional[str] = None) -> str:
+    """Where a file is that a config names, from whatever folder one asks.
 
     A config that is dumped into the work dir of its run lies in another folder than the one that
-    was written, from which a relative path leads to its teacher. So a run writes this into its own
+    was written, from which a relative path leads elsewhere. So a run writes this into its own
     config before it is dumped.
 
     Args:
-        teacher (Mapping): With ``config``, as in :func:`build_teacher`.
-        folder (str, optional): Where the config that names the teacher is.
+        path (str): As the config has it.
+        folder (str, optional): Where the config is. Defaults to None: the working directory.
 
     Returns:
-        str: An absolute path. ``package::path`` comes back as it is, and so does what is not there.
+        str: An absolute path, in ``folder`` or else in the working directory. ``package::path`` comes
+        back as it is, and so does what is not there.
     """
-    config = teacher['config']
-    if '::' not in config:
-        for path in (os.path.join(folder or '', config), config):
-            if os.path.isfile(path):
-                return os.path.abspath(path)
-    return config
+    if '::' not in path:
+        for found in (os.path.join(folder or '', path), path):
+            if os.path.exists(found):
+                return os.path.abspath(found)
+    return path

@@ -7,6 +7,8 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 
+from mmskd.errors import UsageError
+
 POSE_KEYS = {'from_file', 'keypoint_info'}  # of MMPose's metainfo, before it is parsed
 
 
@@ -55,7 +57,7 @@ def _metainfo(dataset: Mapping[str, Any], registry: Any) -> Mapping[str, Any]:
     """That of a data set's config; a wrapper has that of the first one in it."""
     given = dataset.get('metainfo')
     if given and POSE_KEYS.intersection(given):
-        return _parse_pose_metainfo(given)
+        return parse_pose_metainfo(given)
     inner = dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None)
     if inner and not given:
         return _metainfo(inner, registry)
@@ -64,11 +66,36 @@ def _metainfo(dataset: Mapping[str, Any], registry: Any) -> Mapping[str, Any]:
     return kind._load_metainfo(given)
 
 
-def _parse_pose_metainfo(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    from mmpose.datasets.datasets.utils import parse_pose_metainfo
+def given_metainfo(owner: str, given: Any) -> Dict[str, Any]:
+    """What a config says of the keypoints of a model that does not say it itself.
+
+    Args:
+        owner (str): Whose option ``metainfo`` it is, for messages.
+        given (dict | str, optional): As MMPose's ``metainfo``: ``dict(from_file=...)`` or with ``keypoint_info``; or
+            that file, as 'configs/_base_/datasets/coco.py', which is looked for in MMPose's own folder, too.
+
+    Raises:
+        UsageError: If it is something else, or there is no such file.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        given = dict(from_file=given)
+    if not isinstance(given, Mapping) or not POSE_KEYS.intersection(given):
+        raise UsageError(f'{owner}: metainfo must be a file as configs/_base_/datasets/coco.py, or '
+                         f'dict(keypoint_info=...), got {given!r}')
+    try:
+        return dict(parse_pose_metainfo(given))
+    except (OSError, KeyError, AssertionError) as error:
+        raise UsageError(f'{owner}: metainfo {given} cannot be read: {error}') from error
+
+
+def parse_pose_metainfo(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """MMPose's metainfo of a data set, of its description in a config."""
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo as parse
     with warnings.catch_warnings():  # that MMPose looked for the file in its own folder
         warnings.simplefilter('ignore')
-        return parse_pose_metainfo(given)
+        return parse(dict(given))
 
 
 def answer_names(metainfo: Optional[Mapping[str, Any]],

@@ -9,13 +9,15 @@ from contextlib import nullcontext
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..heads.taught import TaughtHead
 from ..pairing import map_leaves, pair
 from ..taps import Tap
 from .frozen import device_of
 from .mirror import ROOT
+from .pose_teacher import stages
+from .translated import TranslatedTeacher
 
 Answer = Callable[[nn.Module, tuple], List[Any]]
 
@@ -29,7 +31,10 @@ class OutputMirror:
     Attributes:
         teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
         dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
+        keypoint_weights (Tensor, optional): How much the latest answers on each keypoint count, (N, K). Defaults to
+            None: 1.
     """
+    keypoint_weights: Optional[Tensor] = None
 
     def __init__(self, heads: Sequence[TaughtHead]):
         self.teacher: Optional[nn.Module] = None
@@ -61,7 +66,7 @@ class OutputMirror:
 
     def start(self, teacher: nn.Module) -> None:
         """Ask this teacher in the forward pass that follows."""
-        self._answers = []
+        self._answers, self.keypoint_weights = [], None
         self.teacher = teacher
 
     def stop(self) -> None:
@@ -94,18 +99,26 @@ def pose_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror
     """The teacher finds its own features in the student's crops. Without heads it stops there."""
 
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
+        if isinstance(teacher, TranslatedTeacher):
+            answers, mirror.keypoint_weights = teacher(*args)
+            return answers
         return _outputs(teacher, heads, teacher.extract_feat(*args))
 
-    return OutputMirror(heads).ask_before(student.get_submodule(ROOT), answer)
+    mirror = OutputMirror(heads)
+    return mirror.ask_before(student.get_submodule(ROOT), answer)
 
 
 def shared_features_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
     """The teacher's heads get the student's own features."""
 
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
+        if isinstance(teacher, TranslatedTeacher):
+            answers, mirror.keypoint_weights = teacher(*args)
+            return answers
         return _outputs(teacher, heads, *args)
 
-    return OutputMirror(heads).ask_after(feature_module(student), answer)
+    mirror = OutputMirror(heads)
+    return mirror.ask_after(feature_module(student), answer)
 
 
 def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
@@ -126,8 +139,3 @@ def _outputs(teacher: nn.Module, heads: Sequence[TaughtHead], features: Any) -> 
     """The outputs of all stages of the teacher's heads."""
     return [stage for head in heads
             for stage in stages(teacher.get_submodule(head.name).forward(features))]
-
-
-def stages(output: Any) -> List[Any]:
-    """The outputs of a head's stages. A tuple is one output (SimCC's x and y), a list is several."""
-    return list(output) if isinstance(output, list) else [output]

@@ -60,6 +60,13 @@ def output_shapes(model: nn.Module, head: str, features: Any) -> List[Tuple[int,
     return [tuple(item.shape[1:]) for item in _tensors(output)]
 
 
+def stage_count(model: nn.Module, head: str) -> int:
+    """How many answers a pose estimator's head gives, one after the other."""
+    with torch.no_grad(), _eval_mode(model):
+        output = model.get_submodule(head).forward(probe(model))
+    return len(output) if isinstance(output, list) else 1
+
+
 def image_channels(model: nn.Module, like: Optional[nn.Module] = None) -> int:
     """How many channels the images have that a model takes.
 

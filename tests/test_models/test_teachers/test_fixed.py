@@ -10,7 +10,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.heads import TaughtHead, choose_heads
 from mmskd.models.teachers import freeze
-from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
+from mmskd.models.teachers.fixed import build_teacher, find_beside
 from mmskd.models.teachers.metainfo import answer_names, metainfo_of_checkpoint, metainfo_of_config
 from mmskd.models.teachers.probe import probe_features
 from mmskd.models.teachers.question import check_teacher
@@ -130,14 +130,14 @@ def test_a_relative_path_becomes_absolute(tmp_path, monkeypatch):
     for place in ('beside/teacher.py', 'teacher.py', 'other.py'):
         (tmp_path / place).write_text('')
     monkeypatch.chdir(tmp_path)
-    found = {name: resolve_teacher_config(dict(config=name), 'beside')
+    found = {name: find_beside(name, 'beside')
              for name in ('teacher.py', 'other.py', 'gone.py', 'mmpose::x/teacher.py')}
     assert found == {
         'teacher.py': str(tmp_path / 'beside' / 'teacher.py'),
         'other.py': str(tmp_path / 'other.py'), 'gone.py': 'gone.py',
         'mmpose::x/teacher.py': 'mmpose::x/teacher.py'}
-    assert resolve_teacher_config(dict(config=found['teacher.py'])) == found['teacher.py']
-    assert resolve_teacher_config(dict(config='teacher.py')) == str(tmp_path / 'teacher.py')
+    assert find_beside(found['teacher.py']) == found['teacher.py']
+    assert find_beside('teacher.py') == str(tmp_path / 'teacher.py')
 
 
 @needs_mmpose
@@ -147,8 +147,7 @@ def test_a_dumped_config_finds_its_teacher(fourteen, tmp_path):
     run = Config(dict(custom_hooks=[dict(teacher=dict(fourteen['aic'], config='aic.py'))]))
     with pytest.raises(FileNotFoundError, match='no config file aic.py'):
         build_teacher(**run.custom_hooks[0].teacher, folder=str(tmp_path))
-    run.custom_hooks[0].teacher.config = resolve_teacher_config(
-        run.custom_hooks[0].teacher, folder)
+    run.custom_hooks[0].teacher.config = find_beside('aic.py', folder)
     run.dump(str(tmp_path / 'run.py'))
     again = Config.fromfile(str(tmp_path / 'run.py'))
     teacher = build_teacher(**again.custom_hooks[0].teacher, folder=str(tmp_path))

@@ -1,0 +1,125 @@
+"""What the option ``teacher`` of a hook may be, and the models that come of it."""
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from torch import nn
+
+from mmskd.errors import UsageError
+from mmskd.options import Options
+from mmskd.registry import MODELS
+from .fixed import build_teacher, find_beside
+from .frozen import freeze
+from .keypoints import BY_NAME
+
+SETTINGS = ('keypoints', 'flip', 'weight_by')
+FILES = ('config', 'file', 'model')
+"""Options that may be a path beside the config that names the teacher."""
+
+Given = Union[dict, nn.Module, list, tuple]
+
+
+class Built(NamedTuple):
+    """A teacher that is built.
+
+    Attributes:
+        model (nn.Module): It, frozen.
+        settings (dict): What the config asks of it beside its own answer: of :data:`SETTINGS` those that are set.
+    """
+    model: nn.Module
+    settings: Dict[str, Any]
+
+
+class TeacherOption:
+    """The option ``teacher``: a model, a dict that says of what to build one, or a list of these.
+
+    A dict has ``config`` and ``checkpoint`` of a model of OpenMMLab, or ``type`` and the arguments of a registered
+    class, and may have
+
+    - ``keypoints``: 'by_name', or which keypoint of the teacher each one of the student learns from;
+    - ``flip``: True, to ask about the mirrored crop, too;
+    - ``weight_by``: 'confidence', so that what the teacher is unsure about counts less.
+
+    Args:
+        owner (str): Name of the hook.
+        value (dict | nn.Module | list): The option.
+
+    Raises:
+        UsageError: If it is something else.
+    """
+
+    def __init__(self, owner: str, value: Given):
+        self._several = isinstance(value, (list, tuple))
+        self._owner = owner
+        self.each: List[Union[dict, nn.Module]] = list(value) if self._several else [value]
+        if not self.each:
+            raise UsageError(f'{owner}: teacher is an empty list')
+        for one in self.each:
+            if not isinstance(one, nn.Module):
+                self._check(one)
+
+    @property
+    def value(self) -> Given:
+        """What was given, with the paths of :meth:`resolve`."""
+        return list(self.each) if self._several else self.each[0]
+
+    @property
+    def source(self) -> str:
+        """str: Where the teachers come from, for the log."""
+        return ', '.join('a model that was given' if isinstance(one, nn.Module) else _source(one)
+                         for one in self.each)
+
+    def resolve(self, folder: Optional[str]) -> List[Tuple[str, str]]:
+        """Make the paths absolute that are beside the config that names them, or in the working directory.
+
+        Returns:
+            list[tuple[str]]: What was given, and what was found, where these differ.
+        """
+        changes = []
+        for place, one in enumerate(self.each):
+            for key in FILES if isinstance(one, dict) else ():
+                given = one.get(key)
+                found = find_beside(given, folder) if isinstance(given, str) else given
+                if found != given:
+                    self.each[place] = one = dict(one, **{key: found})
+                    changes.append((given, found))
+        return changes
+
+    def build(self, folder: Optional[str] = None) -> List[Built]:
+        """The models, frozen and in eval mode.
+
+        Raises:
+            FileNotFoundError, ModuleNotFoundError: If there is no such config, checkpoint or library.
+            UsageError: If one cannot be built.
+        """
+        built = []
+        for one in self.each:
+            if isinstance(one, nn.Module):
+                built.append(Built(freeze(one), {}))
+                continue
+            own = {key: value for key, value in one.items() if key not in SETTINGS}
+            settings = {key: one[key] for key in SETTINGS if one.get(key)}
+            if 'type' in own:
+                own.update({key: find_beside(own[key], folder) for key in FILES
+                            if isinstance(own.get(key), str)})
+                model = freeze(MODELS.build(own))
+            else:
+                model = build_teacher(own['config'], own['checkpoint'], folder)
+            built.append(Built(model, settings))
+        return built
+
+    def _check(self, one: Any) -> None:
+        own = set(one) - set(SETTINGS) if isinstance(one, dict) else set()
+        if 'type' not in own and own != {'config', 'checkpoint'}:
+            got = f'the keys {sorted(one)}' if isinstance(one, dict) else repr(one)
+            raise UsageError(f'{self._owner}: teacher must be dict(config=..., checkpoint=...), dict(type=...) or a '
+                             f'list of these, with {", ".join(SETTINGS)} if wanted, got {got}')
+        options = Options(self._owner)
+        for key in ('config', 'checkpoint') if 'type' not in own else ('type', ):
+            options.text(f'teacher.{key}', one[key])
+        if not isinstance(one.get('keypoints'), (dict, type(None))):
+            options.choice('teacher.keypoints', one['keypoints'], (BY_NAME, ))
+        options.flag('teacher.flip', one.get('flip', False))
+        options.choice('teacher.weight_by', one.get('weight_by'), ('confidence', None))
+
+
+def _source(one: dict) -> str:
+    return next(str(one[key]) for key in (*FILES, 'type') if key in one)
