@@ -11,10 +11,10 @@ narrows by a power of the density, neither of which moves its summit; a perfect 
 about what the student's label would have been.
 
 Errors, as tested: the summit is at most half a bin of the target's from where that of the bump is, between the
-source's bins (give or take 2 % of the coarser bin), and the mean moves by at most that where nothing lies outside. Narrowing has a limit, :data:`SHARPEST` source bins of standard
-deviation, since what lies between the bins cannot be known from them. Heatmaps keep the height of their summit,
-which is their certainty. An outer product knows no diagonals: two candidates (x1, y1) and (x2, y2) of a SimCC
-answer come with two ghosts.
+source's bins (give or take 2 % of the coarser bin), and the mean moves by at most that where nothing lies outside.
+Narrowing has a limit, :data:`SHARPEST` source bins of standard deviation, since what lies between the bins cannot
+be known from them. Heatmaps keep the height of their summit, which is their certainty. An outer product knows no
+diagonals: two candidates (x1, y1) and (x2, y2) of a SimCC answer come with two ghosts.
 """
 import math
 from typing import NamedTuple, Optional, Sequence, Tuple

@@ -1,7 +1,6 @@
 """Distillation from another model's checkpoint: DWPose's first stage, and logits of detectors."""
-import os
 from contextlib import ExitStack
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 from mmengine.runner import IterBasedTrainLoop
@@ -14,7 +13,7 @@ from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, mirror_of
 from mmskd.models.teachers.answering import answering, features_from
 from mmskd.models.teachers.frozen import device_of
-from mmskd.models.teachers.option import FILES, TeacherOption
+from mmskd.models.teachers.option import Given, TeacherOption
 from mmskd.models.teachers.probe import probe_features
 from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
@@ -22,6 +21,7 @@ from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
 from .preconditions import is_training
+from .teacher_paths import config_folder, keep_teacher_paths
 from .teaching_hook import TeachingHook
 
 
@@ -83,7 +83,7 @@ class DistillHook(TeachingHook):
 
     state_key = 'mmskd_distill'
 
-    def __init__(self, teacher: Union[dict, nn.Module], losses: Optional[Sequence[dict]] = None,
+    def __init__(self, teacher: Given, losses: Optional[Sequence[dict]] = None,
                  decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
         super().__init__()
         name = type(self).__name__
@@ -177,26 +177,12 @@ class DistillHook(TeachingHook):
         super().before_run(runner)
         if not is_training(runner) or self._model is not None:
             return
-        if runner.cfg.filename:
-            self._folder = os.path.dirname(runner.cfg.filename)
+        self._folder = config_folder(runner)
         self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
-        self._keep_teacher_config(runner)
+        keep_teacher_paths(runner, self._given, self._folder)
         self.attach(runner.model)
         for feature in self._features:
             feature.wrap(lambda loss: self._train_along(runner, loss))
-
-    def _keep_teacher_config(self, runner) -> None:
-        """Write where the teacher's config is into the run's, which is dumped to another folder."""
-        changes = dict(self._given.resolve(self._folder))
-        if not changes:
-            return
-        for hook in runner.cfg.get('custom_hooks') or ():
-            teachers = hook.get('teacher') if isinstance(hook, dict) else None
-            for teacher in teachers if isinstance(teachers, (list, tuple)) else [teachers]:
-                for key in FILES if isinstance(teacher, dict) else ():
-                    if teacher.get(key) in changes:
-                        teacher[key] = changes[teacher[key]]
-        runner.dump_config()
 
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: the share of this epoch."""

@@ -12,12 +12,17 @@ from torch import Tensor, nn
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
+from mmskd.models.teachers.answering import answering_on_features
+from mmskd.models.teachers.frozen import device_of
+from mmskd.models.teachers.option import TeacherOption
 from mmskd.models.teachers.question import check_names
-from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
+from mmskd.models.teachers.trained_head import FrozenParts, feature_weights, trained_copy
+from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .preconditions import is_training
+from .teacher_paths import config_folder, keep_teacher_paths
 from .teaching_hook import TeachingHook, unwrapped
 
 
@@ -45,7 +50,7 @@ class HeadDistillHook(TeachingHook):
         hook.detach()
 
     Args:
-        checkpoint (str): The trained model, a file or URL; of the same config.
+        checkpoint (str, optional): The trained model, a file or URL; of the same config. This or ``teacher``.
         gamma (float): Factor of ``L_logit``. Defaults to 1.0, the paper's.
         gt_weight (float): Factor of the model's stock losses to the labels. Defaults to 0.0, the paper's.
         reinit_head (bool): Whether the head starts as the config initialises it; else it starts from
@@ -53,6 +58,9 @@ class HeadDistillHook(TeachingHook):
         heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
             None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
             heads of a two-stage one.
+        teacher (dict, optional): In place of ``checkpoint``, a trained estimator with other keypoints but the same
+            backbone and neck: ``config``, ``checkpoint`` and ``keypoints``, as in DistillHook, and ``weight_by`` if
+            wanted. The head always starts anew. Defaults to None.
 
     Raises:
         UsageError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
@@ -60,11 +68,14 @@ class HeadDistillHook(TeachingHook):
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
-    def __init__(self, checkpoint: str, gamma: float = 1.0, gt_weight: float = 0.0,
-                 reinit_head: bool = True, heads: Optional[Sequence[str]] = None):
+    def __init__(self, checkpoint: Optional[str] = None, gamma: float = 1.0, gt_weight: float = 0.0,
+                 reinit_head: bool = True, heads: Optional[Sequence[str]] = None,
+                 teacher: Optional[dict] = None):
         super().__init__()
         options = Options('HeadDistillHook')
-        self.checkpoint = options.text('checkpoint', checkpoint)
+        self.checkpoint = options.text('checkpoint', checkpoint, optional=teacher is not None)
+        self._given = None if teacher is None else _one_head(teacher, checkpoint, reinit_head)
+        self._folder: Optional[str] = None
         self.gamma = options.number('gamma', gamma, least=0)
         self.gt_weight = options.number('gt_weight', gt_weight, least=0)
         if not gamma + gt_weight:
@@ -82,9 +93,13 @@ class HeadDistillHook(TeachingHook):
         The weights of a run that was resumed are those of its checkpoint.
         """
         heads = heads_to_distill(model, self.heads)
-        trained = trained_copy(model, self.checkpoint)
-        check_names(heads, self._metainfo, trained.dataset_meta, is_pose_estimator(model))
-        weights = {} if self._resumed else self._first_weights(trained, heads)
+        if self._given is None:
+            trained = trained_copy(model, self.checkpoint)
+            check_names(heads, self._metainfo, trained.dataset_meta, is_pose_estimator(model))
+            weights = self._first_weights(trained, heads)
+        else:
+            trained, weights = self._other_keypoints(model, heads)
+        weights = {} if self._resumed else weights
         self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
         undo.callback(self._distiller.remove)
         model.load_state_dict(weights, strict=False)
@@ -112,6 +127,21 @@ class HeadDistillHook(TeachingHook):
         return {key: value for key, value in trained.state_dict().items()
                 if not key.startswith(fresh)}
 
+    def _other_keypoints(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> Any:
+        """The head of a trained model with other keypoints, and the weights of its backbone and neck."""
+        built, = self._given.build(self._folder)
+        weights = feature_weights(model, built.model, [head.name for head in heads])
+        teacher = answering_on_features(built, model, heads, self._metainfo).to(device_of(model))
+        if teacher.untaught and not self.gt_weight:
+            raise UsageError(f'the teacher does not know {", ".join(teacher.untaught)} of the student, which would '
+                             'learn nothing. Set gt_weight above 0, so that they learn from their labels')
+        return teacher, weights
+
+    @property
+    def source(self) -> str:
+        """str: Where the trained heads come from."""
+        return self.checkpoint if self._given is None else self._given.source
+
     def _freeze(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> None:
         if self._frozen is None:
             self._frozen = FrozenParts(model, [head.name for head in heads])
@@ -128,6 +158,9 @@ class HeadDistillHook(TeachingHook):
         if not is_training(runner):
             return
         self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+        if self._given is not None:
+            self._folder = config_folder(runner)
+            keep_teacher_paths(runner, self._given, self._folder)
         model = unwrapped(runner.model)
         with self.named_errors():
             self._freeze(model, heads_to_distill(model, self.heads))
@@ -141,8 +174,8 @@ class HeadDistillHook(TeachingHook):
         """Attach, once the model is initialised."""
         if runner._load_from and not self._resumed:
             print_log('HeadDistillHook: load_from is set too; backbone and neck are those of '
-                      f'{self.checkpoint}, the head '
-                      f'is that of {runner._load_from if self.reinit_head else self.checkpoint}',
+                      f'{self.source}, the head '
+                      f'is that of {runner._load_from if self.reinit_head else self.source}',
                       'current', logging.WARNING)
         super().before_train(runner)
 
@@ -150,6 +183,20 @@ class HeadDistillHook(TeachingHook):
         """Which heads learn, from what."""
         fresh = 'anew' if self.reinit_head else 'from the trained one'
         start = 'goes on' if self._resumed else f'starts {fresh}'
-        return [f'Head distillation: {head} {start} and learns from that of {self.checkpoint} (gamma '
+        teacher = self._distiller.teacher
+        mapped = teacher.describe() if isinstance(teacher, TranslatedTeacher) else []
+        return [f'Head distillation: {head} {start} and learns from that of {self.source} (gamma '
                 f'{self.gamma:g}, weight of the labels {self.gt_weight:g}); all else is frozen'
-                for head in self._distiller.describe()]
+                for head in self._distiller.describe()] + [f'Head distillation: {line}' for line in mapped]
+
+
+def _one_head(teacher: dict, checkpoint: Optional[str], reinit_head: bool) -> TeacherOption:
+    if checkpoint is not None:
+        raise UsageError('HeadDistillHook: give either checkpoint or teacher, not both')
+    if not isinstance(teacher, dict) or 'type' in teacher or teacher.get('flip'):
+        raise UsageError('HeadDistillHook: teacher must be dict(config=..., checkpoint=..., keypoints=...) of one '
+                         'estimator; features have no mirror image and no other origin')
+    if not reinit_head:
+        raise UsageError('HeadDistillHook: reinit_head=False does not go with teacher: the trained head has other '
+                         'keypoints, so the student\'s starts anew')
+    return TeacherOption('HeadDistillHook', teacher)

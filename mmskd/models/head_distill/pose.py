@@ -7,6 +7,7 @@ from ..distill_terms import LogitTerms, compares_features, default_losses
 from ..heads import HeadAdapter, TaughtHead
 from ..teachers import shared_features_mirror
 from ..teachers.trained_head import without_features
+from ..teachers.translated import TranslatedTeacher
 
 
 class PoseDistiller:
@@ -19,8 +20,9 @@ class PoseDistiller:
         loss, = (loss for loss in default_losses(model, self.heads) if not compares_features(loss))
         loss.weight = gamma
         self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
+        self._logits.keypoint_weights = lambda: self._mirror.keypoint_weights
         self._gt_weight = gt_weight
-        self.teacher = without_features(trained)
+        self.teacher = trained if isinstance(trained, TranslatedTeacher) else without_features(trained)
 
     def start(self) -> None:
         """Compare the two in the forward pass that follows."""

@@ -6,9 +6,11 @@ from torch import nn
 from mmskd.errors import UsageError
 from ..heads import TaughtHead, is_pose_estimator
 from .option import Built
-from .pose_teacher import Answers, MMPoseTeacher, PoseTeacher, answers_of, images_of
+from .pose_teacher import (Answers, HeadTeacher, MMPoseTeacher, PoseTeacher, answers_of,
+                           images_of)
 from .probe import image_channels, output_shapes, probe, stage_count
 from .question import check_teacher
+from .trained_head import without_features
 from .translated import Asked, TranslatedTeacher
 
 
@@ -42,6 +44,31 @@ def answering(built: Sequence[Built], student: nn.Module, heads: Sequence[Taught
         reason = None
         _require_pose(built, student, heads)
     return _translated(built, student, heads, metainfo, reason)
+
+
+def answering_on_features(built: Built, student: nn.Module, heads: Sequence[TaughtHead],
+                          metainfo: Optional[Mapping[str, Any]] = None) -> TranslatedTeacher:
+    """The head of a trained model with other keypoints, that answers on the student's features.
+
+    Args:
+        built (Built): The model, of which backbone and neck are those of the student.
+        student, heads, metainfo: As in :func:`answering`.
+
+    Raises:
+        UsageError: If it cannot teach the student's head; names the reason.
+    """
+    if not is_pose_estimator(student) or not is_pose_estimator(built.model):
+        raise UsageError('teacher is for estimators of keypoints; give a detector\'s trained model as checkpoint')
+    if images_of(built.model) != images_of(student):
+        raise UsageError(f'the teacher takes {images_of(built.model)} and the student {images_of(student)}: on other '
+                         'images there are other features. Take a trained model with the same backbone and images')
+    head, = heads
+    answers = answers_of(student, 'student')
+    if metainfo is not None:
+        answers = answers._replace(metainfo=metainfo)
+    images = images_of(student)
+    asked = Asked(HeadTeacher(without_features(built.model)), **built.settings)
+    return TranslatedTeacher([asked], images, answers, stage_count(student, head.name))
 
 
 def _translated(built: Sequence[Built], student: nn.Module, heads: Sequence[TaughtHead],

@@ -1,6 +1,6 @@
 """What a teacher of keypoints has to say of itself, so that it can teach a student with other ones."""
 import math
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -99,16 +99,17 @@ class HeadTeacher(PoseTeacher):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = MMPoseTeacher(model)
+        self.whole = MMPoseTeacher(model)
 
     def images(self) -> Images:
-        return self.model.images()
+        return self.whole.images()
 
     def answers(self) -> Answers:
-        return self.model.answers()
+        return self.whole.answers()
 
     def forward(self, images: Any) -> Answer:
-        return self.model.answer_on(images)
+        """Its answers on features: what comes out of the student's backbone and neck."""
+        return self.whole.answer_on(images)
 
 
 def images_of(model: nn.Module) -> Images:

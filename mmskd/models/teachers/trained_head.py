@@ -1,9 +1,10 @@
 """A trained head that teaches another on the same frozen features: DWPose's second stage."""
-from typing import List, Sequence
+from typing import Dict, List, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmskd.checkpoint import load_weights
+from mmskd.errors import UsageError
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
@@ -21,6 +22,33 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     trained = frozen_copy(model)
     trained.dataset_meta = metainfo_of_checkpoint(load_weights(trained, checkpoint))
     return trained
+
+
+def feature_weights(model: nn.Module, trained: nn.Module, learning: Sequence[str]) -> Dict[str, Tensor]:
+    """The weights of a model's frozen parts, of a trained model with other heads.
+
+    Args:
+        model (nn.Module): Whose parts they are to become.
+        trained (nn.Module): The trained model.
+        learning (sequence[str]): Names of the heads, which are left out.
+
+    Raises:
+        UsageError: If the parts differ; names the first weight that does.
+    """
+    theirs = trained.state_dict()
+    prefixes = tuple(f'{name}.' for name in learning)
+    found = {}
+    for key, value in model.state_dict().items():
+        if key.startswith(prefixes):
+            continue
+        other = theirs.get(key)
+        if other is None or other.shape != value.shape:
+            there = 'not there' if other is None else f'of shape {tuple(other.shape)}'
+            raise UsageError(f'backbone and neck of the teacher are not the student\'s: {key} is of shape '
+                             f'{tuple(value.shape)} in the student and {there} in the teacher. They are frozen and '
+                             'shared here, so the two configs must agree in them')
+        found[key] = other
+    return found
 
 
 def without_features(trained: nn.Module) -> nn.Module:

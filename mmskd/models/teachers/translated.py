@@ -9,7 +9,7 @@ from ..distributions import (SMALLEST, bridge, heatmap_to_heatmap, heatmap_to_si
                              simcc_to_heatmap, simcc_to_simcc)
 from .crops import Crops, Images
 from .keypoints import Keypoints, Mapped, describe_mapping, map_keypoints, untaught
-from .pose_teacher import Answers, PoseTeacher, confidence
+from .pose_teacher import Answers, HeadTeacher, PoseTeacher, confidence
 
 Masses = Union[Tensor, Tuple[Tensor, ...]]
 
@@ -142,7 +142,8 @@ class View(nn.Module):
 
     def forward(self, images: Any) -> Tuple[Masses, Tensor]:
         """Probabilities over the student's bins (or heatmaps), and weights (N, K)."""
-        images = self.crops(images) if isinstance(images, Tensor) else images
+        if not isinstance(self.teacher, HeadTeacher):
+            images = self.crops(images)
         answer = self.teacher(images.flip(-1) if self.mirrored else images)
         # Probabilities of hundreds of bins are no matter of half precision
         with torch.autocast(self.index.device.type, enabled=False):
@@ -164,6 +165,9 @@ class View(nn.Module):
 
 def _conversion(theirs: Answers, mine: Answers) -> Any:
     """How answers of one kind become such of another."""
+    if len(theirs.axes) == len(mine.axes) == 3 and theirs.axes[2] != mine.axes[2]:
+        raise UsageError('the bins of depth of the teacher are others than the student\'s, and what is near and far is '
+                         'a matter of the data they were trained on. Take a teacher with the same codec')
     if theirs.beta is not None and len(theirs.axes) != len(mine.axes):
         raise UsageError(f'the teacher answers with {theirs.kind} and the student with {mine.kind}: an axis more or '
                          'less cannot be made up. Take a teacher of as many dimensions')
