@@ -1,4 +1,4 @@
-"""Generated data sets for demonstrations and tests.
+"""Generated data sets for demonstrations and tests, and crops without labels.
 
 The generators need numpy and Pillow only. ``ShapesDataset`` is there where mmdet is installed,
 ``StickFigureDataset`` where mmpose is.
@@ -14,4 +14,5 @@ if HAS_MMDET:
     __all__ += ['ShapesDataset']
 if HAS_MMPOSE:
     from .stick_figures import StickFigureDataset  # noqa: F401
-    __all__ += ['StickFigureDataset']
+    from .unlabelled import UnlabelledCocoDataset  # noqa: F401
+    __all__ += ['StickFigureDataset', 'UnlabelledCocoDataset']

@@ -1,0 +1,25 @@
+# Train rtmpose_s_mouse-third.py first.
+# The labels of every third frame; of the others the boxes alone, and what the teacher sees there
+_base_ = 'rtmpose_t_mouse.py'
+labelled = list(range(0, 87, 3))
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='CombinedDataset',
+        metainfo=_base_.metainfo,
+        datasets=[
+            dict(_base_.train_dataloader.dataset, indices=labelled),
+            dict(
+                _base_.train_dataloader.dataset,
+                type='mmskd.UnlabelledCocoDataset',
+                indices=[frame for frame in range(87) if frame % 3])
+        ]))
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='mmskd.DistillHook',
+        teacher=dict(
+            config='rtmpose_s_mouse-third.py',
+            checkpoint='work_dirs/rtmpose_s_mouse-third/epoch_100.pth'),
+        losses=[dict(type='mmskd.SimCCDistillLoss', weight=0.02)])
+]
