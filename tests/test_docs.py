@@ -18,12 +18,15 @@ def own():
     """What a user's own files define."""
     pytest.importorskip('mmdet')
     from mmdet.registry import MODELS
+
+    from mmskd.registry import MODELS as MMSKD_MODELS
     names = {}
     for block in blocks('extend.md'):
         exec(compile(block, 'docs/extend.md', 'exec'), names)
     yield names
     for name in ('PolyLoss', 'BoxesFirstHead'):
         MODELS._module_dict.pop(name)
+    MMSKD_MODELS._module_dict.pop('ScriptedTeacher')
 
 
 @pytest.mark.parametrize('family,options', [
@@ -48,3 +51,18 @@ def test_a_users_own_loss_and_head_are_taught(own, family, options):
     assert head.calls == head.paired > 0
     hook.detach()
     assert torch.equal(detectors.total(detectors.losses(model), 'loss_cls'), stock)
+
+
+def test_a_users_own_teacher_teaches(own, tmp_path):
+    pytest.importorskip('mmpose')
+    from mmskd.engine.hooks import DistillHook
+    from tests.support import poses
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Conv2d(3, 2, 1))
+    torch.jit.script(model).save(str(tmp_path / 'pose.pt'))
+    student = poses.build('rtmpose')
+    student.dataset_meta = dict(keypoint_id2name=dict(enumerate('abcdefghijklmnopq')))
+    hook = DistillHook(teacher=dict(type='mmskd.ScriptedTeacher', file=str(tmp_path / 'pose.pt'),
+                                    names=['c', 'nobody'], keypoints='by_name'))
+    hook.attach(student)
+    assert poses.losses(student)['loss_logit'] > 0
+    assert len(hook._teacher.untaught) == 16

@@ -1,0 +1,86 @@
+"""The commands of docs/own_dwpose.md, one after the other, on a few generated figures."""
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('mmpose')
+
+PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'own_dwpose.md'
+SHORT = """
+train_cfg = dict(max_epochs=5, val_interval=5)
+param_scheduler = []
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=5))
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Images and one json, in which some have a box alone."""
+    from mmskd.datasets import write_demo_data
+    folder = tmp_path_factory.mktemp('own')
+    write_demo_data(folder / 'made', kind='stick-figures', train=10, val=1)
+    (folder / 'made' / 'train').rename(folder / 'photos')
+    coco = json.loads((folder / 'made' / 'annotations' / 'train.json').read_text())
+    for item in coco['annotations'][-2:]:
+        del item['keypoints']
+    (folder / 'labels.json').write_text(json.dumps(coco))
+    return folder
+
+
+def shortened(folder):
+    """The written configs at 64x64, for five epochs."""
+    for path in folder.glob('mouse/*.py'):
+        text = path.read_text()
+        text = text.replace('(192, 192)', '(64, 64)').replace('(12, 12)', '(4, 4)')
+        text = re.sub(r'num_workers=\d', 'num_workers=0', text).replace('persistent_workers=True',
+                                                                       'persistent_workers=False')
+        text = text.replace('batch_size=16', 'batch_size=4').replace('epoch_100', 'epoch_5')
+        path.write_text(text + (SHORT if path.name == 'student.py' else ''))
+
+
+def test_the_seven_commands(folder, run_tool, monkeypatch):
+    monkeypatch.chdir(folder)
+    block = re.search(r'```bash\n(.*?)```', PAGE.read_text(), re.S).group(1)
+    commands = [shlex.split(line) for line in block.strip().splitlines()]
+    assert len(commands) == 7
+    for program, script, *arguments in commands:
+        assert program == 'python'
+        arguments = [argument.replace('epoch_100', 'epoch_5').replace('epoch_20', 'epoch_1')
+                     for argument in arguments]
+        run_tool(Path(script).stem, *arguments)
+        if 'prepare' in script:
+            shortened(folder)
+    assert len(list(folder.glob('published/mouse-*.pth'))) == 1
+    log = '\n'.join(path.read_text() for path in folder.glob('work_dirs/distilled/*/*.log'))
+    assert 'loss_logit' in log
+    # What was written answers as the model does
+    onnxruntime = pytest.importorskip('onnxruntime')
+    session = onnxruntime.InferenceSession(str(folder / 'mouse.onnx'), providers=['CPUExecutionProvider'])
+    x, y = session.run(['simcc_x', 'simcc_y'], {'input': np.zeros((3, 3, 64, 64), np.float32)})
+    names = json.loads((folder / 'labels.json').read_text())['categories'][0]['keypoints']
+    assert x.shape == y.shape == (3, len(names), 128)
+
+
+def test_what_was_prepared(folder):
+    """Runs after the commands: all images once, the mirrored names, the crops without labels."""
+    parts = {path.stem: json.loads(path.read_text()) for path in folder.glob('data/mouse/annotations/*.json')}
+    counts = {name: len(part['images']) for name, part in parts.items()}
+    assert counts == dict(train=7, val=1, unlabelled=2)
+    from mmengine.config import Config
+    info = Config.fromfile(str(folder / 'mouse' / 'data.py')).metainfo.keypoint_info
+    for item in info.values():
+        assert bool(item['swap']) == item['name'].startswith(('left', 'right'))
+
+
+@pytest.mark.parametrize('change,message', [
+    (dict(categories=[]), 'has no categories'), (dict(annotations=[dict(image_id='x', id=7)]), 'annotation 7 needs'),
+    (dict(images=[dict(id=0, file_name='gone.jpg')]), 'gone.jpg is not there'),
+    (dict(categories=[dict(name='a'), dict(name='b')]), 'one category with the names')])
+def test_other_files_are_refused_in_a_line(folder, tmp_path, refusal, change, message):
+    coco = json.loads((folder / 'labels.json').read_text())
+    (tmp_path / 'labels.json').write_text(json.dumps({**coco, **change}))
+    assert re.search(message, refusal('prepare_poses', folder / 'photos', tmp_path / 'labels.json', 'other'))
