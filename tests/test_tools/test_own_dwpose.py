@@ -68,8 +68,13 @@ def test_the_seven_commands(folder, run_tool, monkeypatch):
 def test_what_was_prepared(folder):
     """Runs after the commands: all images once, the mirrored names, the crops without labels."""
     parts = {path.stem: json.loads(path.read_text()) for path in folder.glob('data/mouse/annotations/*.json')}
-    counts = {name: len(part['images']) for name, part in parts.items()}
-    assert counts == dict(train=7, val=1, unlabelled=2)
+    given = {item['id']: item for item in json.loads((folder / 'labels.json').read_text())['annotations']}
+    ids = {name: {item['id'] for item in part['annotations']} for name, part in parts.items()}
+    images = {name: {image['id'] for image in part['images']} for name, part in parts.items()}
+    assert set(ids) == {'train', 'val', 'unlabelled'} and all(ids.values())
+    assert ids['train'] | ids['val'] == {key for key, item in given.items() if 'keypoints' in item}
+    assert not images['val'] & (images['train'] | images['unlabelled'])
+    assert ids['unlabelled'] <= {key for key, item in given.items() if 'keypoints' not in item}
     from mmengine.config import Config
     info = Config.fromfile(str(folder / 'mouse' / 'data.py')).metainfo.keypoint_info
     for item in info.values():

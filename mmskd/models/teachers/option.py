@@ -96,7 +96,7 @@ class TeacherOption:
                 built.append(Built(freeze(one), {}))
                 continue
             own = {key: value for key, value in one.items() if key not in SETTINGS}
-            settings = {key: one[key] for key in SETTINGS if one.get(key)}
+            settings = {key: one[key] for key in SETTINGS if one.get(key) not in (None, False)}
             if 'type' in own:
                 own.update({key: find_beside(own[key], folder) for key in FILES
                             if isinstance(own.get(key), str)})
