@@ -301,8 +301,10 @@ def test_resume_says_where_the_run_is(refusal, tiny):
     shutil.rmtree('work_dirs/tiny_head_distill')
 
 
-def test_every_run_saves_safely(prepare, tiny):
+def test_every_run_saves_safely_and_stops_at_nan(prepare, tiny):
     safe = 'mmskd.SafeCheckpointHook'
+    assert prepare('train', RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
+    assert 'finite_weights' not in prepare('train', RETINANET, '--keep-going').default_hooks
     hook = prepare('train', RETINANET).default_hooks.checkpoint
     assert hook.type == safe and hook.interval == 1
     Path('hooks.py').write_text(
@@ -333,7 +335,7 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
     (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
     (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
-    (['--head-distill', __file__, 'gamma=-1'], 'gamma and gt_weight must not be negative'),
+    (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'),
 ])
 def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)
@@ -344,7 +346,7 @@ def test_one_teacher_at_a_time(refusal, prepare, capsys):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
     assert 'not allowed with' in capsys.readouterr().err
     line = refusal('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
-    assert 'has PSKDHook already, and a model has one teacher' in line
+    assert 'custom_hooks has PSKDHook and DistillHook, which do not teach one model together' in line
 
 
 class Evil:

@@ -11,6 +11,9 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmskd.checkpoint.saving import SafeLocalBackend, remove_unfinished, write_whole
 from mmskd.registry import HOOKS
 
+from ..taught_by import compare
+from .teaching_hook import note_teachers, teaching_hooks
+
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
@@ -99,6 +102,17 @@ class SafeCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
         if self.file_backend.isfile(path):
             self.last_ckpt = path
+
+    # ------------------------------------------------------------------ what taught the run
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Write down what the run is taught by; nothing, if there is no hook that teaches."""
+        note_teachers(runner, checkpoint)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Compare it, where a run is resumed."""
+        if runner._resume:
+            compare(runner, checkpoint, teaching_hooks(runner))
 
     # ------------------------------------------------------------------ saving
 

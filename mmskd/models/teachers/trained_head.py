@@ -4,6 +4,7 @@ from typing import List, Sequence
 from torch import nn
 
 from mmskd.checkpoint import load_weights
+from ..finite import require_finite
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
@@ -20,6 +21,7 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """
     trained = frozen_copy(model)
     trained.dataset_meta = metainfo_of_checkpoint(load_weights(trained, checkpoint))
+    require_finite(trained, checkpoint)
     return trained
 
 
