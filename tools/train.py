@@ -11,11 +11,12 @@ from mmengine.runner import Runner
 
 import mmskd.engine.hooks as ours
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
-from mmskd.config import check_data, find_config, load_config, project_of
+from mmskd.config import (check_data, check_metrics, find_config, load_config, project_of,
+                          require_parts)
 from mmskd.engine.hooks.teaching_hook import go_together
-from mmskd.engine.launch import (CheckpointAction, KeyValueAction, add_common_arguments,
-                                 check_checkpoint, draw_predictions, run_tool, say, set_local_rank,
-                                 set_work_dir)
+from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser,
+                                 add_common_arguments, check_checkpoint, draw_predictions, run_tool,
+                                 say, set_local_rank, set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.errors import UsageError
 
@@ -27,7 +28,7 @@ RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument(
         'config', help='a config file, or one that comes with a package, as '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -270,6 +271,7 @@ def prepare(args: argparse.Namespace) -> Config:
     """The config with everything that the command line says."""
     check_restarts(args)
     cfg = load_config(args.config)
+    require_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     project = project_of(cfg)
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
     # --cfg-options in MMPose
@@ -299,11 +301,28 @@ def prepare(args: argparse.Namespace) -> Config:
     choose_checkpoint(cfg, args, start_from)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
+    check_metrics(cfg, 'val', project)
     check_data(cfg, ['train', 'val'])
     return cfg
 
 
+def check_classes(runner: Runner) -> None:
+    """Raise UsageError if a detector's head has fewer classes than there are in the training data.
+
+    It would be found in the first iteration, if an image has an object of one of the others, and nowhere
+    else.
+    """
+    classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+    for name, module in runner.model.named_modules():
+        number = getattr(module, 'num_classes', None)
+        if name.endswith('bbox_head') and isinstance(number, int) and number < len(classes or ()):
+            raise UsageError(f'model.{name}.num_classes is {number}, and the training data have '
+                             f'{len(classes)} classes: set it to {len(classes)}, or name fewer classes in '
+                             'train_dataloader.dataset.metainfo')
+
+
 def train(runner: Runner, args: argparse.Namespace) -> None:
+    check_classes(runner)
     runner.train()
 
 

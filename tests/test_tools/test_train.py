@@ -84,7 +84,7 @@ def test_fixed_seed_makes_resuming_exact(prepare, load_tool):
 
 @pytest.mark.parametrize('argv, message', [
     (['--pskd', 'alpha=0.5'], 'no option alpha; there are alpha_T, interval'),
-    (['--pskd', 'alpha_T=2'], 'alpha_T must be in'),
+    (['--pskd', 'alpha_T=2'], 'alpha_T must be a number in [0, 1], got 2'),
     (['--resume', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
     ([], 'data/coco/annotations/instances_train2017.json (train), which is not there; put the '
      'data set there, or link it: ln -s /path/to/the/data data/coco'),

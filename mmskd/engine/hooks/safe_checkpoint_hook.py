@@ -152,6 +152,11 @@ class SafeCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        missing = [key for key in self.save_best or () if key != 'auto' and key not in metrics]
+        if missing:  # a metric may have nothing to say, as COCO's without detections
+            runner.logger.warning(f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
+                                  f'saved; it has {", ".join(metrics)}')
+            return
         if not self._is_safe:
             super()._save_best_checkpoint(runner, metrics)
             return
