@@ -69,9 +69,18 @@ def load_config(name: str) -> Config:
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If there is no such config, or none of those that it is based on.
+        UsageError: If it cannot be read; says where and why.
     """
-    return Config.fromfile(find_config(name))
+    path = find_config(name)
+    try:
+        return Config.fromfile(path)
+    except (FileNotFoundError, ModuleNotFoundError, UsageError):
+        raise
+    except Exception as error:  # a config is a program
+        where = f', line {error.lineno}' if getattr(error, 'lineno', None) else ''
+        text = ' '.join(str(getattr(error, 'msg', error)).split())
+        raise UsageError(f'{name} cannot be read{where}: {type(error).__name__}: {text}') from error
 
 
 def project_of(cfg: Config) -> str:

@@ -60,7 +60,7 @@ def main() -> None:
             ending = tiny.run(tiny.tool('train.py', config, '--work-dir', folder,
                                         '--cfg-options', 'train_cfg.max_epochs=1'))
             assert ending.code == 0, ending.output
-        failures, killed, lost = [], 0, 0
+        failures, killed, lost = tiny.Failures(), 0, 0
         wholes: Dict[Case, Dict[str, int]] = {}
         for index, (case, moment, draw) in enumerate(trials(random.Random(args.seed), args.count or 140)):
             if case not in wholes:

@@ -126,10 +126,10 @@ CONFIGS = [
     Wrong('cut.pth cannot be read as a checkpoint: the end of it', "load_from = 'cut.pth'"),
     Wrong('evil.pth was not loaded: it asks for', "load_from = 'evil.pth'"),
     Wrong('nan.pth to begin with are not finite: ', "load_from = 'nan.pth'"),
-    Wrong('evil.pth was not loaded', "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', "
-          "checkpoint='evil.pth')))"),
-    Wrong('no checkpoint gone.pth', "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', "
-          "checkpoint='gone.pth')))"),
+    Wrong('evil.pth was not loaded', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+          "type='Pretrained', checkpoint='evil.pth')))"),
+    Wrong('no checkpoint gone.pth', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+          "type='Pretrained', checkpoint='gone.pth')))"),
     Wrong('val_evaluator: mmskd.PoseCalibrationMetric measures models of mmpose, and the model is one of mmdet',
           "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric')"),
     Wrong('val_evaluator: mmpose.PCKAccuracy measures models of mmpose',
@@ -274,7 +274,8 @@ MODELS = [
           base='classifier.py'),
     Wrong('`num_classes`', hook('USKDHook', USKD.replace('num_classes=5', 'num_classes=6')), base='classifier.py'),
     Wrong('cannot take the parameters of a module beside the model', f"{hook('USKDHook', USKD)}\n"
-          "optim_wrapper = dict(_delete_=True, constructor='Wrappers')", base='classifier.py'),
+          "optim_wrapper = dict(_delete_=True, constructor='Wrappers')\n"
+          "custom_imports = dict(imports=['tiny_classifier', 'wrappers'])", base='classifier.py'),
 ]
 
 RESUMES = [
@@ -355,8 +356,7 @@ def make_files() -> None:
     from mmskd.checkpoint import load_checkpoint_safely
     for name, text in SOURCES.items():
         Path(name).write_text(text)
-    Path('tiny_classifier.py').write_text(
-        Path(__file__).with_name('tiny_classifier.py').read_text() + WRAPPERS)
+    Path('wrappers.py').write_text(WRAPPERS)
     for config, target, argv in [('detector.py', 'trained.pth', []), ('detector.py', 'pskd.pth', ['--pskd']),
                                  ('pose.py', 'pose.pth', []), ('classifier.py', 'classifier.pth', [])]:
         ending = tiny.run(tiny.tool('train.py', config, *argv, '--work-dir', 'made', '--cfg-options',
@@ -435,7 +435,7 @@ def main() -> None:
         chosen = list(enumerate(TABLE))
         if args.count:
             chosen = sorted(random.Random(args.seed).sample(chosen, args.count))
-        failures = []
+        failures = tiny.Failures()
         for index, wrong in chosen:
             problem = try_out(index, wrong)
             if problem:

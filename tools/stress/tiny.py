@@ -24,7 +24,7 @@ val_dataloader = dict(batch_size=2)
 train_cfg = dict(max_epochs=3, val_interval=1)
 val_evaluator = dict(
     _delete_=True, type='CocoMetric', ann_file='data/shapes/annotations/val.json', metric='bbox')
-param_scheduler = dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6)
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6)]
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=1))
 log_level = 'ERROR'
 """
@@ -100,7 +100,7 @@ def prepare(folder: Path) -> None:
     from mmskd.datasets import write_demo_data
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path[:0] = [str(Path(__file__).parent), str(folder)]
     for kind, name, train in (('shapes', 'shapes', 8), ('stick-figures', 'figures', 6)):
         if not Path('data', name).exists():
             write_demo_data(Path('data', name), kind=kind, train=train, val=4)
@@ -124,7 +124,7 @@ class Ending(NamedTuple):
         return (self.output.splitlines() or [''])[-1]
 
 
-def run(function: Callable[[], Any]) -> Ending:
+def run(function: Callable[[], Any], seconds: int = MAX_SECONDS) -> Ending:
     """Call a function in a process of its own, which has imported what this one has.
 
     A fork: it takes milliseconds where a new Python would import for seconds. So this process must
@@ -136,7 +136,7 @@ def run(function: Callable[[], Any]) -> Ending:
         code = 70
         try:
             import signal
-            signal.alarm(MAX_SECONDS)
+            signal.alarm(seconds)
             with open(log, 'w') as output:
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)
@@ -200,11 +200,17 @@ def add_arguments(parser) -> None:
                         help='json file in which the numbers of this tool are replaced')
 
 
+class Failures(list):
+    """What went wrong; printed as soon as it is known."""
+
+    def append(self, line: str) -> None:
+        print(f'FAILED {line}', flush=True)
+        super().append(line)
+
+
 def finish(name: str, args, counts: dict, failures: List[str],
            arguments: Optional[List[str]] = None) -> None:
-    """Print the counts and the failures, write them down, and exit with 1 if there are any."""
-    for failure in failures:
-        print(f'FAILED {failure}')
+    """Print the counts, write them down, and exit with 1 if there are failures."""
     print(f'{name}: ' + ', '.join(f'{value} {key}' for key, value in counts.items()))
     if args.results:
         known = json.loads(args.results.read_text()) if args.results.exists() else {}
