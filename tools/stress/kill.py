@@ -10,6 +10,7 @@ import argparse
 import itertools
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
@@ -114,6 +115,7 @@ def train(case: Case, folder: Path, *argv: Any) -> Callable[[], None]:
 def train_whole(case: Case) -> Dict[str, int]:
     """Train without a kill; returns how many events of each kind there were."""
     counts = Path(f'{case.name}.counts')
+    shutil.rmtree(case.name, ignore_errors=True)
 
     def call() -> None:
         watch = Watch(None)
@@ -128,6 +130,7 @@ def train_whole(case: Case) -> Dict[str, int]:
 
 def kill_and_resume(case: Case, kill: Kill, folder: Path) -> Optional[str]:
     """What went wrong; None if nothing did."""
+    shutil.rmtree(folder, ignore_errors=True)
 
     def call() -> None:
         Watch(kill).install()

@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import re
+import shutil
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence
 
@@ -407,6 +408,7 @@ def try_out(index: int, wrong: Wrong) -> Optional[str]:
     argv = list(wrong.argv)
     if '--work-dir' not in argv:
         argv += ['--work-dir', work_dir]
+    shutil.rmtree(work_dir, ignore_errors=True)
     call = tiny.tool(wrong.tool, config, *argv)
 
     def with_environment() -> None:
