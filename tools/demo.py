@@ -30,6 +30,7 @@ from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
 from mmskd.datasets.shapes import CLASSES, PALETTE
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.page import write_report
 
@@ -60,6 +61,7 @@ def parse_args():
                         help='for logs, checkpoints and pictures; default: work_dirs/demo')
     parser.add_argument('--fresh', action='store_true', help='delete earlier runs and start again')
     parser.add_argument('--quiet', action='store_true', help='print only the table and the paths')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -84,7 +86,7 @@ def main():
         report = write_report([run.folder for run in runs], args.work_dir / 'report',
                               quiet=args.quiet)
     except UsageError as error:
-        sys.exit(f'demo.py: {error}')
+        end_in_a_line('demo.py', error, args.traceback)
     print(f'Report, to open in a browser: {os.path.relpath(report)}')
 
 

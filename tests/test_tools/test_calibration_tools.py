@@ -263,6 +263,57 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
     assert not Path('evil_was_here').exists()
 
 
+def fewer(sample, key):
+    """With fewer of these than of everything else."""
+    pred = sample['pred_instances']
+    return dict(sample, pred_instances=dict(pred, **{key: pred[key][:-1]}))
+
+
+HOSTILE = {
+    'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
+    'no predictions': (lambda first, *rest: [dict(img_id=1), *rest], 'in its pred_instances'),
+    'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest], 'in its pred_instances'),
+    'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest], 'a sample has no'),
+    'another': (lambda first, *rest: [{}], 'a sample has no'),
+}
+OF_BOXES = {
+    **{f'fewer {key}': (lambda first, *rest, key=key: [fewer(first, key), *rest],
+                        'not of one number of detections') for key in ('bboxes', 'scores', 'labels')},
+    'labels of another': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], labels=first['pred_instances']['labels'] + 7)), *rest],
+        'but the data set has 5 classes'),
+    'halves of labels': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], labels=first['pred_instances']['scores'])), *rest], 'no whole numbers'),
+    'an unknown image': (lambda first, *rest: [dict(first, img_id=10**6), *rest], 'is not in ann_file'),
+    'flat boxes': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], bboxes=first['pred_instances']['scores'])), *rest], 'boxes, scores and labels'),
+}
+OF_KEYPOINTS = {
+    'fewer scores': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], keypoint_scores=first['pred_instances']['keypoint_scores'][:, :-1])), *rest],
+        'must be 13 finite numbers'),
+    'words': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], keypoints=['a'])), *rest], 'are no numbers'),
+}
+
+
+def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_results, capsys):
+    from mmskd.evaluation.results import load_results
+    cases = [('detector.pkl', 'measured.py', {**HOSTILE, **OF_BOXES}),
+             ('pose.pkl', 'measured_pose.py', {**HOSTILE, **OF_KEYPOINTS})]
+    for results, config, hostile in cases:
+        known = load_results(results)
+        for name, (spoil, message) in hostile.items():
+            Path('hostile.pkl').write_bytes(pickle.dumps(spoil(*known)))
+            with pytest.raises(SystemExit) as ending:
+                run_tool('analysis/eval_calibration', 'hostile.pkl', config)
+            line, = capsys.readouterr().err.splitlines()
+            assert ending.value.code == 2 and line.startswith('eval_calibration.py: '), name
+            assert message in line, (name, line)
+    with pytest.raises(ValueError):
+        run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--traceback')
+
+
 @pytest.mark.parametrize('tool, argv, message', [
     ('eval_calibration', ['nowhere.pkl', 'tiny.py'], 'no results file nowhere.pkl'),
     ('eval_calibration', ['nowhere.pkl', 'nowhere.py'], 'no config file nowhere.py'),

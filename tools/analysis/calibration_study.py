@@ -26,6 +26,7 @@ from mmengine.registry import init_default_scope
 
 from mmskd.checkpoint import use_safe_loading
 from mmskd.config import check_data, load_config, project_of
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
 from mmskd.evaluation import calibrate_sample
@@ -55,6 +56,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
         help='settings that override those of every config')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -154,7 +156,7 @@ def main() -> None:
                 fitted_on=args.fit, measured_on=args.measure if args.halves is None else
                 f'the other half, seed {args.halves}', rows=rows))
     except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'calibration_study.py: {error}')
+        end_in_a_line('calibration_study.py', error, args.traceback)
     with open(args.out, 'w') as file:
         json.dump(dict(command=shlex.join(['python', *sys.argv]), runs=runs), file, indent=1)
 
