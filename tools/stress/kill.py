@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
@@ -32,6 +33,8 @@ METHODS = {
     'pose_pskd': ('pose.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
 }
 TEACHER = "_base_ = 'detector.py'\nmodel = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))"
+MOMENTS = dict(step='within a step', validation='within a validation', write='while a checkpoint is written',
+               refresh='after a refresh')
 LOOPS = {'epoch': '', 'iter': tiny.BY_ITERATION}
 TIMES = ('time', 'data_time', 'eta')
 
@@ -61,7 +64,7 @@ def main() -> None:
             ending = tiny.run(tiny.tool('train.py', config, '--work-dir', folder,
                                         '--cfg-options', 'train_cfg.max_epochs=1'))
             assert ending.code == 0, ending.output
-        failures, killed, lost = tiny.Failures(), 0, 0
+        failures, killed, lost, moments = tiny.Failures(), 0, 0, Counter()
         wholes: Dict[Case, Dict[str, int]] = {}
         for index, (case, moment, draw) in enumerate(trials(random.Random(args.seed), args.count or 140)):
             if case not in wholes:
@@ -70,10 +73,13 @@ def main() -> None:
             kill = Kill(moment, 1 + int(draw * events))
             problem = kill_and_resume(case, kill, Path(f'killed-{index}'))
             killed += 1
+            moments[MOMENTS[moment]] += 1
             lost += problem is not None and 'lost' in problem
             if problem:
                 failures.append(f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
-    tiny.finish('kill', args, dict(kills=killed, equal=killed - len(failures), lost=lost), failures)
+            shutil.rmtree(f'killed-{index}')
+    tiny.finish('kill', args, {'kills': killed, 'modes': len(wholes), **dict(sorted(moments.items())),
+                               'bit-equal': killed - len(failures), 'lost': lost}, failures)
 
 
 def write_configs() -> List[tuple]:

@@ -442,7 +442,7 @@ def main() -> None:
             problem = try_out(index, wrong)
             if problem:
                 failures.append(f'{index} {wrong.config or wrong.text} {" ".join(wrong.argv)}: {problem}')
-    tiny.finish('misuse', args, dict(starts=len(chosen), in_one_line=len(chosen) - len(failures)), failures)
+    tiny.finish('misuse', args, {'starts': len(chosen), 'in one line': len(chosen) - len(failures)}, failures)
 
 
 if __name__ == '__main__':

@@ -83,8 +83,8 @@ def main() -> None:
         failures.append(f'{growth["objects"]} more objects')
     if saved != 1:
         failures.append(f'{saved} checkpoints are left of max_keep_ckpts=1')
-    tiny.finish('soak', args, dict(iterations=length, megabytes_grown=growth['megabytes'],
-                                   files_grown=growth['files'], threads_grown=growth['threads']), failures)
+    tiny.finish('soak', args, {'iterations': length, 'MB more': growth['megabytes'],
+                               'files more': growth['files'], 'threads more': growth['threads']}, failures)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any, Callable, List, NamedTuple, Optional
@@ -94,6 +95,7 @@ log_level = 'ERROR'
 
 CONFIGS = {'detector.py': DETECTOR, 'pose.py': POSE, 'classifier.py': CLASSIFIER}
 MAX_SECONDS = 600
+STARTED = time.time()
 
 
 def prepare(folder: Path) -> None:
@@ -215,14 +217,24 @@ class Failures(list):
         super().append(line)
 
 
-def finish(name: str, args, counts: dict, failures: List[str],
-           arguments: Optional[List[str]] = None) -> None:
+def machine() -> str:
+    """What the numbers were made on."""
+    import platform
+
+    import torch
+    return (f'{platform.system()}, {os.cpu_count()} cores, Python {platform.python_version()}, '
+            f'PyTorch {torch.__version__}')
+
+
+def finish(name: str, args, counts: dict, failures: List[str]) -> None:
     """Print the counts, write them down, and exit with 1 if there are failures."""
     print(f'{name}: ' + ', '.join(f'{value} {key}' for key, value in counts.items()))
     if args.results:
         known = json.loads(args.results.read_text()) if args.results.exists() else {}
-        command = ' '.join(['python', f'tools/stress/{name}.py', *(arguments or [])])
-        known[name] = dict(command=command, seed=args.seed, failures=failures, **counts)
+        options = [f'--seed {args.seed}'] + ([f'--count {args.count}'] if args.count else [])
+        known[name] = dict(command=' '.join(['python', f'tools/stress/{name}.py', *options]),
+                           machine=machine(), minutes=round((time.time() - STARTED) / 60),
+                           counts=counts, failures=failures)
         args.results.parent.mkdir(parents=True, exist_ok=True)
         args.results.write_text(json.dumps(dict(sorted(known.items())), indent=2) + '\n')
     sys.exit(1 if failures else 0)
