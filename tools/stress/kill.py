@@ -77,9 +77,11 @@ def main() -> None:
             lost += problem is not None and 'lost' in problem
             if problem:
                 failures.append(f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
-            shutil.rmtree(f'killed-{index}')
-    tiny.finish('kill', args, {'kills': killed, 'modes': len(wholes), **dict(sorted(moments.items())),
-                               'bit-equal': killed - len(failures), 'lost': lost}, failures)
+            shutil.rmtree(f'killed-{index}', ignore_errors=True)
+            counts = {'kills': killed, 'modes': len(wholes), **dict(sorted(moments.items())),
+                      'bit-equal': killed - len(failures), 'lost': lost}
+            tiny.write_down('kill', args, counts, failures)
+    tiny.finish('kill', args, counts, failures)
 
 
 def write_configs() -> List[tuple]:

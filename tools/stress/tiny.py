@@ -229,6 +229,12 @@ def machine() -> str:
 def finish(name: str, args, counts: dict, failures: List[str]) -> None:
     """Print the counts, write them down, and exit with 1 if there are failures."""
     print(f'{name}: ' + ', '.join(f'{value} {key}' for key, value in counts.items()))
+    write_down(name, args, counts, failures)
+    sys.exit(1 if failures else 0)
+
+
+def write_down(name: str, args, counts: dict, failures: List[str]) -> None:
+    """Put the numbers so far into the file of results."""
     if args.results:
         known = json.loads(args.results.read_text()) if args.results.exists() else {}
         options = [f'--seed {args.seed}'] + ([f'--count {args.count}'] if args.count else [])
@@ -237,7 +243,6 @@ def finish(name: str, args, counts: dict, failures: List[str]) -> None:
                            counts=counts, failures=failures)
         args.results.parent.mkdir(parents=True, exist_ok=True)
         args.results.write_text(json.dumps(dict(sorted(known.items())), indent=2) + '\n')
-    sys.exit(1 if failures else 0)
 
 
 @contextlib.contextmanager

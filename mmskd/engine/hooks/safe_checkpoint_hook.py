@@ -59,6 +59,10 @@ class SafeCheckpointHook(CheckpointHook):
         elif self._owes_validation(runner):
             runner.logger.info('The validation in which the run was stopped is done first')
             self.last_ckpt = self._path(runner)
+            # As if the last step had just been done: MMEngine has set these to the one that is next
+            runner.message_hub.update_info('iter', runner.iter - 1)
+            if isinstance(runner.train_loop, EpochBasedTrainLoop):
+                runner.message_hub.update_info('epoch', runner.epoch - 1)
             runner.val_loop.run()
 
     @property

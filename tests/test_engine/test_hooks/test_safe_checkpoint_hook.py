@@ -66,7 +66,7 @@ def final(folder):
 def assert_same(first, second):
     for name, value in first['state_dict'].items():
         assert torch.equal(value, second['state_dict'][name]), name
-    for kept in ('keep_ckpt_ids', 'best_score'):
+    for kept in ('keep_ckpt_ids', 'best_score', 'epoch', 'iter'):
         assert first['message_hub']['runtime_info'].get(kept) == second['message_hub'][
             'runtime_info'].get(kept)
     assert first['optimizer']['state'].keys() == second['optimizer']['state'].keys()
