@@ -298,18 +298,28 @@ OF_KEYPOINTS = {
 
 
 def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_results, capsys):
+    from mmskd.errors import UsageError
+    from mmskd.evaluation.offline import calibration_metric, dataset_meta
     from mmskd.evaluation.results import load_results
     cases = [('detector.pkl', 'measured.py', {**HOSTILE, **OF_BOXES}),
              ('pose.pkl', 'measured_pose.py', {**HOSTILE, **OF_KEYPOINTS})]
     for results, config, hostile in cases:
-        known = load_results(results)
+        known, cfg = load_results(results), load_config(config)
+        metric = calibration_metric(cfg, 'test')
+        metric.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
         for name, (spoil, message) in hostile.items():
-            Path('hostile.pkl').write_bytes(pickle.dumps(spoil(*known)))
-            with pytest.raises(SystemExit) as ending:
-                run_tool('analysis/eval_calibration', 'hostile.pkl', config)
-            line, = capsys.readouterr().err.splitlines()
-            assert ending.value.code == 2 and line.startswith('eval_calibration.py: '), name
-            assert message in line, (name, line)
+            samples, metric.results = spoil(*known), []
+            with pytest.raises(UsageError) as refused:
+                metric.process(None, samples)
+                metric.evaluate(len(samples))
+            assert message in str(refused.value), name
+    for content in ([dict(known[0], gt_instances=dict(known[0]['gt_instances'], keypoints_visible='a'))],
+                    [dict(known[0], raw_ann_info=3, gt_instances={})]):
+        Path('hostile.pkl').write_bytes(pickle.dumps(content))
+        with pytest.raises(SystemExit) as ending:
+            run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--options', 'hit=oks')
+        line, = capsys.readouterr().err.splitlines()
+        assert ending.value.code == 2 and line.startswith('eval_calibration.py: ')
     with pytest.raises(ValueError):
         run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--traceback')
 

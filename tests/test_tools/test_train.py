@@ -341,6 +341,13 @@ def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)
 
 
+def test_what_goes_together_does(prepare, tiny):
+    Path('uskd.py').write_text("_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
+                               'channels=8, num_classes=5)]')
+    cfg = prepare('train', 'uskd.py', '--pskd')
+    assert [hook.type for hook in cfg.custom_hooks][:2] == ['mmskd.USKDHook', 'mmskd.PSKDHook']
+
+
 def test_one_teacher_at_a_time(refusal, prepare, capsys):
     with pytest.raises(SystemExit):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')

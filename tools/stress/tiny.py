@@ -205,7 +205,7 @@ def add_arguments(parser) -> None:
     parser.add_argument('--folder', type=Path, help='where to work; default: a temporary folder')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--count', type=int, help='only so many, drawn by the seed; default: all')
-    parser.add_argument('--results', type=Path,
+    parser.add_argument('--results', type=lambda path: Path(path).resolve(),
                         help='json file in which the numbers of this tool are replaced')
 
 

@@ -1,13 +1,14 @@
 """NaN and infinity in a teacher: it teaches nothing, and that is said and counted."""
 import copy
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 pytest.importorskip('mmdet')
 
-from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook  # noqa: E402
+from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook, TeachingHook  # noqa: E402
 from mmskd.engine.hooks import teaching_hook  # noqa: E402
 from mmskd.errors import RunStopped, UsageError  # noqa: E402
 from mmskd.models.teachers import past_self  # noqa: E402
@@ -67,6 +68,25 @@ def test_a_past_self_that_says_nan_leaves_the_hard_targets(name, said):
     hook.alpha_t = 0.5
     losses(student)
     assert hook.counts['teacher_not_finite'] == 2, 'a good one teaches again'
+
+
+def test_it_is_counted_in_the_log(said):
+    student, _, losses = models('retinanet')
+    hook = PSKDHook()
+    hook.attach(student)
+    hook.refresh_teacher()
+    poison(hook.teacher)
+    logged = {}
+    runner = SimpleNamespace(model=student, iter=0, message_hub=SimpleNamespace(
+        update_scalar=logged.__setitem__))
+    for count in (1, 2):
+        losses(student)
+        TeachingHook.after_train_iter(hook, runner, 0)
+        assert logged['train/teacher_not_finite'] == count
+    student.bbox_head.retina_cls.weight.data.fill_(NAN)
+    hook.refresh_teacher()
+    TeachingHook.after_train_iter(hook, runner, 0)
+    assert logged['train/pskd_snapshots_refused'] == 1
 
 
 def test_a_snapshot_that_is_not_finite_is_refused_and_the_last_good_one_kept(said):
