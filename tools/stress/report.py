@@ -1,4 +1,4 @@
-"""Write what the stress tools have found into docs/reliability.md, from results/reliability.json."""
+"""Write what results/reliability.json says into docs/reliability.md."""
 import json
 import re
 from pathlib import Path
@@ -13,15 +13,16 @@ def render(results: dict) -> str:
     rows = ['| command | minutes | counts | failures |', '| --- | --- | --- | --- |']
     for run in results.values():
         counts = ', '.join(f'{value:,} {key}' for key, value in run['counts'].items())
-        rows.append(f'| `{run["command"]}` | {run["minutes"]} | {counts} | {len(run["failures"])} |')
+        failures = len(run['failures'])
+        rows.append(f'| `{run["command"]}` | {run["minutes"]} | {counts} | {failures} |')
     machines = sorted({run['machine'] for run in results.values()})
-    return '\n'.join([*rows, '', f'On: {"; ".join(machines)}; a shared machine, one process at a time.'])
+    return '\n'.join([*rows, '', f'On: {"; ".join(machines)}.'])
 
 
 def insert(document: str, text: str) -> str:
     """A document with its part between the marks replaced."""
-    return re.sub(f'({re.escape(BEGIN)}\n).*?({re.escape(END)})', lambda match: f'{match[1]}{text}\n{match[2]}',
-                  document, flags=re.DOTALL)
+    return re.sub(f'({re.escape(BEGIN)}\n).*?({re.escape(END)})',
+                  lambda match: f'{match[1]}{text}\n{match[2]}', document, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -188,14 +188,17 @@ def import_once() -> None:
         import mmskd.engine.hooks  # noqa: F401
         import mmskd.engine.launch  # noqa: F401
         from mmengine.config import config
+        from mmengine.runner import runner
         from mmdet.utils import register_all_modules as register_mmdet
         from mmpose.utils import register_all_modules as register_mmpose
     torch.set_num_threads(1)
     register_mmdet(init_default_scope=False)
     register_mmpose(init_default_scope=False)
-    # A Runner lays out its config with yapf ten times, which takes longer than a small training; and
-    # each data set collects garbage, which need not look at all that was imported
+    # A Runner lays out its config with yapf ten times and asks compilers for their versions, which
+    # takes longer than a small training; each data set collects garbage, also that of all imports
     config.FormatCode = lambda text, **style: (text, True)
+    environment = runner.collect_env()
+    runner.collect_env = lambda: environment
     gc.collect()
     gc.freeze()
 

@@ -275,9 +275,11 @@ def _prediction(sample: dict) -> dict:
     _require(bboxes.shape == (n, 4) and scores.shape == labels.shape == (n, ),
              f'image {img_id} has boxes, scores and labels of the shapes {tuple(bboxes.shape)}, '
              f'{tuple(scores.shape)} and {tuple(labels.shape)}, not of one number of detections')
-    _require(not labels.is_floating_point(), f'the labels predicted in image {img_id} are no whole numbers')
+    _require(not labels.is_floating_point(),
+             f'the labels predicted in image {img_id} are no whole numbers')
     for key, values in (('bboxes', bboxes), ('scores', scores)):
-        _require(bool(values.isfinite().all()), f'some {key} predicted in image {img_id} are not finite')
+        _require(bool(values.isfinite().all()),
+                 f'some {key} predicted in image {img_id} are not finite')
     return dict(
         img_id=img_id, img_path=sample.get('img_path'), calibrator=sample.get('calibrator'),
         bboxes=bboxes.float().cpu().numpy(), scores=scores.float().cpu().numpy(),

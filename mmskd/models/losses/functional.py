@@ -8,10 +8,10 @@ NKD and USKD add a loss beside the hard one, in two parts: the target class, and
 over all others (Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
 Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
 
-No function keeps state. No gradient flows into the past prediction. Of no samples at all a mean is 0, not NaN.
-Features, heatmaps and SimCC logits are taken to float32, since half precision ends at 65504; so do the modules
-with all others. In float32 each loss is what it is in float64 but for 1e-5 of its value and 2e-6 of the largest
-logit (tests/test_models/test_losses/test_any_numbers.py).
+No function keeps state. No gradient flows into the past prediction. Of no samples at all a mean is 0,
+not NaN. Features, heatmaps and SimCC logits are taken to float32, since half precision ends at 65504; the
+modules do so with all others. In float32 each loss is what it is in float64 but for 1e-5 of its value
+and 2e-6 of the largest logit (tests/test_models/test_losses/test_any_numbers.py).
 """
 from typing import Optional, Sequence, Tuple
 

@@ -1,7 +1,7 @@
-"""Every loss, with numbers that training meets on its bad days: logits to 1e4, constant maps, no sample.
+"""Every loss, with what training meets on its bad days: logits to 1e4, constant maps, no sample.
 
-It is finite, and so are its gradients; it is not negative where the maths says so; and it is what it is in float64
-but for ``RELATIVE`` of its value and ``ABSOLUTE`` of the largest number that goes in.
+It is finite, and so are its gradients; it is not negative where the maths says so; and it is what it
+is in float64 but for ``RELATIVE`` of its value and ``ABSOLUTE`` of the largest number that goes in.
 """
 import inspect
 from typing import NamedTuple
@@ -99,7 +99,7 @@ def case(*names, least=0., half=True):
 
 
 def same_ranks(loss):
-    """A loss that ranks classes, with the ranks of its first call in all others: they jump where two are equal."""
+    """A loss that ranks classes, with the ranks of its first call in all: ties may go either way."""
     ranked, known = soft.zipf_weights, []
 
     def zipf_weights(z, weak, others):
@@ -236,8 +236,7 @@ def _(d):
 def _(d):
     loss = softened('PSKDKLDiscretLoss', d, beta=BETA)
     targets, weight = (kl_target(d, 3), kl_target(d, 5)), d.certainties(d.n, d.c)
-    return (lambda a, b, c, e: loss((pair(a, c), pair(b, e)), [each.to(weight) for each in targets], weight),
-            d.bins())
+    return lambda a, b, c, e: loss((pair(a, c), pair(b, e)), targets, weight), d.bins()
 
 
 @case('PSKDKeypointMSELoss')
@@ -264,7 +263,8 @@ def _(d):
 def _(d):
     loss = MODELS.build(dict(type='mmskd.SimCCDistillLoss', for_batch_size=64))
     call = KLDiscretLoss(beta=BETA)
-    return (lambda a, b, c, e: loss.of_call(LossCall(call, ((pair(a, c), pair(b, e)), ), {})), d.bins())
+    return (lambda a, b, c, e: loss.of_call(LossCall(call, ((pair(a, c), pair(b, e)), ), {})),
+            d.bins())
 
 
 @case('HeatmapDistillLoss')
@@ -277,7 +277,8 @@ def _(d):
 def _(d):
     loss, own = MODELS.build(dict(type='mmskd.ClassDistillLoss')), FocalLoss()
     labels = torch.randint(0, d.c + 1, (d.n, ))
-    return (lambda z, teacher: loss.of_call(LossCall(own, (pair(z, teacher), labels), dict(avg_factor=3.))),
+    options = dict(avg_factor=3.)
+    return (lambda z, teacher: loss.of_call(LossCall(own, (pair(z, teacher), labels), options)),
             d.logits())
 
 
@@ -285,7 +286,8 @@ def _(d):
 def _(d):
     loss = MODELS.build(dict(type='mmskd.NKDLoss', ignore_background=bool(d.seed % 2)))
     labels, own = d.labels(), CrossEntropyLoss()
-    return lambda z, teacher: loss.of_call(LossCall(own, (pair(z, teacher), labels), {})), d.logits()
+    return (lambda z, teacher: loss.of_call(LossCall(own, (pair(z, teacher), labels), {})),
+            d.logits())
 
 
 @case('USKDLoss')
@@ -316,8 +318,8 @@ def test_any_numbers(name, d):
 
 
 def test_none_is_left_out():
-    functions = {name for name, value in vars(soft).items()
-                 if inspect.isfunction(value) and value.__module__ == soft.__name__ and name[0] != '_'}
+    functions = {name for name, value in inspect.getmembers(soft, inspect.isfunction)
+                 if value.__module__ == soft.__name__ and name[0] != '_'}
     registered = {name for name, value in MODELS.module_dict.items()
                   if value.__module__.startswith(ours.__name__)}
     assert CASES.keys() == functions - HELPERS | registered
