@@ -217,12 +217,14 @@ def gradient(total: Any, model: nn.Module) -> float:
 
 def class_loss(losses: Dict[str, Tensor]) -> Any:
     """The sum of those losses that a teacher softens; 0 if there is none."""
-    return sum(value.sum() for key, value in losses.items() if is_class_loss(key))
+    return sum(losses[key].sum() for key in class_losses(losses))
 
 
-def is_class_loss(key: str) -> bool:
-    """Whether a loss of this name is about classes or keypoints; the RPN's is not."""
-    return bool(re.search('cls|kpt|heatmap|det_loss', key)) and not re.search('rpn|aux|bbox', key)
+def class_losses(losses: Dict[str, Tensor]) -> List[str]:
+    """The names of the losses of classes and keypoints; that of an RPN counts in an RPN alone."""
+    keys = [key for key in losses if re.search('cls|kpt|heatmap|det_loss', key)
+            and not re.search('aux|bbox', key)]
+    return [key for key in keys if 'rpn' not in key] or keys
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -372,7 +374,7 @@ def _check_other_past(stock: Stock, options: dict) -> None:
                     f'untaught: a call of {before.module} is the stock one at alpha 1')
     changed = [key for key, value in stock.losses.items() if not torch.equal(value, soft.losses[key])]
     require(bool(changed), 'untaught: at alpha 1 all losses are the stock ones')
-    others = [key for key in changed if not is_class_loss(key)]
+    others = [key for key in changed if key not in class_losses(stock.losses)]
     require(not others, f'at alpha 1 {", ".join(others)} changes as well')
 
 
@@ -865,7 +867,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--all', action='store_true', help='each config, not one of each family')
-    parser.add_argument('--only', metavar='PATTERN', help='configs whose name has this in it (* and ? match)')
+    parser.add_argument('--only', metavar='PATTERN', action='append',
+                        help='only configs whose name has this in it (* and ? match); may be repeated')
     parser.add_argument('--hook', action='append', choices=list(CHECKS), help='only this one; may be repeated')
     parser.add_argument('--jobs', type=int, default=1, help='processes, default: 1')
     parser.add_argument('--timeout', type=float, default=900, help='seconds for a config, default: 900')
@@ -890,7 +893,8 @@ def main() -> None:
     families, unread = find_families(args.cache)
     names = [name for family in families for name in (family.configs if args.all else family.configs[:1])]
     if args.only:
-        names = [name for name in names if fnmatch.fnmatch(name, f'*{args.only}*')]
+        names = list(dict.fromkeys(name for pattern in args.only for name in names
+                                   if fnmatch.fnmatch(name, f'*{pattern}*')))
     results = try_all(names, args.hook or list(CHECKS), args.jobs, args.cache, args.timeout)
     found = faults(results)
     for name, hook, reason in found:
