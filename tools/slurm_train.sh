@@ -11,8 +11,10 @@ TOOLS="$(cd "$(dirname "$0")" && pwd)"
 GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
 export PYTHONPATH="$(dirname "$TOOLS")${PYTHONPATH:+:$PYTHONPATH}"
 
+# Several words; * and ? in them are not for this shell
+read -r -d "" -a SRUN_WORDS <<< "${SRUN_ARGS:-}" || true
+
 set -x
-# SRUN_ARGS may hold several words
 srun -p "$1" \
     --job-name="$2" \
     --gres="gpu:$GPUS_PER_NODE" \
@@ -20,5 +22,5 @@ srun -p "$1" \
     --ntasks-per-node="$GPUS_PER_NODE" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit=1 \
-    $SRUN_ARGS \
+    "${SRUN_WORDS[@]}" \
     "${PYTHON:-python}" -u "$TOOLS/train.py" "$3" --work-dir="$4" --launcher=slurm "${@:5}"

@@ -1,6 +1,5 @@
 """Test a model of MMDetection or MMPose."""
 import argparse
-import sys
 import warnings
 from copy import deepcopy
 
@@ -10,12 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmskd.config import load_config, project_of
-from mmskd.checkpoint import use_safe_loading
 from mmskd.config import check_data
-from mmskd.engine.launch import (add_common_arguments, build_runner, check_checkpoint,
-                                 draw_predictions, end_processes, set_launcher, set_local_rank,
-                                 set_work_dir)
 from mmskd.engine.hooks import CalibratedScores
+from mmskd.engine.launch import (add_common_arguments, check_checkpoint, draw_predictions, run_tool,
+                                 set_local_rank, set_work_dir)
 from mmskd.errors import UsageError
 
 
@@ -158,23 +155,15 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
     runner.test_evaluator.metrics += [DumpResults(out_file_path=path) for path in dumps if path]
 
 
-def main() -> None:
-    args = parse_args()
-    try:
-        cfg = prepare(args)
-    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'test.py: {error}')
-    project = project_of(cfg)
-    if project == 'mmdet':
-        from mmdet.utils import setup_cache_size_limit_of_dynamo
-        setup_cache_size_limit_of_dynamo()
-    use_safe_loading()
-    set_launcher(cfg, args.launcher)
-    runner = build_runner(cfg)
+def test(runner: Runner, args: argparse.Namespace) -> None:
+    """Test, and write what is asked for."""
     if args.out or args.dump:
-        write_results(runner, args, project)
+        write_results(runner, args, project_of(runner.cfg))
     runner.test()
-    end_processes()
+
+
+def main() -> None:
+    run_tool('test.py', parse_args(), prepare, test)
 
 
 if __name__ == '__main__':

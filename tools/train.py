@@ -2,21 +2,25 @@
 import argparse
 import inspect
 import os
-import sys
+from typing import Optional
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
-from mmskd.config import find_config, load_config, project_of
-from mmskd.checkpoint import use_safe_loading
-from mmskd.config import check_data
+from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
+from mmskd.config import check_data, find_config, load_config, project_of
 from mmskd.engine.launch import (CheckpointAction, KeyValueAction, add_common_arguments,
-                                 build_runner, check_checkpoint, draw_predictions, end_processes,
-                                 set_launcher, set_local_rank, set_work_dir)
-from mmskd.errors import UsageError
+                                 check_checkpoint, draw_predictions, run_tool, say, set_local_rank,
+                                 set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
+from mmskd.errors import UsageError
 
 TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
+# What a method adds to the name of the work dir, so that it is not the baseline's
+METHOD_SUFFIXES = {'--pskd': '_pskd', '--distill-from': '_distill', '--head-distill': '_head_distill'}
+NEWEST, NEWEST_OR_START = 'auto', 'auto-or-start'  # of --resume
 RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
 
@@ -40,8 +44,9 @@ def parse_args() -> argparse.Namespace:
         'features (DWPose, stage 2), for a fifth of the epochs of the config; options of '
         'HeadDistillHook may follow, as gt_weight=1 reinit_head=False')
     parser.add_argument(
-        '--resume', nargs='?', const='auto',
-        help='go on from this checkpoint, or, without a name, from the latest in the work dir')
+        '--resume', nargs='?', const=NEWEST, metavar='CHECKPOINT',
+        help='go on from this checkpoint, or, without a name, from the newest in the work dir that '
+        f'is whole; "{NEWEST_OR_START}" starts if there is none, for jobs that are queued again')
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision')
     parser.add_argument(
@@ -75,7 +80,7 @@ def add_method(cfg: Config, args: argparse.Namespace) -> None:
     elif args.head_distill:
         check_checkpoint(args.head_distill['checkpoint'])
         set_hook(cfg, 'HeadDistillHook', '--head-distill', args.head_distill)
-        print(f'--head-distill: {shorten_schedule(cfg, HEAD_DISTILL_SHARE)}')
+        say(f'--head-distill: {shorten_schedule(cfg, HEAD_DISTILL_SHARE)}')
 
 
 def set_hook(cfg: Config, name: str, flag: str, options: dict) -> None:
@@ -114,11 +119,80 @@ def name_of(hook: object) -> str:
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
-def method_suffix(args: argparse.Namespace) -> str:
-    """What to add to the name of the work dir, so that it is not the baseline's."""
+def method_flag(args: argparse.Namespace) -> str:
+    """The flag that names a method; '' if there is none."""
     if args.pskd is not None:
-        return '_pskd'
-    return '_distill' if args.distill_from else '_head_distill' if args.head_distill else ''
+        return '--pskd'
+    return '--distill-from' if args.distill_from else '--head-distill' if args.head_distill else ''
+
+
+def save_safely(cfg: Config) -> None:
+    """Put SafeCheckpointHook in the place of CheckpointHook."""
+    hooks = cfg.get('default_hooks') or {}
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # as MMEngine does
+    for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
+        if isinstance(hook, dict) and hook.get('type') in (
+                'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+            hook['type'] = 'mmskd.SafeCheckpointHook'
+    cfg.default_hooks = hooks
+
+
+def check_restarts(args: argparse.Namespace) -> None:
+    """Raise UsageError if processes that torchrun starts again would not go on where they were."""
+    restarts = os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0')
+    if restarts != '0' and args.resume not in (NEWEST, NEWEST_OR_START):
+        raise UsageError(f'--max-restarts={restarts}: started again, the processes would not go on '
+                         f'from the newest checkpoint; add --resume {NEWEST_OR_START}')
+
+
+def choose_checkpoint(cfg: Config, args: argparse.Namespace, start_from: Optional[str]) -> None:
+    """Make of a wish to resume the checkpoint to resume from.
+
+    Args:
+        cfg (Config): With all that the command line says. Changed in place.
+        args (argparse.Namespace): The command line.
+        start_from (str, optional): ``load_from`` of the config, for a run that starts.
+
+    Raises:
+        UsageError: If there is nothing to go on from, or nothing that is whole.
+    """
+    if not cfg.get('resume'):
+        return
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    with_optimizer = hook.get('save_optimizer', True)
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+        check_whole(os.path.expanduser(cfg.load_from), with_optimizer)
+        return
+    out_dir = hook.get('out_dir')
+    if out_dir:  # as CheckpointHook does
+        out_dir = os.path.join(out_dir, os.path.basename(cfg.work_dir.rstrip(os.sep)))
+    found = newest_whole(cfg.work_dir, out_dir, hook.get('filename_tmpl'), with_optimizer)
+    for line in found.passed_over:
+        say(f'--resume: {line}; it is passed over')
+    if found.path:
+        say(f'--resume: goes on from {found.path}')
+        cfg.load_from = found.path
+    elif args.resume == NEWEST_OR_START:
+        say(f'--resume {NEWEST_OR_START}: there is no checkpoint in {cfg.work_dir}; the training '
+            'starts')
+        cfg.resume, cfg.load_from = False, start_from
+    else:
+        raise UsageError(f'--resume: there is no checkpoint in {out_dir or cfg.work_dir}'
+                         f'{runs_beside(cfg, args)}; --resume {NEWEST_OR_START} starts a training '
+                         'where there is none')
+
+
+def runs_beside(cfg: Config, args: argparse.Namespace) -> str:
+    """What to say of the work dirs of the same config under other methods."""
+    if args.work_dir is not None:
+        return ''
+    suffix = METHOD_SUFFIXES.get(method_flag(args), '')
+    stem = cfg.work_dir[:-len(suffix)] if suffix and cfg.work_dir.endswith(suffix) else cfg.work_dir
+    found = [f'{stem + other} has one, of a run {"with " + flag if flag else "without a method"}'
+             for flag, other in {'': '', **METHOD_SUFFIXES}.items()
+             if other != suffix and last_checkpoint(stem + other)]
+    return f' ({"; ".join(found)}: give the same flags as then)' if found else ''
 
 
 def make_resume_exact(cfg: Config) -> None:
@@ -162,6 +236,7 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 def prepare(args: argparse.Namespace) -> Config:
     """The config with everything that the command line says."""
+    check_restarts(args)
     cfg = load_config(args.config)
     project = project_of(cfg)
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
@@ -170,12 +245,13 @@ def prepare(args: argparse.Namespace) -> Config:
         cfg.merge_from_dict(args.cfg_options or {})
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    set_work_dir(cfg, args, suffix=method_suffix(args))
+    set_work_dir(cfg, args, suffix=METHOD_SUFFIXES.get(method_flag(args), ''))
     if args.amp:
         enable_amp(cfg, project)
+    start_from = cfg.get('load_from')
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.load_from = None if args.resume in (NEWEST, NEWEST_OR_START) else args.resume
     if args.auto_scale_lr:
         enable_auto_scale_lr(cfg)
     if args.show or args.show_dir is not None:
@@ -186,25 +262,20 @@ def prepare(args: argparse.Namespace) -> Config:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     add_method(cfg, args)
     make_resume_exact(cfg)
+    save_safely(cfg)
+    choose_checkpoint(cfg, args, start_from)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
     check_data(cfg, ['train', 'val'])
     return cfg
 
 
+def train(runner: Runner, args: argparse.Namespace) -> None:
+    runner.train()
+
+
 def main() -> None:
-    args = parse_args()
-    try:
-        cfg = prepare(args)
-    except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'train.py: {error}')
-    if project_of(cfg) == 'mmdet':
-        from mmdet.utils import setup_cache_size_limit_of_dynamo
-        setup_cache_size_limit_of_dynamo()
-    use_safe_loading()
-    set_launcher(cfg, args.launcher)
-    build_runner(cfg).train()
-    end_processes()
+    run_tool('train.py', parse_args(), prepare, train)
 
 
 if __name__ == '__main__':

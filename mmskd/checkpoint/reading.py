@@ -12,7 +12,7 @@ import types
 import warnings
 import zipfile
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 from urllib.parse import urlparse
 
 import numpy as np
@@ -21,7 +21,17 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
 
+from mmskd.errors import UsageError
+
 from .safe_numpy import NUMPY_NAMES, NumericArray, NumericDType, with_ndarrays
+
+
+class UnsafeCheckpointError(UsageError, pickle.UnpicklingError):
+    """A checkpoint asks for more than data."""
+
+
+class UnreadableCheckpointError(UsageError, RuntimeError):
+    """A file is no checkpoint, or no longer one."""
 
 
 def _renamed(what: Callable, name: str) -> Callable:
@@ -155,8 +165,8 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        pickle.UnpicklingError: If the file needs a class that is not on the list.
-        RuntimeError: If the file is not a checkpoint.
+        UnsafeCheckpointError: If the file needs a class that is not on the list.
+        UnreadableCheckpointError: If the file is no checkpoint, or damaged.
     """
     path = os.path.expanduser(path)
     if not os.path.isfile(path):
@@ -168,12 +178,41 @@ def load_checkpoint_safely(path: str, map_location: Any = None) -> Any:
             checkpoint = with_ndarrays(checkpoint)
         else:
             checkpoint = load_restricted(path, map_location)
-    except pickle.UnpicklingError as error:
-        raise pickle.UnpicklingError(_refusal(path, error)) from error
+    except PermissionError:
+        raise
     except Exception as error:
-        raise RuntimeError(f'{path} cannot be read as a checkpoint: {error}') from error
+        problem = _not_a_checkpoint(path)
+        if problem is None and isinstance(error, pickle.UnpicklingError):
+            raise UnsafeCheckpointError(_refusal(path, error)) from error
+        raise UnreadableCheckpointError(
+            f'{path} cannot be read as a checkpoint: {problem or _in_a_line(error)}') from error
     _drop_config(checkpoint, path)
     return checkpoint
+
+
+def _not_a_checkpoint(path: str) -> Optional[str]:
+    """What is wrong with a file that is neither an archive nor a pickle; None if it is one."""
+    with open(path, 'rb') as file:
+        start = file.read(16)
+    if not start:
+        return 'it is empty'
+    if start[:2] == b'PK':
+        return None if _ends_as_an_archive(path) else 'the end of it is missing or damaged'
+    if start[:1] == pickle.PROTO:
+        return None
+    return f'it begins with {start!r}, as no checkpoint does'
+
+
+def _ends_as_an_archive(path: str) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # it reads the tables at the end, whatever is left of them
+        return False
+
+
+def _in_a_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> str:
     match = re.search(r'GLOBAL (.+?)(?: was not an allowed| whose module|$)', str(error), re.M)

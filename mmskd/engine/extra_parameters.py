@@ -16,6 +16,8 @@ from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmskd.errors import UsageError
+
 
 def join_optimizer(runner, module: nn.Module) -> None:
     """Let the model's optimizer train another module as well; without effect if it does already.
@@ -29,7 +31,7 @@ def join_optimizer(runner, module: nn.Module) -> None:
         module (nn.Module): Already on its device. What needs no gradient is left out.
 
     Raises:
-        RuntimeError: If there is not one plain optimizer, or none of its groups has the optimizer's own
+        UsageError: If there is not one plain optimizer, or none of its groups has the optimizer's own
             learning rate and weight decay.
     """
     groups = _optimizer(runner).param_groups
@@ -53,7 +55,7 @@ def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
         nn.Module: What to call: a DistributedDataParallel, or ``module`` itself.
 
     Raises:
-        RuntimeError: If the model is wrapped by something else than DistributedDataParallel.
+        UsageError: If the model is wrapped by something else than DistributedDataParallel.
     """
     if not runner.distributed:
         return module.to(get_device())
@@ -61,7 +63,7 @@ def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
     if cfg is not None:
         wrapper = MODEL_WRAPPERS.get(cfg.get('type', 'MMDistributedDataParallel'))
         if not issubclass(wrapper, DistributedDataParallel):
-            raise RuntimeError(
+            raise UsageError(
                 f'model_wrapper_cfg.type is {wrapper.__name__}: a module beside the model can be '
                 'trained in a distributed run with MMDistributedDataParallel only.')
     return runner.wrap_model(copy.deepcopy(cfg), module)
@@ -74,7 +76,7 @@ def _optimizer(runner):
     # ZeRO divides the parameters among the ranks when it is built
     found = wrapper.optimizer if plain else wrapper
     if not plain or isinstance(found, ZeroRedundancyOptimizer):
-        raise RuntimeError(
+        raise UsageError(
             f'optim_wrapper: {type(found).__name__} cannot take the parameters of a module beside the '
             'model. Use one optimizer in an OptimWrapper or AmpOptimWrapper.')
     return found
@@ -92,7 +94,7 @@ def _default_group(runner, groups: List[dict]) -> dict:
         if math.isclose(group.get('initial_lr', group['lr']), base_lr) and group.get(
                 'weight_decay') == decay:
             return group
-    raise RuntimeError(
+    raise UsageError(
         f'optim_wrapper.paramwise_cfg (or the constructor): no parameter group has the learning rate '
         f"{base_lr:g} and weight decay {decay} of the optimizer itself, so there is none that a "
         'module beside the model could join. Leave at least one parameter of the model without '

@@ -1,7 +1,11 @@
 """What ``tools/train.py`` and ``tools/test.py`` have in common."""
 import argparse
 import os
+import sys
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
+from typing import Callable
 from unittest import mock
 
 import torch
@@ -11,8 +15,13 @@ from mmengine.dist import barrier, init_dist, is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils.dl_utils import set_multi_processing
+from torch.distributed import PrefixStore, TCPStore
 
-from mmskd.errors import UsageError
+from mmskd.checkpoint import use_safe_loading
+from mmskd.config import project_of
+from mmskd.engine.explaining import explain
+from mmskd.engine.peers import meet_peers, who_is_lost
+from mmskd.errors import RunStopped, UsageError
 
 
 class KeyValueAction(DictAction):
@@ -48,6 +57,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--wait-time', type=float, help='seconds that a window stays')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes of a distributed job')
+    parser.add_argument('--traceback', action='store_true',
+                        help='show where an error was raised, not only what it says')
     # torch.distributed.launch passes it, in either spelling
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)
@@ -99,22 +110,92 @@ def check_checkpoint(path: str) -> None:
 def set_launcher(cfg: Config, launcher: str) -> None:
     """Tell the config who starts the processes; without an accelerator they talk over gloo."""
     cfg.launcher = launcher
-    if launcher != 'none' and get_device() == 'cpu':
-        _set_up_cpu_processes(cfg)
+    on_cpu = launcher != 'none' and get_device() == 'cpu'
+    if on_cpu:
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        # As the Runner wraps a model when nothing is said, but for device_ids: there are none
+        cfg.model_wrapper_cfg = dict(
+            dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                 find_unused_parameters=cfg.get('find_unused_parameters', False)),
+            **cfg.get('model_wrapper_cfg') or {})
+        cfg.model_wrapper_cfg.device_ids = None
+    meeting_place = restarted_store()
+    if on_cpu or meeting_place:
+        _meet(cfg, on_cpu, meeting_place)
 
 
-def _set_up_cpu_processes(cfg: Config) -> None:
-    cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
-    # The Runner does this if it is not done yet, but would fail on choosing a CUDA device
+def _meet(cfg: Config, on_cpu: bool, options: dict) -> None:
+    """Let the processes meet. The Runner does it if it is not done, but cannot do this.
+
+    Args:
+        cfg (Config): With ``launcher`` and ``env_cfg``.
+        on_cpu (bool): Then no CUDA device is chosen.
+        options (dict): Of ``init_process_group``.
+    """
     set_multi_processing(**cfg.env_cfg.get('mp_cfg', {}), distributed=True)
-    with mock.patch.object(torch.cuda, 'set_device'):
-        init_dist(cfg.launcher, **cfg.env_cfg.dist_cfg)
-    # As the Runner wraps a model when nothing is said, but for device_ids: there are none
-    cfg.model_wrapper_cfg = dict(
-        dict(type='MMDistributedDataParallel', broadcast_buffers=False,
-             find_unused_parameters=cfg.get('find_unused_parameters', False)),
-        **cfg.get('model_wrapper_cfg') or {})
-    cfg.model_wrapper_cfg.device_ids = None
+    with mock.patch.object(torch.cuda, 'set_device') if on_cpu else nullcontext():
+        init_dist(cfg.launcher, **cfg.env_cfg.get('dist_cfg', {}), **options)
+
+
+def restarted_store() -> dict:
+    """Where processes meet that torchrun has started again.
+
+    PyTorch keeps what they left behind in the store of torchrun, among it the addresses of those that
+    are dead, and does not tell them from the new ones: these would wait for each other.
+
+    Returns:
+        dict: Options of ``init_process_group``; empty if it is the first time, or without torchrun.
+    """
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if attempt == '0' or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    return dict(store=PrefixStore(f'mmskd/attempt/{attempt}', _torchrun_store()),
+                rank=int(os.environ['RANK']), world_size=int(os.environ['WORLD_SIZE']))
+
+
+def _torchrun_store(**options) -> TCPStore:
+    return TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
+                    **options)
+
+
+def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Namespace], Config],
+             run: Callable[[Runner, argparse.Namespace], None]) -> None:
+    """Prepare a config, build its Runner and run it.
+
+    An error with a known cause ends the program in one line, and with exit code 2 if the user can put
+    it right, 1 if the run was stopped. In a distributed run one process prints it.
+
+    Args:
+        tool (str): Name of the program.
+        args (argparse.Namespace): With :func:`add_common_arguments`.
+        prepare (Callable): Returns the config that the command line asks for.
+        run (Callable): Is called with the Runner and the arguments.
+    """
+    cfg = None
+    try:
+        cfg = prepare(args)
+        if project_of(cfg) == 'mmdet':
+            from mmdet.utils import setup_cache_size_limit_of_dynamo
+            setup_cache_size_limit_of_dynamo()
+        use_safe_loading()
+        set_launcher(cfg, args.launcher)
+        runner = build_runner(cfg)
+        meet_peers()
+        run(runner, args)
+        end_processes()
+    except Exception as error:
+        lost = who_is_lost(error)
+        line = lost or explain(error, cfg)
+        if line is None or args.traceback:
+            raise
+        if fails_first():
+            print(f'{tool}: {line}', file=sys.stderr, flush=True)
+        sys.exit(1 if lost or isinstance(error, RunStopped) else 2)
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner, or what ``runner_type`` names."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def end_processes() -> None:
@@ -127,6 +208,32 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def build_runner(cfg: Config) -> Runner:
-    """The Runner, or what ``runner_type`` names."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+def process_number() -> int:
+    """Of this process in a distributed run, as what started it says; 0 elsewhere.
+
+    MMEngine knows it only when the processes have met.
+    """
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def say(line: str) -> None:
+    """Print a line, once for all processes of a distributed run."""
+    if process_number() == 0:
+        print(line, flush=True)
+
+
+def fails_first() -> bool:
+    """Whether this process is to say why it ends: one does, of all that end for a reason of theirs.
+
+    They cannot talk any more, or not yet; but torchrun keeps a store for them. Where there is none, the
+    first process of each machine speaks.
+    """
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 and 'SLURM_PROCID' not in os.environ:
+        return True
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    try:
+        store = _torchrun_store(wait_for_workers=False, timeout=timedelta(seconds=10))
+        return store.add(f'mmskd/failed/{attempt}', 1) == 1
+    except (KeyError, RuntimeError):
+        return os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0')) == '0'

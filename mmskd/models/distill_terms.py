@@ -16,8 +16,8 @@ from .losses.nkd import NKDLoss
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair
 from .taps import Tap
-from .teachers.fixed import feature_maps
 from .teachers.output_mirror import feature_module
+from .teachers.probe import feature_maps
 
 
 class LogitTerms:
@@ -87,7 +87,7 @@ class FeatureTerm:
         self._handles = []
         for side, model in (('student', student), ('teacher', teacher)):
             self._handles.append(feature_module(model).register_forward_hook(
-                Tap(self._keep(side, model))))
+                Tap(self._keep(side, student))))
 
     def wrap(self, wrapper: Callable[[nn.Module], nn.Module]) -> None:
         """Call what ``wrapper`` makes of the loss instead of the loss."""
@@ -112,11 +112,11 @@ class FeatureTerm:
         for handle in self._handles:
             handle.remove()
 
-    def _keep(self, side: str, model: nn.Module) -> Any:
+    def _keep(self, side: str, student: nn.Module) -> Any:
 
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
             if self._listening:
-                self._maps[side] = feature_maps(model, output)
+                self._maps[side] = feature_maps(student, output)
 
         return keep
 

@@ -91,7 +91,8 @@ def assert_same(a, b):
 
 def test_keys():
     samples = estimator()
-    samples[0]['img_path'] = 'another.jpg'
+    for i, s in enumerate(samples):
+        s['img_path'] = f'{i}.jpg'
     values = evaluate(samples)
     assert set(values) == {*(f'calibration/{key}' for key in (*KEYS, *OTHERS)),
                            *(f'calibration/mean_{key}' for key in KEYS)}

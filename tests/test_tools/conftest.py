@@ -102,13 +102,30 @@ def run_tool():
 
 
 @pytest.fixture
+def refusal(capsys):
+    """Calls a tool that must end in one line and exit code 2; returns the line."""
+
+    def refusal(name, *argv):
+        with pytest.raises(SystemExit) as ending:
+            call_tool(name, *argv)
+        printed = capsys.readouterr().err
+        assert ending.value.code == 2 and 'Traceback' not in printed
+        line = printed.splitlines()[-1]
+        assert line.startswith(f'{name}.py: ')
+        return line
+
+    return refusal
+
+
+@pytest.fixture
 def prepare(monkeypatch):
     """The config that a tool would run with, whether its data is there or not."""
 
     def prepare(name, *argv):
         tool = tool_module(name)
         monkeypatch.setattr(tool, 'check_data', lambda *args: None)
-        monkeypatch.setattr(tool, 'check_checkpoint', lambda *args: None)
+        for check in ('check_checkpoint', 'choose_checkpoint'):
+            monkeypatch.setattr(tool, check, lambda *args: None, raising=False)
         monkeypatch.setattr(sys, 'argv', [f'{name}.py', *argv])
         return tool.prepare(tool.parse_args())
 

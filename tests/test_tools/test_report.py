@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip('mmdet')
 
-from mmskd.evaluation.report import charts  # noqa: E402
+from mmskd.evaluation.report.charts import chart as charts  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ if '--resume' in sys.argv:
     first = int((folder / 'last_checkpoint').read_text())
 scalars = folder / f'{len(list(folder.glob("2*"))):04d}'.replace('0', '2', 1) / 'vis_data' / 'scalars.json'
 scalars.parent.mkdir(parents=True)
-(scalars.parent / 'config.py').write_text(config.read_text())
+(scalars.parent / 'config.py').write_text(f'{config.read_text()}\nresume = {bool(first)}')
 length = cfg['train_cfg']['max_epochs']
 for epoch in range(first + 1, length + 1):
     loss = float('nan') if cfg['fault'] == 'nan' and epoch == length else 1.0

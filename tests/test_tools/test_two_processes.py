@@ -44,8 +44,14 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
 
     # Stopped after two thirds and taken up again, it ends in the same place.
     work_dir = tmp_path / 'resumed'
-    saved = tmp_path / 'whole' / ('epoch_2.pth' if loop == 'epoch' else 'iter_4.pth')
-    dist_train(config, '--work-dir', str(work_dir), '--resume', str(saved))
+    if loop == 'iter':
+        dist_train(config, '--work-dir', str(work_dir), '--resume',
+                   str(tmp_path / 'whole' / 'iter_4.pth'))
+    else:  # a rank dies in the fifth iteration, and torchrun starts all again
+        cfg.custom_hooks.append(dict(type='DyingRank', iteration=4))
+        cfg.dump(str(config))
+        dist_train(config, '--work-dir', str(work_dir), '--resume', 'auto-or-start',
+                   MAX_RESTARTS='1')
     for whole, resumed in zip((first, second), ranks(work_dir)):
         runs.assert_equal(whole['weights'], resumed['weights'])
         assert resumed['losses'] == whole['losses'][4:]

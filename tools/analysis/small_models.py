@@ -7,12 +7,11 @@ random; batches have random images and objects, with the targets that the config
 import copy
 import logging
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope

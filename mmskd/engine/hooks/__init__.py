@@ -6,10 +6,11 @@ from .head_distill_hook import HeadDistillHook
 from .nkd_hook import NKDHook
 from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 from .teaching_hook import TeachingHook
 from .uskd_hook import USKDHook
 
 __all__ = [
     'CalibratedScores', 'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook',
-    'PSKDHook', 'RandomStreamsHook', 'TeachingHook', 'USKDHook'
+    'PSKDHook', 'RandomStreamsHook', 'SafeCheckpointHook', 'TeachingHook', 'USKDHook'
 ]

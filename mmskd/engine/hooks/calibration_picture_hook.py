@@ -15,6 +15,7 @@ from mmskd.evaluation.report.charts.reliability import reliability
 from mmskd.evaluation.report.judging import Judged, judge
 from mmskd.evaluation.report.predictions import Predictions, check_finite, collate, describe
 from mmskd.evaluation.report.rules import rule_of
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 
@@ -45,14 +46,9 @@ class CalibrationPictureHook(Hook):
     priority = 'LOW'
 
     def __init__(self, num_images: int = 4, score_thr: float = 0.3):
-        if num_images < 1 or num_images != int(num_images):
-            raise ValueError('CalibrationPictureHook: num_images must be a positive number, '
-                             f'got {num_images}')
-        if not 0 <= score_thr <= 1:
-            raise ValueError('CalibrationPictureHook: score_thr must be in [0, 1], '
-                             f'got {score_thr}')
-        self.num_images = num_images
-        self.score_thr = score_thr
+        options = Options('CalibrationPictureHook')
+        self.num_images = options.whole('num_images', num_images, least=1)
+        self.score_thr = options.number('score_thr', score_thr, least=0, most=1)
         self._train_loop = None
         self._records: List[dict] = []
 

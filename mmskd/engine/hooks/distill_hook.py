@@ -1,7 +1,7 @@
 """Distillation from another model's checkpoint: DWPose's first stage, and logits of detectors."""
 import os
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from mmengine.runner import IterBasedTrainLoop
@@ -11,9 +11,12 @@ from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
 from mmskd.models.heads import HeadAdapter, choose_heads
-from mmskd.models.teachers import freeze, mirror_of
-from mmskd.models.teachers.fixed import build_teacher, check_teacher, probe_features
+from mmskd.models.teachers import FixedModes, freeze, mirror_of
+from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
 from mmskd.models.teachers.frozen import device_of
+from mmskd.models.teachers.probe import probe_features
+from mmskd.models.teachers.question import check_teacher
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
@@ -84,20 +87,19 @@ class DistillHook(TeachingHook):
                 not isinstance(teacher, dict) or set(teacher) != {'config', 'checkpoint'}):
             got = f'the keys {sorted(teacher)}' if isinstance(teacher, dict) else repr(teacher)
             raise UsageError(f'{name}: teacher must be dict(config=..., checkpoint=...), got {got}')
-        if gt_weight < 0:
-            raise UsageError(f'{name}: gt_weight must not be negative, got {gt_weight}')
-        if losses is not None and not losses:
-            raise UsageError(f'{name}: losses is empty, so nothing would be distilled')
-        if isinstance(heads, str):
-            raise UsageError(f'{name}: heads must be a list of names, e.g. [{heads!r}]')
+        if isinstance(teacher, dict):
+            for key, value in teacher.items():
+                Options(name).text(f'teacher.{key}', value)
+        options = Options(name)
         self.teacher = teacher
-        self.loss_cfgs = losses
-        self.decay = decay
-        self.gt_weight = gt_weight
-        self.heads = heads
+        self.loss_cfgs = options.configs('losses', losses, optional=True)
+        self.decay = options.flag('decay', decay)
+        self.gt_weight = options.number('gt_weight', gt_weight, least=0)
+        self.heads = options.names('heads', heads, optional=True)
         self.r_t = 1.0
         self.losses: Optional[nn.ModuleList] = None
         self._folder: Optional[str] = None
+        self._metainfo: Optional[Mapping[str, Any]] = None
 
     # Without a Runner --------------------------------------------------------------------------
 
@@ -108,13 +110,13 @@ class DistillHook(TeachingHook):
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
-        check_teacher(model, teacher, self.heads_taught)
+        check_teacher(model, teacher, self.heads_taught, metainfo=self._metainfo)
         losses = default_losses(model, self.heads_taught) if losses is None else losses
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
         for loss in feature_losses:
             loss.check_model(model)
-            loss.connect(probe_features(model), probe_features(teacher))
+            loss.connect(probe_features(model), probe_features(teacher, model))
         self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
@@ -122,6 +124,7 @@ class DistillHook(TeachingHook):
         for part in (self._mirror, self._logits, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
+        self._modes = FixedModes(teacher)
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -133,6 +136,7 @@ class DistillHook(TeachingHook):
         for feature in self._features:
             feature.listen()
         self._logits.scale = self.r_t
+        self._modes.apply(model.training)
         self._mirror.start(self._teacher)
         return True
 
@@ -166,9 +170,26 @@ class DistillHook(TeachingHook):
             return
         if runner.cfg.filename:
             self._folder = os.path.dirname(runner.cfg.filename)
+        self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+        self._keep_teacher_config(runner)
         self.attach(runner.model)
         for feature in self._features:
             feature.wrap(lambda loss: self._train_along(runner, loss))
+
+    def _keep_teacher_config(self, runner) -> None:
+        """Write where the teacher's config is into the run's, which is dumped to another folder."""
+        if isinstance(self.teacher, nn.Module):
+            return
+        given = self.teacher['config']
+        found = resolve_teacher_config(self.teacher, self._folder)
+        if found == given:
+            return
+        self.teacher = dict(self.teacher, config=found)
+        for hook in runner.cfg.get('custom_hooks') or ():
+            teacher = hook.get('teacher') if isinstance(hook, dict) else None
+            if isinstance(teacher, dict) and teacher.get('config') == given:
+                teacher['config'] = found
+        runner.dump_config()
 
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: the share of this epoch."""

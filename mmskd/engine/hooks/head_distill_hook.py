@@ -3,7 +3,7 @@ import copy
 import gc
 import logging
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
-from mmskd.models.heads import HeadAdapter
+from mmskd.models.heads import HeadAdapter, is_pose_estimator
+from mmskd.models.teachers.question import check_names
 from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .preconditions import is_training
@@ -61,17 +63,16 @@ class HeadDistillHook(TeachingHook):
     def __init__(self, checkpoint: str, gamma: float = 1.0, gt_weight: float = 0.0,
                  reinit_head: bool = True, heads: Optional[Sequence[str]] = None):
         super().__init__()
-        if gamma < 0 or gt_weight < 0 or not gamma + gt_weight:
-            raise UsageError('HeadDistillHook: gamma and gt_weight must not be negative, nor both 0, got '
-                             f'{gamma} and {gt_weight}')
-        if isinstance(heads, str):
-            raise UsageError(f'HeadDistillHook: heads must be a list of names, e.g. [{heads!r}]')
-        self.checkpoint = checkpoint
-        self.gamma = gamma
-        self.gt_weight = gt_weight
-        self.reinit_head = reinit_head
-        self.heads = heads
+        options = Options('HeadDistillHook')
+        self.checkpoint = options.text('checkpoint', checkpoint)
+        self.gamma = options.number('gamma', gamma, least=0)
+        self.gt_weight = options.number('gt_weight', gt_weight, least=0)
+        if not gamma + gt_weight:
+            raise UsageError('HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
+        self.reinit_head = options.flag('reinit_head', reinit_head)
+        self.heads = options.names('heads', heads, optional=True)
         self._frozen: Optional[FrozenParts] = None
+        self._metainfo: Optional[Mapping[str, Any]] = None
 
     # Without a Runner --------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class HeadDistillHook(TeachingHook):
         """
         heads = heads_to_distill(model, self.heads)
         trained = trained_copy(model, self.checkpoint)
+        check_names(heads, self._metainfo, trained.dataset_meta, is_pose_estimator(model))
         weights = {} if self._resumed else self._first_weights(trained, heads)
         self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
         undo.callback(self._distiller.remove)
@@ -125,6 +127,7 @@ class HeadDistillHook(TeachingHook):
         super().before_run(runner)
         if not is_training(runner):
             return
+        self._metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
         model = unwrapped(runner.model)
         with self.named_errors():
             self._freeze(model, heads_to_distill(model, self.heads))

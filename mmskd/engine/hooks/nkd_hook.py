@@ -3,8 +3,10 @@ from typing import List, Optional, Union
 
 from torch import nn
 
-from mmskd.models.heads import HeadAdapter
+from mmskd.errors import UsageError
+from mmskd.models.heads import HeadAdapter, is_detector, is_pose_estimator
 from mmskd.models.heads.classifier import classifier_head
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .distill_hook import DistillHook
@@ -49,8 +51,14 @@ class NKDHook(DistillHook):
 
     def __init__(self, teacher: Union[dict, nn.Module], loss_module: str = 'head.loss_module',
                  loss: Optional[dict] = None):
-        super().__init__(teacher, [loss or dict(type='mmskd.NKDLoss')], decay=False)
-        self.loss_module = loss_module
+        options = Options('NKDHook')
+        loss = options.config('loss', loss, optional=True) or dict(type='mmskd.NKDLoss')
+        super().__init__(teacher, [loss], decay=False)
+        self.loss_module = options.text('loss_module', loss_module)
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
+        if is_detector(model) or is_pose_estimator(model):
+            raise UsageError(
+                f'{type(model).__name__} is no classifier: its heads are asked about places that only DistillHook '
+                "keeps together. Use mmskd.DistillHook with losses=[dict(type='mmskd.NKDLoss')].")
         return [classifier_head(model, self.loss_module)]

@@ -16,11 +16,12 @@ from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
 from mmskd.models.heads import choose_heads
 from mmskd.models.teachers import PastSelf, mirror_of
+from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .teaching_hook import TeachingHook
 
-PRECISIONS = {None: None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+PRECISIONS = {'float16': torch.float16, 'bfloat16': torch.bfloat16, None: None}
 
 
 @HOOKS.register_module()
@@ -85,23 +86,14 @@ class PSKDHook(TeachingHook):
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
                  precision: Optional[str] = None, heads: Optional[Sequence[str]] = None,
                  loss: Optional[dict] = None):
-        if not 0 <= alpha_T <= 1:
-            raise UsageError(f'PSKDHook: alpha_T must be in [0, 1], got {alpha_T}')
-        if interval is not None and (interval != int(interval) or interval < 1):
-            raise UsageError(f'PSKDHook: interval must be a positive number of epochs (iterations in '
-                             f'an iteration-based loop), got {interval}')
-        if precision not in PRECISIONS:
-            raise UsageError(f"PSKDHook: precision must be 'bfloat16', 'float16' or None (that of the "
-                             f"student), got {precision!r}")
-        if isinstance(heads, str):
-            raise UsageError(f'PSKDHook: heads must be a list of names, e.g. [{heads!r}]')
-        self.alpha_T = alpha_T
-        self.interval = interval
-        self.precision = precision
-        self.heads = heads
-        self.loss = loss
-        self.alpha_t = 0.0
         super().__init__()
+        options = Options('PSKDHook')
+        self.alpha_T = options.number('alpha_T', alpha_T, least=0, most=1)
+        self.interval = options.whole('interval', interval, least=1, optional=True)
+        self.precision = options.choice('precision', precision, PRECISIONS)
+        self.heads = options.names('heads', heads, optional=True)
+        self.loss = options.config('loss', loss, optional=True)
+        self.alpha_t = 0.0
         self._past: Optional[PastSelf] = None
         self._terms: Optional[LogitTerms] = None
         self._has_past = self._proven = False
@@ -127,9 +119,24 @@ class PSKDHook(TeachingHook):
         self._has_past = False
 
     def refresh_teacher(self) -> None:
-        """Make the past self a frozen copy of the model's present weights."""
+        """Make the past self a frozen copy of the model's present weights.
+
+        Raises:
+            UsageError: If the hook is not attached.
+        """
+        if self._past is None:
+            raise UsageError('PSKDHook: there is no model to make a past self of; call attach(model) first')
         self._past.refresh()
         self._has_past = True
+
+    @property
+    def alpha_t(self) -> float:
+        """float: The present weight of the past self, in [0, 1]."""
+        return self._alpha_t
+
+    @alpha_t.setter
+    def alpha_t(self, value: float) -> None:
+        self._alpha_t = Options('PSKDHook').number('alpha_t', value, least=0, most=1)
 
     @property
     def teacher(self) -> Optional[nn.Module]:

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.errors import UsageError
+from mmskd.models.heads.adapter import refusal_of
 from mmskd.models.heads.classifier import classifier_head, find_module
 from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
 from mmskd.models.taps import Tap
 from mmskd.models.teachers.frozen import device_of
+from mmskd.options import Options
 from mmskd.registry import HOOKS, MODELS
 
 from .preconditions import is_training
@@ -87,20 +89,17 @@ class USKDHook(TeachingHook):
     def __init__(self, layer: str, channels: int, num_classes: int,
                  loss_module: str = 'head.loss_module', tokens: str = 'mean',
                  loss: Optional[dict] = None):
-        for name, value, least in (('channels', channels, 1), ('num_classes', num_classes, 2)):
-            if value != int(value) or value < least:
-                raise UsageError(f'USKDHook: {name} must be a whole number from {least} on, got {value}')
-        if tokens not in TOKENS:
-            raise UsageError(f"USKDHook: tokens must be 'mean', 'first' or 'each', got {tokens!r}")
-        self.layer = layer
-        self.channels = channels
-        self.num_classes = num_classes
-        self.loss_module = loss_module
-        self.tokens = tokens
-        self.loss = MODELS.build(loss or dict(type='mmskd.USKDLoss'))
+        super().__init__()
+        options = Options('USKDHook')
+        self.layer = options.text('layer', layer)
+        self.channels = options.whole('channels', channels, least=1)
+        self.num_classes = options.whole('num_classes', num_classes, least=2)
+        self.loss_module = options.text('loss_module', loss_module)
+        self.tokens = options.choice('tokens', tokens, list(TOKENS))
+        loss = options.config('loss', loss, optional=True) or dict(type='mmskd.USKDLoss')
+        self.loss = MODELS.build(dict(loss))
         self.classifier: Optional[nn.Linear] = None
         self._called: Optional[nn.Module] = None  # the classifier, or its DDP wrapper
-        super().__init__()
         self._forget()
 
     # Without a Runner --------------------------------------------------------------------------
@@ -108,7 +107,11 @@ class USKDHook(TeachingHook):
     def set_up(self, model: nn.Module, undo: ExitStack) -> None:
         """Listen to the layer and the loss module."""
         layer = find_module(model, self.layer, 'layer')
-        loss, = classifier_head(model, self.loss_module).target_losses().values()
+        head = classifier_head(model, self.loss_module)
+        reason = refusal_of(model) or _classifies_priors(head.head)
+        if reason:
+            raise UsageError(f'{type(model).__name__} with {head} cannot be taught: {reason}')
+        loss, = head.target_losses().values()
         if self.classifier is None:
             self._build_classifier()
             self.classifier.to(device_of(model))
@@ -233,6 +236,12 @@ class USKDHook(TeachingHook):
     def announce(self, runner) -> List[str]:
         """What is compared."""
         return [f'USKD: weak logits from model.{self.layer}, labels from model.{self.loss_module}']
+
+
+def _classifies_priors(head: nn.Module) -> str:
+    """Why a one-stage head has no weak logits; empty for other heads."""
+    dense = any(kind.__name__ == 'BaseDenseHead' for kind in type(head).__mro__)
+    return 'it classifies priors, of which a feature in the middle of the network knows nothing' if dense else ''
 
 
 def _require_one(calls: list, option: str, name: str) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from mmskd.errors import UsageError
+from mmskd.options import Options
 from mmskd.registry import METRICS
 
 from ..calibrators import Calibrator, fit_calibrator
@@ -122,14 +124,16 @@ class DetCalibrationMetric(BaseMetric):
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        _require(0 < iou_thr < 1, f'iou_thr must be between 0 and 1, got {iou_thr}')
-        _require(0 <= score_thr <= 1, f'score_thr must be in [0, 1], got {score_thr}')
-        for name, value, least in (('n_bins', n_bins, 1), ('max_dets', max_dets, 1),
-                                   ('bootstrap', bootstrap, 0)):
-            _require(value == int(value) and value >= least,
-                     f'{name} must be a whole number of at least {least}, got {value}')
-        self.rule = DetectionRule(iou_thr, score_thr, int(n_bins), int(max_dets))
-        self.classwise, self.by_size, self.bootstrap = classwise, by_size, bootstrap
+        options = Options('DetCalibrationMetric')
+        self.rule = DetectionRule(
+            options.number('iou_thr', iou_thr, above=0, below=1),
+            options.number('score_thr', score_thr, least=0, most=1),
+            options.whole('n_bins', n_bins, least=1), options.whole('max_dets', max_dets, least=1))
+        self.classwise = options.flag('classwise', classwise)
+        self.by_size = options.flag('by_size', by_size)
+        self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
+        for name, value in dict(ann_file=ann_file, thresholds=thresholds, calibrator=calibrator).items():
+            options.text(name, value, optional=True)
         self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
         self.thresholds = self.calibrator if thresholds is None else Calibrator.load(thresholds)
         for name, file in (('calibrator', self.calibrator), ('thresholds', self.thresholds)):
@@ -254,7 +258,7 @@ class DetCalibrationMetric(BaseMetric):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(f'DetCalibrationMetric: {message}')
+        raise UsageError(f'DetCalibrationMetric: {message}')
 
 
 def _prediction(sample: dict) -> dict:

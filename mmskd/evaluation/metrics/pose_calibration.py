@@ -6,6 +6,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from mmskd.errors import UsageError
+from mmskd.options import Options
 from mmskd.registry import METRICS
 
 from ..calibration import mean_of_defined
@@ -114,18 +115,16 @@ class PoseCalibrationMetric(BaseMetric):
                  collect_device: str = 'cpu',
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        _require(hit in THRESHOLDS, f"hit must be 'pck' or 'oks', got {hit!r}")
-        _require(norm_item in ('bbox', 'head', 'torso'),
-                 f"norm_item must be 'bbox', 'head' or 'torso', got {norm_item!r}")
-        thr = THRESHOLDS[hit] if thr is None else thr
-        _require(0 < thr and (hit == 'pck' or thr <= 1), 'thr must be above 0, and for OKS at most '
-                 f'1, got {thr}')
-        for name, value, least in (('n_bins', n_bins, 1), ('bootstrap', bootstrap, 0)):
-            _require(value == int(value) and value >= least,
-                     f'{name} must be a whole number of at least {least}, got {value}')
-        self.rule = PoseRule(hit, thr, norm_item, int(n_bins))
-        self.per_keypoint = per_keypoint
-        self.bootstrap = bootstrap
+        options = Options('PoseCalibrationMetric')
+        options.choice('hit', hit, list(THRESHOLDS))
+        thr = THRESHOLDS[hit] if thr is None else options.number(
+            'thr', thr, above=0, most=1 if hit == 'oks' else None)
+        self.rule = PoseRule(
+            hit, thr, options.choice('norm_item', norm_item, ['bbox', 'head', 'torso']),
+            options.whole('n_bins', n_bins, least=1))
+        self.per_keypoint = options.flag('per_keypoint', per_keypoint)
+        self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
+        options.text('calibrator', calibrator, optional=True)
         self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
         _require(self.calibrator is None or self.calibrator.task == 'pose',
                  'calibrator is of a detector')
@@ -146,7 +145,7 @@ class PoseCalibrationMetric(BaseMetric):
                 hits, counts = judge_keypoints(predicted[None], annotated[None], visible[None],
                                                [size], self.rule, sigmas)
             except ValueError as error:
-                raise ValueError(f'PoseCalibrationMetric: image {sample.get("img_id")}: '
+                raise UsageError(f'PoseCalibrationMetric: image {sample.get("img_id")}: '
                                  f'{error}') from error
             self.results.append(dict(
                 scores=scores, hits=hits[0], counts=counts[0],
@@ -194,8 +193,9 @@ class PoseCalibrationMetric(BaseMetric):
         n_keypoints = len(results[0]['scores']) if results else (
             self.dataset_meta or {}).get('num_keypoints', 0)
         files = [result['image'] for result in results]
+        shape = len(results), n_keypoints
         keypoints = Keypoints(
-            *(np.array([result[key] for result in results], kind).reshape(len(results), n_keypoints)
+            *(np.array([result[key] for result in results], kind).reshape(shape)
               for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
             np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
         return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
@@ -256,7 +256,7 @@ class PoseCalibrationMetric(BaseMetric):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(f'PoseCalibrationMetric: {message}')
+        raise UsageError(f'PoseCalibrationMetric: {message}')
 
 
 def _array(sample: dict, instances: str, key: str) -> np.ndarray:

@@ -164,7 +164,7 @@ def _as_function(loss: nn.Module) -> Callable:
     def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
                       reduction='mean', label_smoothing=0.0):
         if reduction != 'none' or label_smoothing or not weight is size_average is reduce is None:
-            raise ValueError("a soft target for torch.nn.functional.cross_entropy: only reduction='none' is "
+            raise UsageError("a soft target for torch.nn.functional.cross_entropy: only reduction='none' is "
                              'supported, without weight and label_smoothing')
         return loss(input, target, reduction_override='none', ignore_index=ignore_index)
 

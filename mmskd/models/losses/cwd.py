@@ -3,7 +3,7 @@ from typing import Optional
 
 from torch import Tensor
 
-from mmskd.errors import UsageError
+from mmskd.options import Options
 from mmskd.registry import MODELS
 from .distill import FeatureDistillLoss
 from .functional import channel_kl
@@ -23,15 +23,13 @@ class CWDLoss(FeatureDistillLoss):
         teacher_channels (int, optional): As in :class:`FeatureDistillLoss`.
 
     Raises:
-        UsageError: If ``tau`` is not positive.
+        UsageError: If an option is of another type or out of range.
     """
 
     def __init__(self, weight: float = 1.0, tau: float = 1.0, student_channels: Optional[int] = None,
                  teacher_channels: Optional[int] = None):
         super().__init__(weight, student_channels, teacher_channels)
-        if tau <= 0:
-            raise UsageError(f'CWDLoss: tau must be positive, got {tau}')
-        self.tau = tau
+        self.tau = Options('CWDLoss').number('tau', tau, above=0)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of a level."""

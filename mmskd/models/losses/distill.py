@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from mmskd.options import Options
 from mmskd.registry import MODELS
 from ..pairing import map_leaves, student_side, teacher_side
 from .functional import feature_l2, heatmap_l2, simcc_kl
@@ -67,15 +68,18 @@ class FeatureDistillLoss(nn.Module):
             Defaults to None.
 
     Raises:
-        UsageError: If ``for_batch_size`` is below 1.
+        UsageError: If an option is of another type or out of range.
     """
     log_name = 'loss_feature'
 
     def __init__(self, weight: float = 7e-5, student_channels: Optional[int] = None,
                  teacher_channels: Optional[int] = None, for_batch_size: Optional[int] = None):
         super().__init__()
-        self.weight = weight
-        self.for_batch_size = _checked_batch_size(self, for_batch_size)
+        options = Options(type(self).__name__)
+        self.weight = options.number('weight', weight, least=0)
+        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1, optional=True)
+        options.whole('student_channels', student_channels, least=1, optional=True)
+        options.whole('teacher_channels', teacher_channels, least=1, optional=True)
         self.projections = nn.ModuleList()
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
@@ -148,14 +152,15 @@ class SimCCDistillLoss(nn.Module):
             images without this option. Defaults to None: the plain mean.
 
     Raises:
-        UsageError: If ``for_batch_size`` is below 1.
+        UsageError: If an option is of another type or out of range.
     """
     log_name = 'loss_logit'
 
     def __init__(self, weight: float = 0.1, for_batch_size: Optional[int] = None):
         super().__init__()
-        self.weight = weight
-        self.for_batch_size = _checked_batch_size(self, for_batch_size)
+        options = Options(type(self).__name__)
+        self.weight = options.number('weight', weight, least=0)
+        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1, optional=True)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
                 teacher_beta: Optional[float] = None) -> Tensor:
@@ -193,7 +198,7 @@ class HeatmapDistillLoss(nn.Module):
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        self.weight = weight
+        self.weight = Options(type(self).__name__).number('weight', weight, least=0)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See :func:`~mmskd.models.losses.functional.heatmap_l2`.
@@ -231,7 +236,7 @@ class ClassDistillLoss(nn.Module):
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        self.weight = weight
+        self.weight = Options(type(self).__name__).number('weight', weight, least=0)
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of any loss that takes a soft target."""
@@ -240,12 +245,6 @@ class ClassDistillLoss(nn.Module):
     def check_head(self, own: nn.Module) -> None:
         """Raise UsageError if the head's own loss has no soft-target form."""
         soft_form(own)
-
-
-def _checked_batch_size(loss: nn.Module, size: Optional[int]) -> Optional[int]:
-    if size is not None and size < 1:
-        raise UsageError(f'{type(loss).__name__}: for_batch_size must be at least 1, not {size}')
-    return size
 
 
 def _batch_factor(size: int, meant: Optional[int]) -> float:

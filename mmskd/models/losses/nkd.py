@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from mmskd.options import Options
 from mmskd.registry import MODELS
 from .distill import LossCall
 from .functional import mask_of, nkd_nontarget, nkd_target, target_classes
@@ -38,7 +39,7 @@ class NKDLoss(nn.Module):
             background is a class like any other.
 
     Raises:
-        ValueError: If ``tau`` is not positive.
+        UsageError: If an option is of another type or out of range.
     """
 
     log_name = 'loss_nkd'
@@ -46,12 +47,11 @@ class NKDLoss(nn.Module):
     def __init__(self, gamma: float = 1.5, tau: float = 1.0, weight: float = 1.0,
                  ignore_background: bool = False):
         super().__init__()
-        if tau <= 0:
-            raise ValueError(f'NKDLoss: tau must be positive, got {tau}')
-        self.gamma = gamma
-        self.tau = tau
-        self.weight = weight
-        self.ignore_background = ignore_background
+        options = Options('NKDLoss')
+        self.gamma = options.number('gamma', gamma, least=0)
+        self.tau = options.number('tau', tau, above=0)
+        self.weight = options.number('weight', weight, least=0)
+        self.ignore_background = options.flag('ignore_background', ignore_background)
 
     def forward(self, cls_score: Tensor, teacher_score: Tensor, label: Tensor,
                 weight: Optional[Tensor] = None, avg_factor: Optional[float] = None,
@@ -110,7 +110,7 @@ def require_same_shape(name: str, cls_score: Tensor, **others: Tensor) -> None:
     """Raise ValueError unless all are logits (N, C) of one shape, with two classes or more."""
     for key, other in others.items():
         if cls_score.dim() != 2 or cls_score.shape != other.shape or cls_score.size(1) < 2:
-            raise ValueError(
+            raise UsageError(
                 f'{name}: cls_score and {key} must both be logits (N, C) of two classes or more, got '
                 f'{tuple(cls_score.shape)} and {tuple(other.shape)}')
 

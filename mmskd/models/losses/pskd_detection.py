@@ -9,6 +9,7 @@ from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, 
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
+from mmskd.errors import UsageError
 from mmskd.registry import MODELS
 from .functional import (focal_to_target, one_hot, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, quality_focal_to_target, varifocal_to_target)
@@ -32,7 +33,7 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.use_mask:
-            raise ValueError('PSKDCrossEntropyLoss: use_mask=True is a mask loss without a class '
+            raise UsageError('PSKDCrossEntropyLoss: use_mask=True is a mask loss without a class '
                              'target; keep CrossEntropyLoss there')
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,

@@ -3,6 +3,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
+from mmskd.options import Options
 from mmskd.registry import MODELS
 from .functional import mask_of, uskd_nontarget, uskd_target, uskd_weak
 from .nkd import average, counted, require_same_shape
@@ -38,11 +39,12 @@ class USKDLoss(nn.Module):
     def __init__(self, alpha: float = 1.0, beta: float = 0.1, mu: float = 0.005,
                  weight: float = 1.0, ignore_background: bool = False):
         super().__init__()
-        self.alpha = alpha
-        self.beta = beta
-        self.mu = mu
-        self.weight = weight
-        self.ignore_background = ignore_background
+        options = Options('USKDLoss')
+        self.alpha = options.number('alpha', alpha, least=0)
+        self.beta = options.number('beta', beta, least=0)
+        self.mu = options.number('mu', mu, least=0)
+        self.weight = options.number('weight', weight, least=0)
+        self.ignore_background = options.flag('ignore_background', ignore_background)
 
     def forward(self, cls_score: Tensor, weak_score: Tensor, label: Tensor,
                 weight: Optional[Tensor] = None, avg_factor: Optional[float] = None) -> Tensor:

@@ -4,13 +4,13 @@ from typing import Sequence, Union
 from torch import nn
 
 from ..heads import TaughtHead, is_detector, is_pose_estimator
-from .frozen import FollowedModes, freeze, frozen_copy
+from .frozen import FixedModes, FollowedModes, freeze, frozen_copy
 from .mirror import Mirror
 from .output_mirror import OutputMirror, classifier_mirror, pose_mirror, shared_features_mirror
 from .past_self import PastSelf
 
 __all__ = [
-    'FollowedModes', 'Mirror', 'OutputMirror', 'PastSelf', 'classifier_mirror', 'freeze', 'frozen_copy',
+    'FixedModes', 'FollowedModes', 'Mirror', 'OutputMirror', 'PastSelf', 'classifier_mirror', 'freeze', 'frozen_copy',
     'mirror_of', 'pose_mirror', 'shared_features_mirror'
 ]
 

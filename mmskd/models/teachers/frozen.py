@@ -74,6 +74,27 @@ class FollowedModes:
             mine.training = theirs.training
 
 
+class FixedModes:
+    """Lets a teacher that does not change answer in the form in which the student is asked.
+
+    Its norm layers use running statistics and what is random is off, always: nothing feeds back into it. But
+    a module that returns something else in training (SOLO's head suppresses scores otherwise) is in train mode
+    where the student is.
+
+    Args:
+        teacher (nn.Module): A frozen model.
+    """
+
+    def __init__(self, teacher: nn.Module):
+        self._modules = [module for module in teacher.modules() if module is not teacher
+                         and not hasattr(module, 'track_running_stats') and not is_random(module)]
+
+    def apply(self, training: bool) -> None:
+        """As the student is at this moment."""
+        for module in self._modules:
+            module.training = training
+
+
 def is_random(module: nn.Module) -> bool:
     """Whether a module draws random numbers in train mode: dropout, drop path and attention with dropout."""
     kinds = [kind.__name__.lower() for kind in type(module).__mro__]

@@ -5,6 +5,8 @@ import torch
 from mmengine.dist import broadcast
 from torch import Tensor, nn
 
+from mmskd.errors import UsageError
+
 from .frozen import FollowedModes, frozen_copy, named_tensors
 
 
@@ -53,10 +55,10 @@ class PastSelf:
         """Restore what :meth:`state_dict` returned.
 
         Raises:
-            KeyError: If a parameter or buffer of the model is missing.
+            UsageError: If a parameter or buffer of the model is missing.
         """
         for name, tensor in named_tensors(self.model):
             if name not in state:
-                raise KeyError(f'the past self in the checkpoint has no "{name}"; was it saved by '
+                raise UsageError(f'the past self in the checkpoint has no "{name}"; was it saved by '
                                'another model?')
             tensor.copy_(state[name])

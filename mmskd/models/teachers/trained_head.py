@@ -5,6 +5,7 @@ from torch import nn
 
 from mmskd.checkpoint import load_weights
 from .frozen import frozen_copy
+from .metainfo import metainfo_of_checkpoint
 
 FEATURE_PARTS = ('backbone', 'neck')
 
@@ -12,11 +13,13 @@ FEATURE_PARTS = ('backbone', 'neck')
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """A frozen copy of a model with the weights of a checkpoint; the model is not changed.
 
+    What the checkpoint calls the classes or keypoints is in its attribute ``dataset_meta``.
+
     Raises:
         FileNotFoundError, ValueError: If the checkpoint is not there, or not that of such a model.
     """
     trained = frozen_copy(model)
-    load_weights(trained, checkpoint)
+    trained.dataset_meta = metainfo_of_checkpoint(load_weights(trained, checkpoint))
     return trained
 
 

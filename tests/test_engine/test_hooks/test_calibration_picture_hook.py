@@ -1,4 +1,6 @@
 """CalibrationPictureHook in real trainings of detectors and pose estimators."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from mmengine.config import Config
@@ -7,8 +9,9 @@ from PIL import Image
 
 from mmskd.datasets import write_demo_data
 from mmskd.engine.hooks import CalibrationPictureHook
+from mmskd.engine.hooks import calibration_picture_hook as module
+from mmskd.errors import UsageError
 from mmskd.evaluation.calibration import ece
-from mmskd.evaluation.report import charts
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 HOOK = dict(type='mmskd.CalibrationPictureHook', num_images=2, score_thr=0.0)
@@ -41,8 +44,8 @@ def images(work_dir):
 def drawn(monkeypatch):
     """Scores, hits and number of bins of the reliability diagrams that were drawn."""
     calls = []
-    draw = charts.reliability
-    monkeypatch.setattr(charts, 'reliability', lambda name, title, scores, hits, **options: (
+    draw = module.reliability
+    monkeypatch.setattr(module, 'reliability', lambda name, title, scores, hits, **options: (
         calls.append((title, scores, hits, options)) or draw(name, title, scores, hits, **options)))
     return calls
 
@@ -109,3 +112,38 @@ def test_pose_estimator(tmp_path, drawn):
 def test_options_out_of_range(options):
     with pytest.raises(ValueError, match=f'CalibrationPictureHook: {next(iter(options))}'):
         CalibrationPictureHook(**options)
+
+
+@needs_mmdet
+@pytest.mark.parametrize('change, message', [
+    (lambda cfg: cfg.val_dataloader.sampler.update(shuffle=True), 'sampler.shuffle=False'),
+    (lambda cfg: cfg.val_evaluator[1].update(n_bins=2.5), 'n_bins')])
+def test_what_cannot_be_drawn_is_refused_before_the_training(data_root, tmp_path, change, message,
+                                                             monkeypatch):
+    from tests.support import runs
+    cfg = detector(data_root, tmp_path)
+    change(cfg)
+    monkeypatch.setattr('mmengine.runner.loops.EpochBasedTrainLoop.run', lambda loop: pytest.fail('trained'))
+    with pytest.raises(UsageError, match=message):
+        runs.train(cfg)
+
+
+def test_a_model_that_diverged_is_not_drawn():
+    """And the training goes on."""
+    hook, said = CalibrationPictureHook(), []
+    hook._task = 'pose'
+    hook._rule = module.rule_of(Config(dict(default_scope='mmpose')))
+    record = dict(image_id=1, image_path='1.png', keypoints=np.full((1, 2, 2), np.nan),
+                  scores=np.ones((1, 2)), gt_keypoints=np.ones((1, 2, 2)),
+                  gt_visible=np.ones((1, 2), bool), gt_boxes=np.array([[0., 0, 9, 9]]),
+                  gt_areas=np.array([np.nan]), gt_head_sizes=np.array([np.nan]))
+    hook._records = [record]
+    dataset = [None]
+
+    class Data(list):
+        metainfo = dict(num_keypoints=2, keypoint_id2name={0: 'a', 1: 'b'})
+
+    runner = SimpleNamespace(val_dataloader=SimpleNamespace(dataset=Data(dataset)),
+                             logger=SimpleNamespace(warning=said.append))
+    hook.after_val_epoch(runner)
+    assert 'draws nothing: 4 of the 4 numbers of its predicted keypoints are not finite' in said[0]

@@ -282,18 +282,62 @@ def test_run_and_resume(data_root, trained, tmp_path, kind, loop, length, stop):
 
 @needs_mmpose
 def test_a_config_beside_the_runs_config(data_root, trained, tmp_path, monkeypatch):
-    """A relative path is relative to the config, as in ``_base_``, from whatever folder one starts."""
+    """A relative path is relative to the config, as in ``_base_``, from whatever folder one starts.
+
+    The config that the run dumps into its work dir, where no such path leads to the teacher, finds it too.
+    """
     from mmengine.config import Config
+    from mmengine.runner import Runner
     folder = tmp_path / 'configs'
     folder.mkdir()
     Config.fromfile(trained['simcc']['config']).dump(str(folder / 'teacher.py'))
     hook = dict(type='mmskd.DistillHook', teacher=dict(trained['simcc'], config='teacher.py'))
     pose_runs.config(data_root, tmp_path / 'run', [hook], length=1).dump(str(folder / 'student.py'))
     monkeypatch.chdir(tmp_path)
-    from mmengine.runner import Runner
-    cfg = Config.fromfile(str(folder / 'student.py'))
-    cfg.experiment_name = cfg.visualizer.name = 'beside'
-    Runner.from_cfg(cfg).train()
+    for place in ('configs', 'run'):
+        cfg = Config.fromfile(str(tmp_path / place / 'student.py'))
+        cfg.experiment_name = cfg.visualizer.name = f'from {place}'
+        Runner.from_cfg(cfg).train()
+    assert cfg.custom_hooks[0].teacher.config == str(folder / 'teacher.py')
+
+
+@needs_mmpose
+def test_keypoints_in_another_order_are_refused_in_a_run(data_root, trained, tmp_path):
+    checkpoint = load_checkpoint_safely(trained['heatmap']['checkpoint'])
+    names = checkpoint['meta']['dataset_meta']['keypoint_id2name']
+    names[0], names[1] = names[1], names[0]
+    torch.save(checkpoint, tmp_path / 'other.pth')
+    teacher = dict(trained['heatmap'], checkpoint=str(tmp_path / 'other.pth'))
+    for hook in (dict(type='mmskd.DistillHook', teacher=teacher),
+                 dict(type='mmskd.HeadDistillHook', checkpoint=teacher['checkpoint'])):
+        cfg = pose_runs.config(data_root, tmp_path / hook['type'], [hook], 'heatmap', length=1, base=16)
+        with pytest.raises(ValueError, match='has keypoints .* the same in another order: number 0'):
+            runs.train(cfg)
+
+
+class Oracle(torch.nn.Module):
+    """A pose estimator of a user's own, which computes its answer without a parameter."""
+
+    class Head(torch.nn.Module):
+
+        def forward(self, features):
+            return features[-1].mean(1, keepdim=True).repeat(1, 17, 1, 1)
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = torch.nn.AvgPool2d(4)
+        self.head = self.Head()
+
+    def extract_feat(self, images):
+        return images, self.backbone(images)
+
+
+@needs_mmpose
+def test_a_teacher_without_parameters():
+    student = poses.build('heatmap')
+    hook = DistillHook(teacher=Oracle(), losses=[dict(type='mmskd.HeatmapDistillLoss')])
+    hook.attach(student)
+    assert poses.losses(student)['loss_logit'] > 0
 
 
 @needs_mmpose
@@ -363,8 +407,8 @@ def test_one_teacher_at_a_time():
 
 @pytest.mark.parametrize('options,message', [
     (dict(teacher=dict(config='a.py')), 'must be dict.config=..., checkpoint=....'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), gt_weight=-1), 'gt_weight must not'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), losses=[]), 'losses is empty'),
+    (dict(teacher=dict(config='a.py', checkpoint='b'), gt_weight=-1), 'gt_weight must be a number, at least 0'),
+    (dict(teacher=dict(config='a.py', checkpoint='b'), losses=[]), 'losses must be a list of dict.*at least one'),
 ])
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):

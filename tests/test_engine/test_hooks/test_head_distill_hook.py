@@ -164,9 +164,13 @@ def test_testing_needs_no_trained_model(data_root, tmp_path):
     assert 'PCK' in str(runs.runner(cfg).test())
 
 
-@pytest.mark.parametrize('options', [dict(gamma=-1.), dict(gamma=0.), dict(gt_weight=-0.1)])
-def test_options_are_checked(options):
-    with pytest.raises(ValueError, match='gamma and gt_weight'):
+@pytest.mark.parametrize('options,message', [
+    (dict(gamma=-1.), 'gamma must be a number, at least 0'),
+    (dict(gamma=0.), 'gamma and gt_weight are both 0'),
+    (dict(gt_weight=-0.1), 'gt_weight must be a number, at least 0'),
+    (dict(reinit_head='no'), 'reinit_head')])
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
         HeadDistillHook(checkpoint='x.pth', **options)
 
 

@@ -140,7 +140,7 @@ def test_teachers_that_do_not_fit(tmp_path, trained):
 
     model, teacher, hook = build()
     teacher.data_preprocessor.register_buffer('mean', torch.tensor([1., 2., 3.]))
-    with pytest.raises(ValueError, match=r'data preprocessors differ: .*\[1.0, 2.0, 3.0\]'):
+    with pytest.raises(ValueError, match=r'data_preprocessor normalises: .*\[1.0, 2.0, 3.0\]'):
         hook.attach(model)
     assert not model._forward_pre_hooks
 

@@ -167,7 +167,7 @@ def test_a_checkpoint_of_stock_training_can_be_resumed_with_pskd(data_root, tmp_
 def test_a_past_self_of_another_model_is_refused(data_root, tmp_path):
     hook = PSKDHook()
     hook.attach(detectors.build('retinanet'))
-    with pytest.raises(KeyError, match='another model'):
+    with pytest.raises(ValueError, match='another model'):
         hook._past.load_state_dict({})
 
 
@@ -230,8 +230,8 @@ def test_a_run_without_a_refresh_is_warned_about(data_root, tmp_path):
 
 
 @pytest.mark.parametrize('options,message', [
-    (dict(alpha_T=1.5), r'alpha_T must be in \[0, 1\], got 1.5'),
-    (dict(alpha_T=-0.1), 'alpha_T'), (dict(interval=0), 'interval must be a positive'),
+    (dict(alpha_T=1.5), r'alpha_T must be a number in \[0, 1\], got 1.5'),
+    (dict(alpha_T=-0.1), 'alpha_T'), (dict(interval=0), 'interval must be a whole number, at least 1'),
     (dict(interval=1.5), 'interval'), (dict(precision='int8'), "precision.*'int8'"),
     (dict(heads='bbox_head'), r"heads must be a list.*\['bbox_head'\]")])
 def test_bad_options(options, message):

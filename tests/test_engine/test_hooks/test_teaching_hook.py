@@ -11,8 +11,10 @@ pytest.importorskip('mmdet')
 
 from mmdet.models import RetinaNet  # noqa: E402
 from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
+from mmdet.utils import register_all_modules  # noqa: E402
 
-from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook, USKDHook  # noqa: E402
+from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
+                                USKDHook)
 from mmskd.engine.hooks import pskd_hook as pskd  # noqa: E402
 from mmskd.errors import UsageError  # noqa: E402
 from tests.support import classifiers, detectors, runs  # noqa: E402
@@ -100,6 +102,7 @@ def test_recomputed_activations_are_those_of_the_teacher(kind, tmp_path):
     ('maskformer/maskformer_r50_ms-16xb1-75e_coco.py', 'MaskFormerHead.*its decoder with its queries'),
 ], ids=['autoassign', 'maskformer'])
 def test_heads_that_no_teacher_can_reach_are_refused_by_every_hook(hook, config, reason):
+    register_all_modules(init_default_scope=True)
     model = MMDET_MODELS.build(detectors.stock_config(f'mmdet::{config}'))
     with pytest.raises(UsageError, match=f'{type(hook).__name__}: model.*{reason}'):
         hook.attach(model)
@@ -163,6 +166,31 @@ def test_uskd_goes_with_another_hook_in_either_order(order):
         USKDHook(**layer).attach(model)
     for hook in hooks:
         hook.detach()
+
+
+def test_nkd_and_uskd_are_refused_before_the_first_iteration_where_they_cannot_be():
+    detector = detectors.build('faster_rcnn')
+    loss = 'roi_head.bbox_head.loss_cls'
+    with pytest.raises(UsageError, match='FasterRCNN is no classifier.*DistillHook with losses'):
+        NKDHook(copy.deepcopy(detector), loss_module=loss).attach(detector)
+    yolact = detectors.build('mmdet::yolact/yolact_r50_1xb8-55e_coco.py', **detectors.FPN)
+    with pytest.raises(UsageError, match='YOLACT.*cannot be taught: it classifies priors'):
+        USKDHook('neck', 256, 81, loss_module='bbox_head.loss_cls').attach(yolact)
+
+
+def test_a_teacher_that_equals_the_student_says_nothing_new():
+    """SOLO's head returns other scores in evaluation."""
+    model = detectors.build('mmdet::solo/solo_r50_fpn_1x_coco.py', **detectors.FPN)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    hook = DistillHook(teacher=copy.deepcopy(model))
+    hook.attach(model)
+    scores = []
+    model.mask_head.loss_cls.register_forward_pre_hook(
+        lambda module, args: (args[0].student.retain_grad(), scores.append(args[0].student)) and None)
+    detectors.losses(model, detectors.batch(64, 1, masks=True))['loss_logit'].backward()
+    assert scores[0].grad.abs().max() < 1e-7
 
 
 @pytest.mark.parametrize('make', [

@@ -250,8 +250,8 @@ def test_two_processes_agree(tmp_path):
 
 
 @pytest.mark.parametrize('options,message', [
-    (dict(channels=0), 'channels must be a whole number from 1 on, got 0'),
-    (dict(num_classes=1), 'num_classes must be a whole number from 2 on'),
+    (dict(channels=0), 'channels must be a whole number, at least 1, got 0'),
+    (dict(num_classes=1), 'num_classes must be a whole number, at least 2'),
     (dict(tokens='last'), "tokens must be 'mean', 'first' or 'each', got 'last'")])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mmskd.errors import UsageError
-from mmskd.evaluation.report import page
+from mmskd.evaluation.report import figures, page
 from mmskd.evaluation.report.charts import chart as charts
 from mmskd.evaluation.report.page import write_report
 from mmskd.evaluation.report.results import number
@@ -32,6 +32,7 @@ LONG = 'retinanet_r50_fpn_1x_bccd_with_a_name_that_says_everything'
 
 def report_of(folders, out_dir, draw=True, **options):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, 'NUM_CURVES', 6)
         if not draw:  # what is drawn is looked at in two reports, which is enough
             patch.setattr(page.charts, 'save', lambda chart, folder: '')
             patch.setattr(page, 'NUM_PICTURES', 1)

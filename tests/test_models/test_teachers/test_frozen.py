@@ -4,7 +4,8 @@ import torch
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import nn
 
-from mmskd.models.teachers.frozen import (FollowedModes, device_of, freeze, frozen_copy, is_random)
+from mmskd.models.teachers.frozen import (FixedModes, FollowedModes, device_of, freeze,
+                                          frozen_copy, is_random)
 
 
 class Keeps(nn.Sequential):
@@ -55,6 +56,12 @@ def test_modes_are_followed_but_for_what_is_random():
     original[0].eval()
     modes.apply()
     assert not copied[0].training
+
+
+def test_a_fixed_teacher_answers_in_the_students_form_with_its_own_statistics():
+    teacher = freeze(nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.ReLU()))
+    FixedModes(teacher).apply(True)
+    assert [module.training for module in (teacher, *teacher)] == [False, False, False, True]
 
 
 def test_drop_path_is_random():

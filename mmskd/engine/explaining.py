@@ -1,0 +1,126 @@
+"""What an exception has to say to a user, in one line that names the config key and the remedy."""
+import difflib
+import errno
+import re
+from typing import Any, Iterator, Optional, Tuple
+
+from mmengine.config import Config
+
+from mmskd.checkpoint.saving import NO_ROOM, no_room_for
+from mmskd.errors import RunStopped, UsageError
+
+
+def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]:
+    """One line on an error that has a known cause.
+
+    Args:
+        error (BaseException): What was raised, by us, MMEngine, or the system.
+        cfg (Config, optional): What was run, to find the key in. Default: None, it was not read.
+
+    Returns:
+        str, optional: The line; None if the cause is not known, so that a traceback is in order.
+    """
+    if isinstance(error, (UsageError, RunStopped, ModuleNotFoundError)):
+        return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
+    if isinstance(error, OSError):
+        return _of_the_system(error, cfg)
+    for explanation in (_unknown_type, _unexpected_option, _missing_option, _syntax):
+        line = explanation(error, cfg)
+        if line:
+            return line
+    return None
+
+
+def in_a_line(text: str) -> str:
+    """A text without line breaks and the blanks around them."""
+    return re.sub(r'\s*\n\s*', ' ', text.strip())
+
+
+def _last_line(error: BaseException) -> str:
+    """Of what a worker process raised: its message follows its traceback."""
+    return str(error).strip().rpartition('\n')[2].partition(': ')[2]
+
+
+def _of_the_system(error: OSError, cfg: Optional[Config]) -> Optional[str]:
+    name = error.filename or (cfg or {}).get('work_dir')
+    if error.errno in NO_ROOM and name:
+        return no_room_for(name)
+    if error.filename is None:
+        return in_a_line(str(error)) if isinstance(error, FileNotFoundError) else None
+    return {
+        errno.ENOENT: f'there is no file {name}',
+        errno.EACCES: f'no permission to open {name}',
+        errno.EISDIR: f'{name} is a folder, and a file is needed',
+        errno.ENOTDIR: f'{name}: a part of this path is a file, and must be a folder',
+        errno.EROFS: f'{name} cannot be written: its file system is read-only',
+    }.get(error.errno, f'{name}: {error.strerror}')
+
+
+def _unknown_type(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    """A ``type`` that no registry knows."""
+    match = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', str(error))
+    if not isinstance(error, KeyError) or match is None:
+        return None
+    name, scope, kind = match.group(1).strip('\'"'), *match.groups()[1:]
+    known = list(_registered(scope, kind))
+    similar = difflib.get_close_matches(name.rpartition('.')[2], known, n=3, cutoff=0.6)
+    hint = f'did you mean {" or ".join(similar)}?' if similar else (
+        'if it is your own, name its module in custom_imports')
+    return f'{_key_of(cfg, name)}there is no {kind} {name} in {scope}; {hint}'
+
+
+def _registered(scope: str, kind: str) -> Iterator[str]:
+    import mmengine.registry
+    for each in vars(mmengine.registry).values():
+        if getattr(each, 'name', None) == kind and hasattr(each, 'module_dict'):
+            for registry in (each, *each.children.values()):
+                yield from registry.module_dict
+
+
+def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if not isinstance(error, TypeError) or match is None:
+        return None
+    kind, option = match.groups()
+    return f'{_key_of(cfg, kind, option)}{kind} has no option {option}'
+
+
+def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    match = re.search(r'(\w+)\.__init__\(\) missing \d+ required \S+ arguments?: (.+)', str(error))
+    if not isinstance(error, TypeError) or match is None:
+        return None
+    kind, options = match.groups()
+    return f'{_key_of(cfg, kind)}{kind} needs {in_a_line(options)}'
+
+
+def _syntax(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    if not isinstance(error, SyntaxError):
+        return None
+    where = f', line {error.lineno}' if error.lineno else ''
+    return f'{error.filename or "the config"}{where}: {in_a_line(str(error.msg))}'
+
+
+def _key_of(cfg: Optional[Config], kind: str, option: Optional[str] = None) -> str:
+    """Where a config names a type, as ``'model.backbone: '``; '' if it does not, or more than once."""
+    found = [key for key, node in _nodes(cfg) if _type_name(node) == kind.rpartition('.')[2]
+             and (option is None or option in node)]
+    return f'{found[0]}: ' if len(found) == 1 else ''
+
+
+def _nodes(node: Any, key: str = '') -> Iterator[Tuple[str, dict]]:
+    if isinstance(node, Config):
+        node = node._cfg_dict
+    if isinstance(node, dict):
+        yield key, node
+        children = node.items()
+    elif isinstance(node, (list, tuple)):
+        children = enumerate(node)
+    else:
+        return
+    for name, child in children:
+        yield from _nodes(child, f'{key}.{name}' if key else str(name))
+
+
+def _type_name(node: dict) -> str:
+    kind = node.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
