@@ -43,7 +43,7 @@ from small_models import (SIDES, SmallModel, config_names, import_models, kind, 
 from torch import Tensor, nn
 
 import mmskd
-from mmskd.config import load_config
+from mmskd.config import load_config, project_of
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook, PSKDHook, USKDHook
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -284,19 +284,22 @@ def take_stock(name: str) -> Stock:
     cfg = load_config(name)
     if 'model' not in cfg:
         raise LookupError('it has no model of its own')
-    for side in SIDES:
+    sizes = [(side, narrow) for side in SIDES for narrow in (True, False)]
+    if project_of(cfg) == 'mmpose':  # has a size of its own
+        sizes = sizes[-1:]
+    for side, narrow in sizes:
         try:
-            small = SmallModel(name, side, cfg)
+            small = SmallModel(name, side, cfg, narrow)
             model = small.copy()
             watch = ClassLosses(model)
             losses = small.losses(model)
             total, _ = model.parse_losses(losses)  # as the runner does
             gradient(total, model)
             break
-        except (ImportError, ModuleNotFoundError):
+        except ImportError:
             raise
         except Exception:
-            if side == SIDES[-1] or small_images_do_not_matter(cfg):
+            if (side, narrow) == sizes[-1]:
                 raise
     values, calls = loss_values(losses), watch.take()
     norm = gradient(class_loss(values), model)
@@ -307,11 +310,6 @@ def take_stock(name: str) -> Stock:
         if not torch.isfinite(value).all():
             raise ArithmeticError(f'the stock {key} is {_number(value)}')
     return Stock(small, Step(values, calls), norm, counts, _traces(model))
-
-
-def small_images_do_not_matter(cfg: Any) -> bool:
-    """Whether the side is that of the config: a pose estimator's."""
-    return cfg.get('default_scope') == 'mmpose'
 
 
 # What each hook does with it --------------------------------------------------------------------

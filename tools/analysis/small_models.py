@@ -1,11 +1,11 @@
 """The configs that MMDetection and MMPose ship, made small enough to train a step of on a CPU.
 
-Small are the images, the depth of backbones and transformers, and the numbers of RoIs and queries. The
-detectors, heads, losses and assigners are those of the config, and so are all channels. Weights are
-random; batches have random images and objects, with the targets that the config's own codec makes of them.
+Small are the images, the depth of backbones and transformers, where it works the channels, and the numbers of
+RoIs and queries. The detectors, heads, losses and assigners are those of the config. Weights are random; batches have random images and objects, with the targets that the config's own codec makes of them.
 """
 import copy
 import logging
+import re
 from fractions import Fraction
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -69,11 +69,13 @@ def kind(node: dict) -> str:
 # Made small ------------------------------------------------------------------------------------
 
 
-def small_config(cfg: Config) -> Config:
+def small_config(cfg: Config, narrow: bool = False) -> Config:
     """A config with a small model, without pretrained weights, on a CPU.
 
     Args:
         cfg (Config): As shipped; not changed.
+        narrow (bool): Fewer channels, in detectors with a ResNet-50. Not every head can have them.
+            Defaults to False.
     """
     cfg = copy.deepcopy(cfg)
     model = cfg.model
@@ -83,9 +85,11 @@ def small_config(cfg: Config) -> Config:
         _drop_weights(node)
         _make_shallow(node)
         _keep_few(node)
-    _make_narrow(model)
-    if project_of(cfg) == 'mmpose' and 'student_cfg' not in model:
-        _shrink_crops(cfg)
+    if project_of(cfg) == 'mmpose':
+        if 'student_cfg' not in model:
+            _shrink_crops(cfg)
+    elif narrow:
+        _make_narrow(cfg)
     return cfg
 
 
@@ -150,19 +154,27 @@ def _keep_few(node: dict) -> None:
         node['num'] = min(node['num'], 32)
 
 
-def _make_narrow(model: dict) -> None:
-    """A quarter of the channels of a ResNet, where only a neck depends on them."""
-    for owner in _nodes(model):
-        backbone, neck = owner.get('backbone'), owner.get('neck')
-        if not isinstance(backbone, dict) or kind(backbone) != 'ResNet' or backbone.get('plugins'):
-            continue
-        necks = neck if isinstance(neck, (list, tuple)) else [neck]
-        wide = necks[0].get('in_channels') if isinstance(necks[0], dict) else None
-        stages = backbone.get('out_indices', (0, 1, 2, 3))
-        if backbone.get('depth') == 50 and isinstance(wide, (list, tuple)) and \
-                list(wide) == [256 * 2**stage for stage in stages] and 'base_channels' not in backbone:
+def _make_narrow(cfg: Config) -> None:
+    """A quarter of the channels, where a ResNet's are the only ones that the config does not name."""
+    for owner in _nodes(cfg.model):
+        backbone = owner.get('backbone')
+        if isinstance(backbone, dict) and kind(backbone) == 'ResNet' and backbone.get('depth') == 50:
             backbone.update(base_channels=16, stem_channels=16)
-            necks[0]['in_channels'] = [channels // 4 for channels in wide]
+            for key, part in owner.items():
+                if key not in ('backbone', 'data_preprocessor'):
+                    _quarter(part)
+
+
+def _quarter(part: Any) -> None:
+    for node in _nodes(part):
+        for key, value in node.items():
+            if re.search('channels$|_dims$|num_feats$', key):
+                node[key] = type(value)(map(_fewer, value)) if isinstance(value, (list, tuple)) else \
+                    _fewer(value)
+
+
+def _fewer(channels: Any) -> Any:
+    return channels // 4 if isinstance(channels, int) and channels >= 64 and channels % 4 == 0 else channels
 
 
 SIZES = ('input_size', 'image_size', 'heatmap_size', 'root_heatmap_size', 'in_featuremap_size',
@@ -237,6 +249,7 @@ class SmallModel:
         name (str): ``package::path`` of the config.
         side (int): Side of the images of a detector, pixels. A pose config has its own, made smaller.
         cfg (Config, optional): The config, where it was read already. Defaults to None.
+        narrow (bool): See :func:`small_config`. Defaults to False.
 
     Attributes:
         cfg (Config): Of the small model.
@@ -244,10 +257,11 @@ class SmallModel:
         stock (nn.Module): The model as it starts. To be copied, not to be called.
     """
 
-    def __init__(self, name: str, side: int = SIDES[0], cfg: Optional[Config] = None):
+    def __init__(self, name: str, side: int = SIDES[0], cfg: Optional[Config] = None,
+                 narrow: bool = False):
         cfg = cfg or load_config(name)
         self.scope = project_of(cfg)
-        self.cfg = small_config(cfg)
+        self.cfg = small_config(cfg, narrow)
         self.side = side
         self.stock = self.build(seed=0)
         self.data = self._batch()
