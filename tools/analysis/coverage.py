@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from small_models import (SIDES, SmallModel, config_names, import_models, kind, loss_values,
-                          signature)
+from small_models import (SIDES, SmallModel, config_names, disturb, import_models, kind,
+                          loss_values, signature)
 from torch import Tensor, nn
 
 import mmskd
@@ -242,14 +242,6 @@ def with_frozen_norms(model: nn.Module) -> nn.Module:
         if hasattr(module, 'track_running_stats'):
             module.training = False
     return model
-
-
-@torch.no_grad()
-def disturb(model: nn.Module) -> None:
-    """Make it another model."""
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
 
 
 class Stock(NamedTuple):

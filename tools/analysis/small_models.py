@@ -282,9 +282,10 @@ class SmallModel:
         return copy.deepcopy(self.stock)
 
     def another(self) -> nn.Module:
-        """The model with other random weights."""
+        """The model with other random weights, all of them: many heads begin with the same."""
         if self._other is None:
             self._other = self.build(seed=1)
+            disturb(self._other)
         return copy.deepcopy(self._other)
 
     def losses(self, model: nn.Module) -> Dict[str, Any]:
@@ -301,6 +302,14 @@ class SmallModel:
         with DefaultScope.overwrite_default_scope(self.scope):
             make = pose_batch if self.scope == 'mmpose' else detection_batch
             return make(self.cfg, self.stock, self.side)
+
+
+@torch.no_grad()
+def disturb(model: nn.Module) -> None:
+    """Make it another model, in place."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
 
 
 def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
