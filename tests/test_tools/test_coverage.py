@@ -68,7 +68,7 @@ def test_refused(tool, stock, family, reason):
 
 
 def test_no_softmax(tool, stock):
-    assert tool.outcome(stock('fovea'), 'USKDHook') == ('no softmax', '')
+    assert tool.outcome(stock('fovea'), 'USKDHook') == ('-', '')
 
 
 class Idle:

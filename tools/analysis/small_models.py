@@ -3,10 +3,14 @@
 Small are the images, the depth of backbones and transformers, where it works the channels, and the numbers of
 RoIs and queries. The detectors, heads, losses and assigners are those of the config. Weights are random; batches have random images and objects, with the targets that the config's own codec makes of them.
 """
+import atexit
 import copy
 import logging
 import re
+import shutil
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -86,8 +90,7 @@ def small_config(cfg: Config, narrow: bool = False) -> Config:
         _make_shallow(node)
         _keep_few(node)
     if project_of(cfg) == 'mmpose':
-        if 'student_cfg' not in model:
-            _shrink_crops(cfg)
+        _shrink_crops(cfg)
     elif narrow:
         _make_narrow(cfg)
     return cfg
@@ -114,9 +117,18 @@ def _drop_weights(node: dict) -> None:
         node['teacher_config'] = small_config(load_config(f'mmdet::{path}'))
     for key in ('teacher_cfg', 'student_cfg'):  # of a distiller, from the root of MMPose's repository
         if isinstance(node.get(key), str):
-            node[key] = str(config_root('mmpose') / node[key].partition('configs/')[2])
+            node[key] = _small_file(f'mmpose::{node[key].partition("configs/")[2]}')
     if kind(node) in ('SyncBN', 'MMSyncBN'):
         node['type'] = 'BN'
+
+
+def _small_file(name: str) -> str:
+    """A file with the small form of a config, for the life of this process."""
+    folder = tempfile.mkdtemp(prefix='small_config_')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / 'config.py'
+    small_config(load_config(name)).dump(path)
+    return str(path)
 
 
 DEPTHS = {101: 50, 152: 50, 200: 50}
@@ -291,8 +303,8 @@ class SmallModel:
     def losses(self, model: nn.Module) -> Dict[str, Any]:
         """The losses of a training step, with the same batch and random numbers each time."""
         with DefaultScope.overwrite_default_scope(self.scope):
-            MessageHub.get_current_instance().update_info('epoch', 0)  # some heads begin with another loss
-            MessageHub.get_current_instance().update_info('iter', 0)
+            for key, value in dict(epoch=0, iter=0, max_epochs=12, max_iters=1200).items():
+                MessageHub.get_current_instance().update_info(key, value)  # some losses go by it
             torch.manual_seed(0)
             np.random.seed(0)
             data = model.data_preprocessor(copy.deepcopy(self.data), training=True)
@@ -339,8 +351,12 @@ def loss_values(losses: Dict[str, Any]) -> Dict[str, Tensor]:
 # Batches of detectors --------------------------------------------------------------------------
 
 
-def detection_batch(cfg: Config, model: nn.Module, side: int, images: int = 2, objects: int = 3) -> dict:
-    """Images and their objects, as the config's loader would give them to the data preprocessor."""
+def detection_batch(cfg: Config, model: nn.Module, side: int, objects: int = 3) -> dict:
+    """Images and their objects, as the config's loader would give them to the data preprocessor.
+
+    Two images, or one of the largest side: there it takes long.
+    """
+    images = 1 if side == SIDES[-1] else 2
     rng = np.random.RandomState(0)
     options = _annotations(cfg)
     make = lambda index: _det_item(rng, index, side, objects, options)  # noqa: E731
@@ -471,8 +487,8 @@ def pose_batch(cfg: Config, model: nn.Module, side: int, images: int = 2) -> dic
 
 
 def _keypoints(cfg: Config, model: nn.Module) -> int:
-    head = model.head
-    if kind(cfg.model.head) == 'InternetHead':
+    head = getattr(model, 'student', model).head  # a distiller's
+    if type(head).__name__ == 'InternetHead':
         return 42  # of two hands
     offsets = 3 if _codec(cfg).get('heatmap_type') == 'combined' else 1  # two maps of offsets each
     for key in ('num_keypoints', 'num_joints', 'out_channels'):
@@ -485,9 +501,9 @@ def _person(rng, index: int, cfg: Config, model: nn.Module) -> dict:
     """What a data set has about the people in an image; one of them, for a crop."""
     codec = _codec(cfg)
     width, height = codec.get('input_size') or codec.get('image_size') or (128, 128)
-    people = 1 if kind(cfg.model) == 'TopdownPoseEstimator' else 2
+    people = 2 if kind(cfg.model) == 'BottomupPoseEstimator' else 1
     number = _keypoints(cfg, model)
-    depth = kind(cfg.model.head) == 'InternetHead'
+    depth = kind(cfg.model.get('head') or {}) == 'InternetHead'
     corners = _keeps_corners(cfg)
     box = np.float32([[.1, .1], [.9, .9]]) if not corners else np.float32(
         [[.1, .1], [.1, .9], [.9, .1], [.9, .9]])
@@ -519,10 +535,9 @@ def _keeps_corners(cfg: Config) -> bool:
 
 def _lifted_person(rng, index: int, cfg: Config, model: nn.Module) -> dict:
     """A person in a video, in two dimensions and in three."""
-    frames, number = _receptive_field(cfg), _keypoints(cfg, model)
-    codec = next(node for node in _nodes(_train_pipeline(cfg)) if kind(node) == 'GenerateTarget')
-    targets = frames if 'MotionBERT' in kind(codec['encoder']) else 1
-    number += bool(codec['encoder'].get('remove_root'))
+    frames = _receptive_field(cfg)
+    codec = next(node['encoder'] for node in _nodes(_train_pipeline(cfg)) if kind(node) == 'GenerateTarget')
+    targets, number = frames if 'MotionBERT' in kind(codec) else 1, codec['num_keypoints']
     return dict(
         id=index, img_id=index, category_id=1, target_img_path='image.png', factor=np.zeros(targets),
         keypoints=(rng.rand(frames, number, 2) * 1000).astype(np.float32),
