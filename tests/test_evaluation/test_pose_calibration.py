@@ -473,8 +473,8 @@ def test_detected_boxes_without_annotations_are_refused():
 @pytest.mark.parametrize('options, message', [
     (dict(hit='auc'), "hit must be 'pck' or 'oks'"),
     (dict(norm_item='hand'), "norm_item must be"),
-    (dict(thr=0), 'thr must be above 0'),
-    (dict(hit='oks', thr=1.5), 'thr must be above 0, and for OKS at most 1'),
+    (dict(thr=0), 'thr must be a number, above 0'),
+    (dict(hit='oks', thr=1.5), 'thr must be a number, above 0, at most 1'),
     (dict(n_bins=0), 'n_bins must be'),
     (dict(bootstrap=-5), 'bootstrap must be'),
 ])

@@ -84,7 +84,7 @@ def test_fixed_seed_makes_resuming_exact(prepare, load_tool):
 
 @pytest.mark.parametrize('argv, message', [
     (['--pskd', 'alpha=0.5'], 'no option alpha; there are alpha_T, interval'),
-    (['--pskd', 'alpha_T=2'], 'alpha_T must be in'),
+    (['--pskd', 'alpha_T=2'], 'alpha_T must be a number in'),
     (['--resume', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
     ([], 'data/coco/annotations/instances_train2017.json (train), which is not there; put the '
      'data set there, or link it: ln -s /path/to/the/data data/coco'),
@@ -333,7 +333,7 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
     (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
     (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
-    (['--head-distill', __file__, 'gamma=-1'], 'gamma and gt_weight must not be negative'),
+    (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'),
 ])
 def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)

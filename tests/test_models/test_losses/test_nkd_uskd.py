@@ -326,7 +326,7 @@ def test_shapes_that_do_not_fit_are_refused(name, function):
 
 
 def test_temperature_must_be_positive():
-    with pytest.raises(ValueError, match='tau must be positive, got 0'):
+    with pytest.raises(ValueError, match='tau must be a number, above 0, got 0'):
         build('NKDLoss', tau=0)
 
 
