@@ -139,11 +139,19 @@ class USKDHook(TeachingHook):
         """The logits meet their labels."""
         if not self._counts() or kwargs.get('reduction_override') == 'none':
             return  # the loss of each sample weighs it (PISA), or tells whether it is a hard one
-        _require_one(self._weak, 'layer', self.layer)
-        calls, weak = read_softmax_calls(module, args, kwargs), self._weak[0]
+        weak, calls = self._weak_logits(), read_softmax_calls(module, args, kwargs)
         if sum(self._widths(calls)) != self.num_classes and len(weak):
             self._refuse([call.logits for call in calls], len(weak))
         self._calls.append(calls)
+
+    def _weak_logits(self) -> Tensor:
+        """Of this forward pass, now that they are needed."""
+        if self._recomputed and not self._weak:
+            raise UsageError(
+                f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
+                'its activations. Take that module out of `activation_checkpointing`.')
+        _require_one(self._weak, 'layer', self.layer)
+        return self._weak[0]
 
     def _counts(self) -> bool:
         """Whether a call is a part of what is minimised: PISA asks its head without gradients before, to sample."""
@@ -159,12 +167,7 @@ class USKDHook(TeachingHook):
 
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The model's own losses, with USKD's."""
-        if self._recomputed and not self._weak:
-            raise UsageError(
-                f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
-                'its activations. Take that module out of `activation_checkpointing`.')
-        _require_one(self._weak, 'layer', self.layer)
-        weak, calls = self._weak[0], self._calls
+        weak, calls = self._weak_logits(), self._calls
         if not len(weak):  # no RoIs: a head may skip the loss
             loss = weak.sum() * 0
         else:

@@ -259,8 +259,8 @@ def check_finite(predictions: Predictions) -> None:
                              'not finite, as of a training that diverged')
 
 
-def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: BaseDataset,
-             title: str, quiet: bool) -> Predictions:
+def _predict(cfg: Config, checkpoint: Path, split: str, dataset: BaseDataset, title: str,
+             quiet: bool) -> Predictions:
     task = 'pose' if project_of(cfg) == 'mmpose' else 'detection'
     # Metrics report to the current logger; the page shows what they say
     MMLogger.get_instance('mmskd_report').setLevel(logging.WARNING)
