@@ -298,6 +298,9 @@ OF_KEYPOINTS = {
 
 
 def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_results, capsys):
+    from mmengine.registry import init_default_scope
+
+    from mmskd.config import project_of
     from mmskd.errors import UsageError
     from mmskd.evaluation.offline import calibration_metric, dataset_meta
     from mmskd.evaluation.results import load_results
@@ -305,6 +308,7 @@ def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_resul
              ('pose.pkl', 'measured_pose.py', {**HOSTILE, **OF_KEYPOINTS})]
     for results, config, hostile in cases:
         known, cfg = load_results(results), load_config(config)
+        init_default_scope(project_of(cfg))
         metric = calibration_metric(cfg, 'test')
         metric.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
         for name, (spoil, message) in hostile.items():
