@@ -28,18 +28,20 @@ for name, count in zip(arguments[::2], arguments[1::2]):
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 
 
-def mounting() -> list:
+def mounting(folder: Path) -> list:
     """What a command begins with that may mount a file system; nothing if none can."""
+    mount = ['mount', '-t', 'tmpfs', 'tmpfs', str(folder)]
     for command in (['unshare', '--mount'], ['unshare', '--mount', '--user', '--map-root-user']):
-        if shutil.which('unshare'):
-            if subprocess.run([*command, 'true'], capture_output=True).returncode == 0:
+        if shutil.which('unshare') and shutil.which('mount'):
+            if subprocess.run([*command, *mount], capture_output=True).returncode == 0:
                 return command
     return []
 
 
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
-    folder, before = tmp_path_factory.mktemp('stress'), mounting()
+    folder = tmp_path_factory.mktemp('stress')
+    before = mounting(tmp_path_factory.mktemp('mounted'))
     names = [name for name in COUNTS if before or name != 'disk']
     environment = dict(os.environ, OMP_NUM_THREADS='1', MMSKD_INSIDE_A_MOUNT_NAMESPACE='1',
                        PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
