@@ -53,6 +53,7 @@ def read_page(app, page, source):
         text, target, anchor = match['text'], match['target'], match['anchor'] or ''
         path = Path(os.path.normpath(file.parent / target))
         if path.suffix == '.md' and path.parent == DOCS:
+            text = '' if text == path.name else text  # then Sphinx puts the page's title there
             return f'[{text}]({path.name}{anchor})'
         return f'[{text}]({pages[path]}.md{anchor})' if path in pages else text
 
