@@ -1,4 +1,5 @@
 """The documentation site: all pages are reached, all links lead somewhere, all tools are named."""
+import json
 import re
 import subprocess
 import sys
@@ -39,3 +40,17 @@ def test_site_is_built_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'PSKDHook' in (tmp_path / 'api.html').read_text()
     assert (tmp_path / 'searchindex.js').is_file()
+
+
+def test_notebook_runs(capsys):
+    pytest.importorskip('mmdet')
+    notebook = json.loads((DOCS / 'notebooks' / 'attach.ipynb').read_text())
+    names: dict = {}
+    for cell in notebook['cells']:
+        if cell['cell_type'] == 'code':
+            assert not cell['outputs'], 'outputs do not belong into the repository'
+            exec(compile(''.join(cell['source']), 'attach.ipynb', 'exec'), names)
+    said = capsys.readouterr().out
+    same, later = (float(re.search(rf'{when}\s+(\S+)', said)[1])
+                   for when in ('the same self', 'five steps later'))
+    assert same == 0 < later
