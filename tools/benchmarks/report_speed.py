@@ -27,7 +27,8 @@ default_scope = 'mmdet'
 model = dict(type='RetinaNet')
 randomness = dict(seed={seed})
 train_cfg = dict(by_epoch=True, max_epochs=12)
-val_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='CocoDataset', data_root={root!r}, ann_file='val.json', test_mode=True,
                  data_prefix=dict(img='images/'), metainfo=dict(classes={classes!r}), pipeline=[]))
 val_evaluator = dict(type='CocoMetric', ann_file={ann_file!r})

@@ -234,9 +234,13 @@ def test_thresholds_are_found_on_other_images(tmp_path, monkeypatch, shared):
 def test_scores_that_are_no_probabilities_are_reported(tmp_path, monkeypatch):
     study = Study(tmp_path, monkeypatch, scope='mmpose',
                   make=lambda seed, skill: poses(seed, skill, scale=1.5))
-    judged, _ = study.tables()
+    for predictions in study.found.values():
+        predictions.metrics.update({'calibration/mean_ECE': predictions.scores.mean() / 9,
+                                    'calibration/clipped': .3})
+    judged, own = study.tables()
     found = rows(judged)
     assert found['clipped'].means[1].mean > .2
+    assert 'up to 30% of the scores' in rows(own)['mean_ECE'].why_not
     for key in ('ECE', 'NLL', 'Brier'):
         assert found[key].verdict(1) == '' and 'outside [0, 1]' in found[key].why_not
     assert found['AURC'].why_not == '', 'it needs the order alone'
