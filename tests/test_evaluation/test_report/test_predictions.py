@@ -250,8 +250,10 @@ def test_calibrated_scores_are_those_of_the_test_alone(run, tmp_path):
     rng, path = np.random.default_rng(0), tmp_path / 'calibrator.json'
     names = predictions_of(run).names
     scores = rng.random(200)
-    fit_calibrator('platt', scores, rng.random(200) < scores**2, rng.integers(0, 5, 200),
-                   names).save(str(path))
+    calibrator = fit_calibrator('platt', scores, rng.random(200) < scores**2,
+                                rng.integers(0, 5, 200), names)
+    calibrator.thresholds = [0.] * 5
+    calibrator.save(str(path))
     run.cfg.custom_hooks = [*(run.cfg.custom_hooks or []), dict(
         type='mmskd.CalibratedScores', calibrator=str(path))]
     run.cfg.test_dataloader, run.cfg.test_evaluator = run.cfg.val_dataloader, []

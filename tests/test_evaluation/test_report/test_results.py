@@ -223,7 +223,7 @@ def test_thresholds_are_found_on_other_images(tmp_path, monkeypatch, shared):
     groups = group_runs([Run(folder) for folder in study.folders])
     for group in groups:
         for run in group.runs:
-            run.cfg.test_dataloader = run.cfg.val_dataloader
+            run.cfg.test_dataloader = dict(dataset=dict(type='mmdet', ann_file='test.json'))
     found = members_of(groups, 'test', 'last', DetectionRule(), [], True)
     for member in found:
         assert ('LaECE_0_own_thr' if shared else 'LaECE_0') in member.verdicts.values
