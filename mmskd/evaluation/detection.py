@@ -151,7 +151,9 @@ class DetectionCalibration:
                   level: float = 0.95) -> Dict[str, Tuple[float, float]]:
         """Bootstrap intervals over images of what is measured at the thresholds.
 
-        The thresholds stay as they are. See :func:`mmskd.evaluation.bootstrap.bootstrap`.
+        The thresholds stay as they are. See :func:`mmskd.evaluation.bootstrap.bootstrap`. An error
+        in bins is larger in a small sample than in a large one, and in a draw larger than in the
+        sample, so that the intervals of LaECE_0 reach further up than down.
 
         Args:
             n (int): How often to draw. Defaults to 1000.

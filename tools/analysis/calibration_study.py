@@ -9,7 +9,9 @@ fit.
         work_dirs/retinanet_r18_bccd/epoch_24.pth --out results/calibration_study.json
 """
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -93,8 +95,9 @@ def own_metrics(evaluator: Evaluator, measured: Predicted, calibrator: Calibrato
         for sample in samples:
             sample.pred_instances = deepcopy(sample.pred_instances)
             calibrate_sample(sample, calibrator)
-    return {key: float(value) for key, value in evaluator.offline_evaluate(
-        [sample.to_dict() for sample in samples]).items()}
+    with contextlib.redirect_stdout(io.StringIO()):  # COCO's tables
+        found = evaluator.offline_evaluate([sample.to_dict() for sample in samples])
+    return {key: float(value) for key, value in found.items()}
 
 
 def study(cfg: Config, checkpoint: str, args: argparse.Namespace) -> List[dict]:
