@@ -200,8 +200,7 @@ def main() -> None:
                 ('reference', 'calibration_reference.json', reference_text),
                 ('study', 'calibration_study.json', lambda content: study_text(content['runs']))):
             path = ROOT / 'results' / file
-            if path.is_file():
-                fill(args.page, name, text(json.loads(path.read_text())))
+            fill(args.page, name, text(json.loads(path.read_text())) if path.is_file() else '')
     except UsageError as error:
         sys.exit(f'calibration_page.py: {error}')
 

@@ -317,6 +317,7 @@ def test_a_page_of_twelve_runs(studies):
     assert not content.unnamed and len(content.ids) == len(set(content.ids))
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium')
 class TestInABrowser:
 
