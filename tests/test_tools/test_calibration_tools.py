@@ -172,7 +172,7 @@ def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
             assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
 
 
-PAGE = 'before\n<!-- study: begin -->\nold\n<!-- study: end -->\nafter\n'
+PAGE = 'before\n<!-- study: begin -->\n(nothing yet)\n<!-- study: end -->\nafter\n'
 
 
 @pytest.fixture(scope='module')
@@ -245,7 +245,7 @@ def test_a_study_grows(tiny, studied, run_tool, monkeypatch):
 
 def test_the_page_of_a_study(tiny, studied):
     text = Path('page.md').read_text()
-    assert text.startswith('before\n<!-- study: begin -->\n') and 'old' not in text
+    assert text.startswith('before\n<!-- study: begin -->\n') and 'nothing yet' not in text
     assert text.endswith('<!-- study: end -->\nafter\n')
     run = json.loads(Path('study.json').read_text())['runs'][0]
     lines = [line.split(' | ') for line in text.splitlines() if line.startswith('| platt')]

@@ -136,8 +136,7 @@ def text_of_data(runs: List[dict]) -> str:
     rows = [[title(same[0]), *(' / '.join(number(value_of(row, measure)) for row in same)
                                for measure in columns)]
             for same in zip(*(run['rows'] for run in runs))]
-    notes = [f'- {name}, {title(row)}: {note}' for name, run in zip(names, runs)
-             for row in run['rows'] for note in row['notes']]
+    notes = [note for name, run in zip(names, runs) for note in notes_of(name, run)]
     fitted = first['rows'][0]['fitted_to']
     return '\n'.join([
         f'**{what}**: fitted on {fitted["images"]} images ({first["fitted_on"]}), measured on '
@@ -147,6 +146,16 @@ def text_of_data(runs: List[dict]) -> str:
         *(reading(name, run) for name, run in zip(names, runs)),
         *([beside(names, runs)] if len(runs) > 1 else []),
         *(['What the fits say of themselves:\n', *notes, ''] if notes else [])])
+
+
+def notes_of(name: str, run: dict) -> List[str]:
+    """What the fits of a run say, each with the calibrators that say it."""
+    said: Dict[str, List[str]] = {}
+    for row in run['rows']:
+        for note in row['notes']:
+            said.setdefault(note, []).append(title(row))
+    return [f'- {name}, {"all" if len(by) == len(run["rows"]) else "; ".join(by)}: {note}'
+            for note, by in said.items()]
 
 
 def lowest(run: dict, measure: str) -> dict:
