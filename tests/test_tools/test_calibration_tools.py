@@ -250,11 +250,11 @@ def test_the_page_of_a_study(tiny, studied):
     run = json.loads(Path('study.json').read_text())['runs'][0]
     lines = [line.split(' | ') for line in text.splitlines() if line.startswith('| platt')]
     assert [line[0] for line in lines] == [
-        f'| platt, {target}, {which}' for target in ('IoU', 'hits')
+        f'| platt, {target}, {which}' for target in ('hits', 'IoU')
         for which in ('all classes', 'each class')]
     value = next(row['values']['calibration/LaECE_0'] for row in run['rows']
                  if (row['kind'], row['target'], row['classwise']) == ('platt', 'iou', False))
-    assert lines[0][1] == f'{value:.3f} / {value:.3f}'
+    assert lines[2][1] == f'{value:.3f} / {value:.3f}'
 
 
 def test_pages_and_files_that_have_no_place_for_a_study(run_tool, tiny, detector):
