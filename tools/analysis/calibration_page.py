@@ -140,11 +140,11 @@ def text_of_data(runs: List[dict]) -> str:
     fitted = first['rows'][0]['fitted_to']
     return '\n'.join([
         f'**{what}**: fitted on {fitted["images"]} images ({first["fitted_on"]}), measured on '
-        f'{data["images"]} with {data["objects"]} objects ({first["measured_on"]}); '
-        f'{" / ".join(names)}.\n',
+        f'{data["images"]} with {data["objects"]} objects ({first["measured_on"]})'
+        f'{"; " + " / ".join(names) if len(names) > 1 else ""}.\n',
         table(['calibrator', *columns], rows),
         *(reading(name, run) for name, run in zip(names, runs)),
-        *([beside(names, runs)] if len(runs) > 1 else []),
+        beside(names, runs) if len(runs) > 1 else '',
         *(['What the fits say of themselves:\n', *notes, ''] if notes else [])])
 
 
