@@ -172,13 +172,41 @@ def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
             assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
 
 
-def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys):
-    run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out', 'study.json',
-             '--bootstrap', '5', '--quiet')
-    assert 'isotonic, iou, each class' in capsys.readouterr().out
-    run, = json.loads(Path('study.json').read_text())['runs']
-    assert run['config'] == 'held_out.py' and (run['fitted_on'], run['measured_on']) == (
-        'val', 'test')
+PAGE = 'before\n<!-- study: begin -->\n(nothing yet)\n<!-- study: end -->\nafter\n'
+
+
+@pytest.fixture(scope='module')
+def studied(tiny_folder, detector, run_tool):
+    """What a study of two runs prints, one by its config and one by its work dir."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tiny_folder)
+        return study_of_two(detector, run_tool)
+
+
+def study_of_two(detector, run_tool):
+    for name, epoch, epochs in (('study/a/0', 1, 1), ('study/b/0', 1, 3), ('study/c/0', 0, 1)):
+        logs = Path(name) / '20260101_000000' / 'vis_data'
+        logs.mkdir(parents=True)
+        cfg = load_config('held_out.py')
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
+        cfg.dump(logs / 'config.py')
+        (logs / 'scalars.json').write_text('{"loss": 1.0, "epoch": 1, "iter": 4, "step": 4}\n')
+        if epoch:
+            shutil.copy(detector, Path(name) / f'epoch_{epoch}.pth')
+    Path('page.md').write_text(PAGE)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--runs', 'study',
+                 '--out', 'study.json', '--bootstrap', '5', '--quiet', '--page', 'page.md')
+    return printed.getvalue()
+
+
+def test_a_study_of_all_calibrators(tiny, studied, calibrated):
+    assert 'isotonic, iou, each class' in studied
+    run, again = json.loads(Path('study.json').read_text())['runs']
+    assert (run['name'], again['name']) == ('held_out.py', 'a/0')
+    assert run['rows'] == again['rows'] and run['data'] == again['data']
+    assert (run['fitted_on'], run['measured_on']) == ('val', 'test')
+    assert run['data']['images'] == 8
     rows = {(row['kind'], row['target'], row['classwise']): row['values'] for row in run['rows']}
     assert len(rows) == 13
     before, after = rows['none', 'iou', False], rows['platt', 'iou', False]
@@ -191,6 +219,59 @@ def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys
         assert values['calibration/LRP'] == before['calibration/LRP']
         assert values['calibration/LaECE_0_low'] <= values['calibration/LaECE_0_high']
     assert len({values['calibration/LaECE_0'] for values in rows.values()}) > 6
+
+
+def test_a_study_says_what_it_leaves_out(studied):
+    assert 'b/0 is left out: stopped at epoch 1 of 3' in studied
+    assert 'c/0 is left out: it has no checkpoint' in studied
+
+
+def test_a_study_grows(tiny, studied, run_tool, monkeypatch):
+    """What the file has of the same checkpoint and settings is not measured again."""
+    before = json.loads(Path('study.json').read_text())['runs']
+    shutil.copy('study.json', 'grown.json')
+
+    def never(*args, **kwargs):
+        raise ValueError('measured again')
+
+    monkeypatch.setattr('mmskd.evaluation.calibrating.predict_apart', never)
+    run_tool('analysis/calibration_study', '--runs', 'study', '--out', 'grown.json', '--bootstrap',
+             '5', '--quiet')
+    assert json.loads(Path('grown.json').read_text())['runs'] == before
+    with pytest.raises(SystemExit, match='measured again'):
+        run_tool('analysis/calibration_study', '--runs', 'study', '--out', 'grown.json',
+                 '--bootstrap', '6', '--quiet')
+
+
+def test_the_page_of_a_study(tiny, studied):
+    text = Path('page.md').read_text()
+    assert text.startswith('before\n<!-- study: begin -->\n') and 'nothing yet' not in text
+    assert text.endswith('<!-- study: end -->\nafter\n')
+    run = json.loads(Path('study.json').read_text())['runs'][0]
+    lines = [line.split(' | ') for line in text.splitlines() if line.startswith('| platt')]
+    assert [line[0] for line in lines] == [
+        f'| platt, {target}, {which}' for target in ('hits', 'IoU')
+        for which in ('all classes', 'each class')]
+    value = next(row['values']['calibration/LaECE_0'] for row in run['rows']
+                 if (row['kind'], row['target'], row['classwise']) == ('platt', 'iou', False))
+    assert lines[2][1] == f'{value:.3f} / {value:.3f}'
+
+
+def test_pages_and_files_that_have_no_place_for_a_study(run_tool, tiny, detector):
+    Path('plain.md').write_text('nothing')
+    Path('list.json').write_text('[1]')
+    for options, message in (
+            (['--page', 'plain.md'], 'plain.md has no place for a table: <!-- study: begin -->'),
+            (['--page', 'none.md'], 'there is no file none.md'),
+            (['--out', 'list.json'], 'list.json is no file of this tool')):
+        with pytest.raises(SystemExit, match=message):
+            run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out',
+                     'x.json', *options)
+    Path('nothing').mkdir()
+    for folder, message in (((), 'there is nothing to measure'),
+                            (('--runs', 'nothing'), 'no work dir')):
+        with pytest.raises(SystemExit, match=message):
+            run_tool('analysis/calibration_study', '--out', 'x.json', *folder)
 
 
 @needs_mmpose

@@ -126,10 +126,8 @@ class DetCalibrationMetric(BaseMetric):
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         options = Options('DetCalibrationMetric')
-        self.rule = DetectionRule(
-            options.number('iou_thr', iou_thr, above=0, below=1),
-            options.number('score_thr', score_thr, least=0, most=1),
-            options.whole('n_bins', n_bins, least=1), options.whole('max_dets', max_dets, least=1))
+        self.rule = DetectionRule(iou_thr, score_thr, n_bins, max_dets).checked(
+            'DetCalibrationMetric')
         self.classwise = options.flag('classwise', classwise)
         self.by_size = options.flag('by_size', by_size)
         self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
