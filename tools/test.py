@@ -163,9 +163,9 @@ def check_weights(runner: Runner, path: str) -> None:
         return
     checkpoint = load_checkpoint_safely(path, map_location='cpu')
     given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    wanted = runner.model.state_dict()
-    known = {key[len('module.'):] if key.startswith('module.') else key for key in given}
-    if not any(key in known for key in wanted):
+    # Either may be in a wrapper: DDP, or that of test-time augmentation
+    given, wanted = ({key.removeprefix('module.') for key in keys} for keys in (given, runner.model.state_dict()))
+    if given.isdisjoint(wanted):
         raise UsageError(f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
                          'checkpoint of another one')
 

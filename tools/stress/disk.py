@@ -45,7 +45,7 @@ def fill_and_resume(case: kill.Case, size: int, folder: Path) -> Optional[str]:
     try:
         work_dir = folder / 'run'
         ending = tiny.run(kill.train(case, work_dir))
-        if not re.search(rf'^train.py: no room for {re.escape(str(work_dir))}\S*: .*MB are free. Make room',
+        if not re.search(rf'^train.py: no room for \S*{re.escape(str(work_dir))}\S*: .*MB are free. Make room',
                          ending.last_line) or 'Traceback' in ending.output:
             return f'it ended with {ending.code}: {ending.last_line}'
         if ending.code != 1:
