@@ -2,13 +2,17 @@
 from unittest import mock
 
 import pytest
-from mmengine.config import config
+from mmengine.config import config as mmengine_config
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'browser: opens pages in Chromium; skipped where it is not')
 
 
 @pytest.fixture(autouse=True, scope='session')
 def unformatted_configs():
     """Each Runner formats its config with yapf, which takes longer than a small training."""
-    with mock.patch.object(config, 'FormatCode', lambda text, **style: (text, True)):
+    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True)):
         yield
 
 

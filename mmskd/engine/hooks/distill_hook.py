@@ -9,6 +9,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
+from mmskd.models.finite import require_finite
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, mirror_of
 from mmskd.models.teachers.answering import answering, features_from
@@ -82,6 +83,7 @@ class DistillHook(TeachingHook):
     """
 
     state_key = 'mmskd_distill'
+    binding = ('losses', )
 
     def __init__(self, teacher: Given, losses: Optional[Sequence[dict]] = None,
                  decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
@@ -104,6 +106,8 @@ class DistillHook(TeachingHook):
         """Let the teacher add its terms to the losses of the model."""
         device = device_of(model)
         built = self._given.build(self._folder)
+        for one in built:
+            require_finite(one.model.to(device), self._given.source)
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
@@ -155,6 +159,10 @@ class DistillHook(TeachingHook):
             for name, value in feature.take().items():
                 terms[name] = terms.get(name, 0) + value * self.r_t
         return {**losses, **terms}
+
+    def refusals(self) -> int:
+        """Also of the terms."""
+        return super().refusals() + sum(part.refused for part in (self._logits, *self._features))
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)
@@ -215,6 +223,7 @@ class DistillHook(TeachingHook):
         if self.state() is not None and self._restored is None:
             raise UsageError(f'{type(self).__name__}: the checkpoint to resume from has no {self.state_key}: it '
                              'was saved without this hook. Start from it with load_from instead.')
+        self.require_same_state()
 
     def state(self) -> Optional[Dict[str, torch.Tensor]]:
         """The projections of the features."""

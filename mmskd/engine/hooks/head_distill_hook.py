@@ -5,12 +5,14 @@ import logging
 from contextlib import ExitStack
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
+from mmskd.models.finite import named_weights
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.answering import answering_on_features
 from mmskd.models.teachers.frozen import device_of
@@ -68,6 +70,9 @@ class HeadDistillHook(TeachingHook):
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
+    binding = ('heads', )
+    joins_late = False
+
     def __init__(self, checkpoint: Optional[str] = None, gamma: float = 1.0, gt_weight: float = 0.0,
                  reinit_head: bool = True, heads: Optional[Sequence[str]] = None,
                  teacher: Optional[dict] = None):
@@ -99,7 +104,10 @@ class HeadDistillHook(TeachingHook):
             weights = self._first_weights(trained, heads)
         else:
             trained, weights = self._other_keypoints(model, heads)
-        weights = {} if self._resumed else weights
+        if self._resumed:
+            theirs = dict(named_weights(trained)) if self._given is None else weights
+            self._require_same_features(model, theirs, heads)
+            weights = {}
         self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
         undo.callback(self._distiller.remove)
         model.load_state_dict(weights, strict=False)
@@ -121,6 +129,10 @@ class HeadDistillHook(TeachingHook):
         """The trained heads' terms, and the model's losses by ``gt_weight``."""
         return self._distiller.finish(losses)
 
+    def refusals(self) -> int:
+        """Those of the trained heads."""
+        return self._distiller.refused
+
     def _first_weights(self, trained: nn.Module, heads: Sequence[HeadAdapter]) -> Dict[str, Tensor]:
         """Those of the trained model that the student begins with."""
         fresh = tuple(f'{head.name}.' for head in heads) if self.reinit_head else ()
@@ -141,6 +153,18 @@ class HeadDistillHook(TeachingHook):
     def source(self) -> str:
         """str: Where the trained heads come from."""
         return self.checkpoint if self._given is None else self._given.source
+
+    def _require_same_features(self, model: nn.Module, theirs: Mapping[str, Tensor],
+                               heads: Sequence[HeadAdapter]) -> None:
+        """Raise UsageError if the frozen parts of a run that is resumed are not the trained model's."""
+        learning = tuple(f'{head.name}.' for head in heads)
+        mine = dict(named_weights(model))
+        for name, value in theirs.items():
+            # An average of what does not move may differ in the last digits
+            if value.is_floating_point() and not name.startswith(learning) and not torch.allclose(
+                    mine[name], value, rtol=1e-3, atol=1e-5):
+                raise UsageError(f'the run that is resumed learns on other features than those of {self.source}: '
+                                 f'{name} differs. Give the checkpoint that it began with')
 
     def _freeze(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> None:
         if self._frozen is None:

@@ -15,7 +15,7 @@ from ..ground_truth import image_files
 from ..held_out import image_keys
 from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
                     pose_intervals, pose_measures)
-from .samples import check_same_calibrator
+from .samples import check_repeats, check_same_calibrator
 
 class GatheredKeypoints(NamedTuple):
     """The keypoints of N instances, and whose they are.
@@ -149,7 +149,7 @@ class PoseCalibrationMetric(BaseMetric):
                                  f'{error}') from error
             self.results.append(dict(
                 scores=scores, hits=hits[0], counts=counts[0],
-                image=str(sample.get('img_path') or sample.get('img_id')),
+                image=str(sample.get('img_path') or sample.get('img_id')), id=sample.get('id'),
                 calibrator=sample.get('calibrator')))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
@@ -192,6 +192,10 @@ class PoseCalibrationMetric(BaseMetric):
         """What :meth:`process` kept, in arrays."""
         n_keypoints = len(results[0]['scores']) if results else (
             self.dataset_meta or {}).get('num_keypoints', 0)
+        _require(all(len(result['scores']) == n_keypoints for result in results),
+                 'the samples have different numbers of keypoints')
+        check_repeats([(f'{result["image"]} (instance {result["id"]})', ) for result in results
+                       if isinstance(result['id'], (int, np.integer))], type(self).__name__)
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
         keypoints = Keypoints(
@@ -260,9 +264,12 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _array(sample: dict, instances: str, key: str) -> np.ndarray:
-    values = sample.get(instances, {}).get(key)
+    given = sample.get(instances)
+    values = given.get(key) if isinstance(given, dict) else None
     _require(values is not None, f'a sample has no {key} in its {instances}')
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    _require(array.dtype.kind in 'biuf', f'the {key} of a sample in its {instances} are no numbers')
+    return array
 
 
 def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -67,7 +67,7 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
         if weight is not None and weight.dim() < loss.dim():
             weight = weight.unsqueeze(-1)
         weight = valid.to(loss) if weight is None else weight.float() * valid
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction, avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid() if self.use_sigmoid else pred.softmax(-1)
@@ -134,8 +134,8 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
         if weight is not None and weight.shape != loss.shape:
             per_sample = weight.size(0) == loss.size(0)
             weight = weight.view(-1, 1) if per_sample else weight.view(loss.size(0), -1)
-        return self.loss_weight * weight_reduce_loss(loss, weight,
-                                                     reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
+                                          avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred if self.activated else pred.sigmoid()
@@ -176,8 +176,8 @@ class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
             hard = one_hot(labels, pred.size(1), pred.dtype) * quality.to(pred).unsqueeze(-1)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
         loss = quality_focal_to_target(pred, soft, self.beta, self.activated).sum(1)
-        return self.loss_weight * weight_reduce_loss(loss, weight,
-                                                     reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
+                                          avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred if self.activated else pred.sigmoid()
@@ -214,11 +214,19 @@ class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
         hard = target.to(pred)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
         loss = varifocal_to_target(pred, soft, hard > 0, self.alpha, self.gamma, self.iou_weighted)
-        return self.loss_weight * weight_reduce_loss(loss, weight,
-                                                     reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
+                                          avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid()
+
+
+def _reduce(loss: Tensor, weight: Optional[Tensor], reduction: str,
+            avg_factor: Optional[float]) -> Tensor:
+    """As MMDetection does it; but the mean of nothing is 0, not NaN."""
+    if not loss.numel() and avg_factor is None and reduction == 'mean':
+        reduction = 'sum'
+    return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
 
 for _stock, _soft in ((CrossEntropyLoss, PSKDCrossEntropyLoss), (FocalLoss, PSKDFocalLoss),

@@ -5,10 +5,13 @@ from torch import Tensor, nn
 
 from mmskd.checkpoint import load_weights
 from mmskd.errors import UsageError
+from ..finite import require_finite
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
 FEATURE_PARTS = ('backbone', 'neck')
+ONE_IMAGE_AT_A_TIME = 'GuidedAnchorHead'
+"""Heads of this class run masked convolutions in eval mode, and these take one image: frozen, they stay in train mode."""
 
 
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
@@ -21,6 +24,7 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """
     trained = frozen_copy(model)
     trained.dataset_meta = metainfo_of_checkpoint(load_weights(trained, checkpoint))
+    require_finite(trained, checkpoint)
     return trained
 
 
@@ -73,7 +77,7 @@ class FrozenParts:
                  for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
             module for name, module in model.named_modules()
-            if id(module) not in learning and name not in above
+            if id(module) not in learning and name not in above and not _takes_one_image(module)
         ]
         learns = {id(parameter) for name in heads
                   for parameter in model.get_submodule(name).parameters()}
@@ -91,3 +95,7 @@ class FrozenParts:
         """Let the parameters learn that learned before."""
         for parameter, requires_grad in self._flags:
             parameter.requires_grad_(requires_grad)
+
+
+def _takes_one_image(module: nn.Module) -> bool:
+    return any(kind.__name__ == ONE_IMAGE_AT_A_TIME for kind in type(module).__mro__)
