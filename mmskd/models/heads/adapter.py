@@ -72,6 +72,10 @@ class HeadAdapter:
         """What in ``model`` keeps a teacher's answer from this head, and what to do; empty if nothing."""
         return ''
 
+    def taught_output(self, output: Any) -> Any:
+        """What of the output of one of its stages goes into the losses of :meth:`target_losses`."""
+        return output
+
     def links(self, model: nn.Module) -> List[str]:
         """Names of the modules that ``model`` calls between its features and this head."""
         return []

@@ -1,5 +1,5 @@
 """Heads of MMPose's top-down estimators: SimCC and heatmaps."""
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from torch import nn
 
@@ -39,3 +39,27 @@ class InterNetAdapter(PoseHeadAdapter):
     """Heatmaps of two hands, the depth between them and which hands there are."""
 
     untaught = 'the depth of the root and the kind of hand; leave this stage out'
+
+
+@register_head('DSNTHead')
+class DSNTAdapter(PoseHeadAdapter):
+    """Coordinates, and the distributions over the cells of a heatmap that they are the means of: these are taught."""
+
+    def __init__(self, name: str, head: nn.Module, exact: bool = False):
+        super().__init__(name, head, exact)
+        if not self.target_losses():
+            self.refusal = ('it predicts coordinates, and does not compare its heatmaps as distributions '
+                            '(JSDiscretLoss)')
+
+    def target_losses(self) -> Dict[str, nn.Module]:
+        losses = getattr(self.head.loss_module, 'loss_modules', [])
+        return {f'loss_module.loss_modules.{index}': loss for index, loss in enumerate(losses)
+                if type(loss).__name__ == 'JSDiscretLoss'}
+
+    def taught_output(self, output: Any) -> Any:
+        _, heatmaps = output
+        return heatmaps
+
+    def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
+        return ('Its coordinates are no distribution, and a divergence to a softer heatmap has no stock form. '
+                'DistillHook teaches its heatmaps.')

@@ -1,9 +1,9 @@
 """Losses: the formulas (functional.py) and the registered modules, one file per method."""
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from .cwd import CWDLoss
-from .distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
-                      SimCCDistillLoss)
-from .functional import (channel_kl, feature_l2, heatmap_l2, one_hot, pearson_distance,
+from .distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss, HeatmapDistillLoss,
+                      LossCall, SimCCDistillLoss)
+from .functional import (channel_kl, density_kl, feature_l2, heatmap_l2, one_hot, pearson_distance,
                          progressive_target, pskd_binary_cross_entropy, pskd_cross_entropy,
                          pskd_focal, pskd_simcc_kl, simcc_kl)
 from .nkd import NKDLoss
@@ -12,9 +12,9 @@ from .soft_target import SoftTargetLoss, register_soft_loss, soft_form
 from .uskd import USKDLoss
 
 __all__ = [
-    'CWDLoss', 'ClassDistillLoss', 'FeatureDistillLoss', 'HeatmapDistillLoss', 'LossCall',
-    'NKDLoss', 'PKDLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'channel_kl', 'feature_l2', 'heatmap_l2',
-    'one_hot', 'pearson_distance', 'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
+    'CWDLoss', 'ClassDistillLoss', 'DSNTDistillLoss', 'FeatureDistillLoss', 'HeatmapDistillLoss', 'LossCall',
+    'NKDLoss', 'PKDLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'channel_kl', 'density_kl', 'feature_l2',
+    'heatmap_l2', 'one_hot', 'pearson_distance', 'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
     'pskd_simcc_kl', 'register_soft_loss', 'simcc_kl', 'soft_form'
 ]
 

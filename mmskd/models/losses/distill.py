@@ -12,7 +12,7 @@ from mmskd.errors import UsageError
 from mmskd.options import Options
 from mmskd.registry import MODELS
 from ..pairing import map_leaves, student_side, teacher_side
-from .functional import feature_l2, heatmap_l2, simcc_kl
+from .functional import density_kl, feature_l2, heatmap_l2, simcc_kl
 from .soft_target import soft_form
 from .softmax_call import is_simcc_loss
 
@@ -230,6 +230,40 @@ class HeatmapDistillLoss(nn.Module):
 
 
 @MODELS.register_module()
+class DSNTDistillLoss(nn.Module):
+    """Divergence between the normalised heatmaps of student and teacher, for DSNT's head.
+
+    Args:
+        weight (float): Factor. Defaults to 0.1, as that of SimCC's bins.
+    """
+    log_name = 'loss_logit'
+
+    def __init__(self, weight: float = 0.1):
+        super().__init__()
+        self.weight = Options(type(self).__name__).number('weight', weight, least=0)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`~mmskd.models.losses.functional.density_kl`.
+
+        Args:
+            student (Tensor): Heatmaps (N, K, H, W) that add up to 1.
+            teacher (Tensor): The same of the teacher.
+
+        Returns:
+            Tensor: The loss, a scalar.
+        """
+        return density_kl(student, teacher, self.weight)
+
+    def check_head(self, own: nn.Module) -> None:
+        """Raise UsageError if the head's own loss is not ``JSDiscretLoss``."""
+        _require(self, is_dsnt_loss(own), own, 'JSDiscretLoss, that of DSNT\'s head')
+
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss of a call of ``JSDiscretLoss``."""
+        return self(call.student, call.teacher)
+
+
+@MODELS.register_module()
 class ClassDistillLoss(nn.Module):
     """The head's own class loss with the teacher's scores for a target (a detector's logit loss).
 
@@ -267,7 +301,12 @@ def _projection(student_channels: int, teacher_channels: int) -> nn.Module:
 
 def is_heatmap_loss(own: nn.Module) -> bool:
     """Whether a loss of MMPose compares heatmaps."""
-    return hasattr(own, 'use_target_weight') and not is_simcc_loss(own)
+    return hasattr(own, 'use_target_weight') and not is_simcc_loss(own) and not is_dsnt_loss(own)
+
+
+def is_dsnt_loss(own: nn.Module) -> bool:
+    """Whether a loss of MMPose compares heatmaps that add up to 1."""
+    return any(kind.__name__ == 'JSDiscretLoss' for kind in type(own).__mro__)
 
 
 def _require(term: nn.Module, fits: bool, own: nn.Module, wanted: str) -> None:

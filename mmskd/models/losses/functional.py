@@ -250,6 +250,24 @@ def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0,
     return weight * mean_of(distance * keypoint_weights)
 
 
+def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
+    """Divergence between distributions over the cells of heatmaps, the mean over images and keypoints.
+
+    ``sum_i T[i] log(T[i] / S[i])`` over the cells ``i``; for the normalised heatmaps of DSNT (Nibali et al., 2018).
+
+    Args:
+        student (Tensor): Probabilities (N, K, H, W) that add up to 1 over the cells.
+        teacher (Tensor): The same of the teacher. Detached here.
+        weight (float): Factor. Defaults to 1.0.
+
+    Returns:
+        Tensor: The loss, a scalar.
+    """
+    student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
+    logs = student.clamp_min(torch.finfo(student.dtype).tiny).log()
+    return weight * mean_of(F.kl_div(logs, teacher, reduction='none').sum((2, 3)))
+
+
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
     """DWPose's feature loss, as the authors' code has it: squared difference, summed, over the batch.
 

@@ -137,5 +137,5 @@ def feature_module(model: nn.Module) -> nn.Module:
 
 def _outputs(teacher: nn.Module, heads: Sequence[TaughtHead], features: Any) -> List[Any]:
     """The outputs of all stages of the teacher's heads."""
-    return [stage for head in heads
+    return [head.adapter.taught_output(stage) for head in heads
             for stage in stages(teacher.get_submodule(head.name).forward(features))]

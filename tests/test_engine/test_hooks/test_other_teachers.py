@@ -1,4 +1,5 @@
 """Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both stages."""
+import copy
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -57,7 +58,8 @@ def assert_settled(model, hook, data):
     leaves = [answer.clone().requires_grad_() if torch.is_tensor(answer) else
               tuple(axis.clone().requires_grad_() for axis in answer) for answer in answers]
     head = hook.heads_taught[0].head
-    head.forward = lambda feats: leaves if len(leaves) > 1 else leaves[0]
+    stock = head.forward
+    head.forward = lambda feats: leaves if isinstance(stock(feats), list) else leaves[0]
     try:
         losses = poses.losses(model, data)
     finally:
@@ -197,6 +199,32 @@ def test_what_only_keypoints_have_is_refused_elsewhere(tmp_path):
         attached(model, teacher=dict(files(tmp_path, 'mspn', 'coco', seed=3), keypoints='by_name'))
     classifier = torch.nn.Linear(2, 2)
     assert isinstance(NKDHook(teacher=classifier).teacher, torch.nn.Linear)
+
+
+# ------------------------------------------------------------------ DSNT
+
+
+def test_dsnt_learns_the_teachers_heatmaps():
+    from mmengine.structures import InstanceData, PixelData
+    from mmpose.structures import PoseDataSample
+    config = f'{poses.BODY}/integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py'
+    small = {**poses.R18, 'head.deconv_out_channels': (8, 8, 8)}
+    model, teacher = (poses.build(config, seed, **small).eval() for seed in (0, 1))
+    sample = PoseDataSample(
+        gt_instance_labels=InstanceData(keypoint_labels=torch.rand(1, 17, 2), keypoint_weights=torch.ones(1, 17)),
+        gt_fields=PixelData(heatmaps=torch.rand(17, 64, 64).flatten(1).softmax(1).view(17, 64, 64)))
+    data = torch.randn(1, 3, 256, 256), [sample]
+    stock = poses.losses(model, data)
+    hook = attached(model, teacher=teacher)
+    losses = poses.losses(model, data)
+    assert set(losses) - set(stock) == {'loss_logit'} and torch.equal(losses['loss_kpt'], stock['loss_kpt'])
+    with torch.no_grad():
+        mine, theirs = (side.head(side.extract_feat(data[0]))[1] for side in (model, teacher))
+    expected = (theirs * (theirs.log() - mine.log())).sum((2, 3)).mean()
+    assert losses['loss_logit'].item() == pytest.approx(0.1 * expected.item(), rel=1e-3)
+    hook.detach()
+    attached(model, teacher=copy.deepcopy(model))
+    assert poses.losses(model, data)['loss_logit'].abs() < 1e-6
 
 
 # ------------------------------------------------------------------ stage 2

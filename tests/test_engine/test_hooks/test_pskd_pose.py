@@ -132,6 +132,7 @@ BODY = 'mmpose::body_2d_keypoint'
     ('topdown_regression/coco/td-reg_res50_8xb64-210e_coco-256x192.py', 'RegressionHead', 'coordinates'),
     ('integral_regression/coco/ipr_res50_8xb64-210e_coco-256x256.py', 'DSNTHead|IntegralRegressionHead',
      'coordinates'),
+    ('integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py', 'DSNTHead', 'DistillHook teaches'),
     ('rtmo/body7/rtmo-s_8xb32-600e_body7-640x640.py', 'RTMOHead', 'one stage'),
     ('yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py', 'YOLOXPoseHead', 'one stage'),
     ('dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512.py', 'DEKRHead', 'one stage'),
