@@ -289,6 +289,7 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     cfg.train_cfg.pop('val_interval')
     cfg.log_level = 'INFO'
+    (tmp_path / 'student.py').touch()
     runner = runs.train(Config(cfg.to_dict(), filename=str(tmp_path / 'student.py')))
     assert runner.iter == 2
     log = next((tmp_path / 'run').rglob('*.log')).read_text()
