@@ -16,6 +16,7 @@ MIRROR = ROOT.with_name('mirror_mouse')
 NAMES = sorted(str(path) for folder in (ROOT, MIRROR) for path in folder.glob('*.py'))
 KEYPOINTS = {'openfield_mouse': 4, 'mirror_mouse': 17}
 STUDENT = 'rtmpose_t_mouse.py'
+UNLABELLED = 'dwpose_s1_rtmpose-s_rtmpose-t_mouse-third.py'
 HEATMAPS = 'td-hm_cspnext-t_mouse.py'
 MIRRORED = '../mirror_mouse/rtmpose_t_mirror.py'
 TAUGHT = ('pskd_rtmpose_t_mouse.py', 'dwpose_s1_rtmpose-s_rtmpose-t_mouse.py',
@@ -38,8 +39,9 @@ def test_builds_from_scratch_and_swaps_what_a_mirror_swaps(name):
     keypoints = KEYPOINTS[Path(name).parent.name]
     assert model.head.out_channels == len(cfg.metainfo.keypoint_info) == keypoints
     # What is encoded for the loss is what the head decodes
-    encoder = next(step.encoder for step in cfg.train_dataloader.dataset.pipeline
-                   if step.type == 'GenerateTarget')
+    dataset = cfg.train_dataloader.dataset
+    dataset = dataset.dataset if dataset.type == 'RepeatDataset' else dataset
+    encoder = next(step.encoder for step in dataset.pipeline if step.type == 'GenerateTarget')
     assert encoder.to_dict() == cfg.model.head.decoder.to_dict()
     swaps = {info['name']: info['swap'] for info in cfg.metainfo.keypoint_info.values()}
     assert all(swaps[other] == name for name, other in swaps.items() if other)
@@ -57,6 +59,18 @@ def test_differs_by_hook_and_length_only(name):
     assert taught == stock
 
 
+def test_a_third_of_the_labels_and_all_of_the_frames():
+    stock, alone, taught = (load_config(str(ROOT / name)) for name in (
+        STUDENT, 'rtmpose_t_mouse-third.py', UNLABELLED))
+    labelled, bare = taught.train_dataloader.dataset.datasets
+    assert alone.train_dataloader.dataset.dataset.indices == labelled.indices
+    assert sorted([*labelled.indices, *bare.indices]) == list(range(87))
+    assert len(labelled.indices) * 3 == 87 and bare.type == 'mmskd.UnlabelledCocoDataset'
+    for cfg in (alone, taught):
+        assert cfg.val_dataloader == stock.val_dataloader and cfg.model == stock.model
+    assert taught.custom_hooks[-1].teacher.config == 'rtmpose_s_mouse-third.py'
+
+
 def test_mirror_mouse_names_its_keypoints_as_the_annotations_do():
     import json
     if not DATA or not Path(DATA, 'mirror_mouse').is_dir():
@@ -70,7 +84,7 @@ def test_mirror_mouse_names_its_keypoints_as_the_annotations_do():
     assert 'RandomFlip' not in str(cfg.train_dataloader.dataset.pipeline)
 
 
-@pytest.mark.parametrize('name', [*TAUGHT, HEATMAPS, MIRRORED])
+@pytest.mark.parametrize('name', [*TAUGHT, UNLABELLED, HEATMAPS, MIRRORED])
 def test_takes_steps_and_validates(name, tmp_path, monkeypatch):
     import torch
     from mmengine.runner import Runner
@@ -88,7 +102,11 @@ def test_takes_steps_and_validates(name, tmp_path, monkeypatch):
         'work_dir': 'work', 'param_scheduler': [], 'train_cfg.max_epochs': 1,
         'train_cfg.val_interval': 1, 'experiment_name': name, 'visualizer.name': name,
         **{f'{split}_dataloader.{key}': value for split in ('train', 'val')
-           for key, value in (('dataset.indices', 8), ('num_workers', 0))}})
+           for key, value in (('dataset.indices', 8), ('num_workers', 0))
+           if split == 'val' or name != UNLABELLED or key == 'num_workers'}})
+    if name == UNLABELLED:
+        for dataset in cfg.train_dataloader.dataset.datasets:
+            dataset.indices = dataset.indices[:4]
     runner = Runner.from_cfg(Config(cfg.to_dict(), filename=str(ROOT / name)))
     runner.train()
     assert runner.iter == 1

@@ -107,11 +107,13 @@ UNLABELLED = '''train_dataloader = dict(
         _delete_=True,
         type='CombinedDataset',
         metainfo=_base_.metainfo,
+        pipeline=_base_.train_pipeline,
         datasets=[
-            dict(_base_.train_dataloader.dataset),
+            dict(_base_.train_dataloader.dataset, pipeline=[]),
             dict(
                 _base_.train_dataloader.dataset,
                 type='mmskd.UnlabelledCocoDataset',
+                pipeline=[],
                 ann_file='annotations/unlabelled.json')
         ]))
 '''

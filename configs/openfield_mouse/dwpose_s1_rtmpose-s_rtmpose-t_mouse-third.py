@@ -7,11 +7,13 @@ train_dataloader = dict(
         _delete_=True,
         type='CombinedDataset',
         metainfo=_base_.metainfo,
+        pipeline=_base_.train_pipeline,
         datasets=[
-            dict(_base_.train_dataloader.dataset, indices=labelled),
+            dict(_base_.train_dataloader.dataset, pipeline=[], indices=labelled),
             dict(
                 _base_.train_dataloader.dataset,
                 type='mmskd.UnlabelledCocoDataset',
+                pipeline=[],
                 indices=[frame for frame in range(87) if frame % 3])
         ]))
 custom_hooks = [
