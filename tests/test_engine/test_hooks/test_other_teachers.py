@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 
 pytest.importorskip('mmpose')
 
@@ -14,7 +15,7 @@ from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook  # noqa: E4
 from mmskd.errors import UsageError  # noqa: E402
 from mmskd.models.teachers.metainfo import given_metainfo  # noqa: E402
 from mmskd.models.teachers.translated import TranslatedTeacher  # noqa: E402
-from tests.support import pose_runs, poses, runs  # noqa: E402
+from tests.support import pose_runs, poses  # noqa: E402
 
 DATA = os.environ.get('MMSKD_TEST_DATA')
 WHOLE = 'mmpose::wholebody_2d_keypoint/rtmpose/coco-wholebody'
@@ -290,7 +291,8 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
     cfg.train_cfg.pop('val_interval')
     cfg.log_level = 'INFO'
     (tmp_path / 'student.py').touch()
-    runner = runs.train(Config(cfg.to_dict(), filename=str(tmp_path / 'student.py')))
+    runner = Runner.from_cfg(Config(cfg.to_dict(), filename=str(tmp_path / 'student.py')))
+    runner.train()
     assert runner.iter == 2
     log = next((tmp_path / 'run').rglob('*.log')).read_text()
     assert 'teacher teaches 17 of 17 keypoints' in log and '16 right_ankle <- 16 right_ankle' in log.replace(
