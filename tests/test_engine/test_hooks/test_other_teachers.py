@@ -1,6 +1,7 @@
 """Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both stages."""
 import copy
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -295,8 +296,8 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
     runner.train()
     assert runner.iter == 2
     log = next((tmp_path / 'run').rglob('*.log')).read_text()
-    assert 'teacher teaches 17 of 17 keypoints' in log and '16 right_ankle <- 16 right_ankle' in log.replace(
-        '  <-', ' <-')
+    assert 'teacher teaches 17 of 17 keypoints' in log
+    assert re.search('16 right_ankle +<- 16 right_ankle', log)
     assert runner.message_hub.get_scalar('train/loss_logit').current() > 0
     dumped = Config.fromfile(str(tmp_path / 'run' / 'student.py'))
     assert os.path.isabs(dumped.custom_hooks[0].teacher.config)
