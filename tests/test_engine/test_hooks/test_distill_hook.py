@@ -311,7 +311,7 @@ def test_keypoints_in_another_order_are_refused_in_a_run(data_root, trained, tmp
     for hook in (dict(type='mmskd.DistillHook', teacher=teacher),
                  dict(type='mmskd.HeadDistillHook', checkpoint=teacher['checkpoint'])):
         cfg = pose_runs.config(data_root, tmp_path / hook['type'], [hook], 'heatmap', length=1, base=16)
-        with pytest.raises(ValueError, match='keypoints of the teacher are the same in another order: number 0'):
+        with pytest.raises(ValueError, match='keypoints .*the same in another order: number 0'):
             runs.train(cfg)
 
 
