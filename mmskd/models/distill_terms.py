@@ -13,6 +13,7 @@ from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistil
                              SimCCDistillLoss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
+from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair
 from .taps import Tap
@@ -116,7 +117,7 @@ class FeatureTerm:
 
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
             if self._listening:
-                self._maps[side] = feature_maps(student, output)
+                self._maps[side] = list(map(at_least_float32, feature_maps(student, output)))
 
         return keep
 

@@ -12,6 +12,7 @@ from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, c
                                         compares_features, default_losses)
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, freeze, mirror_of
+from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
 from mmskd.models.teachers.fixed import build_teacher, resolve_teacher_config
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.probe import probe_features
@@ -65,6 +66,7 @@ class DistillHook(TeachingHook):
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
         heads (sequence[str], optional): As in PSKDHook.
+        precision (str, optional): Of the teacher, as in PSKDHook. Defaults to 'auto'.
 
     Attributes:
         losses (nn.ModuleList): The loss modules, while attached.
@@ -80,7 +82,8 @@ class DistillHook(TeachingHook):
     state_key = 'mmskd_distill'
 
     def __init__(self, teacher: Union[dict, nn.Module], losses: Optional[Sequence[dict]] = None,
-                 decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
+                 decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None,
+                 precision: Optional[str] = 'auto'):
         super().__init__()
         name = type(self).__name__
         if not isinstance(teacher, nn.Module) and (
@@ -91,6 +94,7 @@ class DistillHook(TeachingHook):
             for key, value in teacher.items():
                 Options(name).text(f'teacher.{key}', value)
         options = Options(name)
+        self.precision = options.choice('precision', precision, PRECISIONS)
         self.teacher = teacher
         self.loss_cfgs = options.configs('losses', losses, optional=True)
         self.decay = options.flag('decay', decay)
@@ -120,7 +124,9 @@ class DistillHook(TeachingHook):
         self._mirror = mirror_of(model, self.heads_taught)
         logit_losses = [loss for loss in losses if loss not in feature_losses]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
-        self._features = [FeatureTerm(model, teacher, loss) for loss in feature_losses]
+        self._asked = teacher_to_ask(teacher, self.precision,
+                                     [head.adapter for head in self.heads_taught])
+        self._features = [FeatureTerm(model, self._asked.model, loss) for loss in feature_losses]
         for part in (self._mirror, self._logits, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
@@ -129,7 +135,7 @@ class DistillHook(TeachingHook):
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
         super().detach()
-        self._teacher = self.losses = None
+        self._teacher = self._asked = self.losses = None
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the teacher."""
@@ -137,7 +143,8 @@ class DistillHook(TeachingHook):
             feature.listen()
         self._logits.scale = self.r_t
         self._modes.apply(model.training)
-        self._mirror.start(self._teacher)
+        self._asked.follow()
+        self._mirror.start(self._asked.model, self._asked.ask)
         return True
 
     def rest(self) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
+from mmskd.models.teachers.compiled import PRECISIONS
 from mmskd.models.teachers.question import check_names
-from mmskd.models.teachers.trained_head import FrozenParts, trained_copy
+from mmskd.models.teachers.trained_head import FastFeatures, FrozenParts, trained_copy
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
@@ -53,6 +54,8 @@ class HeadDistillHook(TeachingHook):
         heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
             None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
             heads of a two-stage one.
+        precision (str, optional): In which the frozen backbone and neck run while the heads learn: 'auto',
+            'bfloat16', 'float16', or None for that of the model, as in PSKDHook. Defaults to 'auto'.
 
     Raises:
         UsageError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
@@ -61,7 +64,8 @@ class HeadDistillHook(TeachingHook):
     """
 
     def __init__(self, checkpoint: str, gamma: float = 1.0, gt_weight: float = 0.0,
-                 reinit_head: bool = True, heads: Optional[Sequence[str]] = None):
+                 reinit_head: bool = True, heads: Optional[Sequence[str]] = None,
+                 precision: Optional[str] = 'auto'):
         super().__init__()
         options = Options('HeadDistillHook')
         self.checkpoint = options.text('checkpoint', checkpoint)
@@ -71,6 +75,8 @@ class HeadDistillHook(TeachingHook):
             raise UsageError('HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
         self.reinit_head = options.flag('reinit_head', reinit_head)
         self.heads = options.names('heads', heads, optional=True)
+        self.precision = options.choice('precision', precision, PRECISIONS)
+        self._features: Optional[FastFeatures] = None
         self._frozen: Optional[FrozenParts] = None
         self._metainfo: Optional[Mapping[str, Any]] = None
 
@@ -90,21 +96,32 @@ class HeadDistillHook(TeachingHook):
         model.load_state_dict(weights, strict=False)
         self._freeze(model, heads)
         undo.callback(self._release)
+        if self.precision:
+            self._features = FastFeatures(model, self.precision)
+            undo.callback(self._features.stop)
         self.heads_taught += self._distiller.heads
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the trained heads."""
         self._frozen.keep_eval()
+        if self._features:
+            self._features.start()
         self._distiller.start()
         return True
 
     def rest(self) -> None:
         """Ask nobody."""
+        self._stop_features()
         self._distiller.stop()
 
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The trained heads' terms, and the model's losses by ``gt_weight``."""
+        self._stop_features()
         return self._distiller.finish(losses)
+
+    def _stop_features(self) -> None:
+        if self._features:
+            self._features.stop()
 
     def _first_weights(self, trained: nn.Module, heads: Sequence[HeadAdapter]) -> Dict[str, Tensor]:
         """Those of the trained model that the student begins with."""

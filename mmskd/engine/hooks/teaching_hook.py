@@ -28,6 +28,9 @@ class TeachingHook(Hook):
     state_key = ''
     """Under which :meth:`state` is saved in a checkpoint; empty for a method that needs none."""
 
+    measures = True
+    """Whether the next passes measure how far student and teacher disagree. In a Runner, those that are logged."""
+
     exclusive = True
     """Whether no other hook that is exclusive may teach the same model."""
 
@@ -129,7 +132,7 @@ class TeachingHook(Hook):
         self._passes += 1
         self._objects = has_objects(args, kwargs)
         for head in self.heads_taught:
-            head.start()
+            head.start(self.measures)
         self._inside = self.begin(model)
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,

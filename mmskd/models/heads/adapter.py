@@ -1,5 +1,5 @@
 """What a head is, in one place for each family; and the register in which it is looked up."""
-from typing import Any, Callable, ClassVar, Dict, List, Type, Union
+from typing import Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
 
 from torch import Tensor, nn
 
@@ -30,6 +30,9 @@ class HeadAdapter:
 
     untaught: ClassVar[str] = ''
     """What it predicts that a trained head of its kind would not teach a fresh one; empty if there is nothing."""
+
+    beside: ClassVar[Tuple[str, ...]] = ()
+    """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
 
     scores: ClassVar[int] = 0
     """Which of its outputs are the class scores, where it returns several."""

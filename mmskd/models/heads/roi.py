@@ -11,6 +11,7 @@ class BoxHeadAdapter(HeadAdapter):
     """Scores (N, C + 1) and offsets at RoIs, of which there may be none."""
 
     rests = True
+    beside = ('reg_convs', 'reg_fcs', 'fc_reg')
 
     def links(self, model: nn.Module) -> List[str]:
         return ['roi_head.bbox_roi_extractor', 'roi_head.shared_head']

@@ -74,12 +74,12 @@ class TaughtHead:
         """bool: Whether its losses have met the teacher's prediction once."""
         return self._taught
 
-    def start(self) -> None:
-        """A forward pass begins: count anew."""
+    def start(self, measure: bool = True) -> None:
+        """A forward pass begins: count anew; ``measure`` how far student and teacher disagree in it."""
         self.calls = self.paired = 0
         for loss in self.losses.values():
             if isinstance(loss, SoftTargetLoss):
-                loss.reset()
+                loss.reset(measure)
 
     def check(self, objects: bool = True) -> None:
         """Whether the forward pass that is over has taught this head.

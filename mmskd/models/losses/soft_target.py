@@ -29,9 +29,9 @@ class SoftTargetLoss:
     alpha_t: float = 0.0
     _differences: Optional[List[Tuple[Tensor, int]]] = None
 
-    def reset(self) -> None:
-        """Forget the calls so far."""
-        self._differences = []
+    def reset(self, measure: bool = True) -> None:
+        """Forget the calls so far; ``measure`` the differences in those that follow."""
+        self._differences = [] if measure else None
 
     def differences(self) -> List[Tuple[Tensor, int]]:
         """Of each call since :meth:`reset` that had a teacher.

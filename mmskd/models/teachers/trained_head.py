@@ -1,9 +1,13 @@
 """A trained head that teaches another on the same frozen features: DWPose's second stage."""
-from typing import List, Sequence
+from functools import partial
+from typing import Any, List, Sequence
 
+import torch
 from torch import nn
 
 from mmskd.checkpoint import load_weights
+from ..pairing import map_leaves
+from .compiled import CompiledTeacher, as_plain
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
@@ -29,6 +33,46 @@ def without_features(trained: nn.Module) -> nn.Module:
         if hasattr(trained, name):
             delattr(trained, name)
     return trained
+
+
+class FastFeatures:
+    """Lets a model whose backbone and neck are frozen compute its features in the form that is fastest.
+
+    Its own modules stay as they are: their ``forward`` is replaced between :meth:`start` and :meth:`stop`.
+    The features come out in float32.
+
+    Args:
+        model (nn.Module): The model.
+        precision (str): See :class:`~mmskd.models.teachers.compiled.CompiledTeacher`.
+    """
+
+    def __init__(self, model: nn.Module, precision: str):
+        parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
+                 if isinstance(part, nn.Module)]
+        self._parts = [(part, CompiledTeacher(part, precision)) for part in parts]
+        self._before: List[tuple] = []
+
+    def start(self) -> None:
+        """A forward pass begins in which they are frozen."""
+        self.stop()
+        for part, fast in self._parts:
+            fast.follow()
+            self._before.append((part, vars(part).get('forward')))
+            part.forward = partial(_features, fast)
+
+    def stop(self) -> None:
+        """From here on the modules compute what they computed before."""
+        for part, forward in self._before:
+            if forward is None:
+                vars(part).pop('forward', None)
+            else:
+                part.forward = forward
+        self._before.clear()
+
+
+def _features(fast: CompiledTeacher, *args, **kwargs) -> Any:
+    with torch.no_grad():
+        return map_leaves(as_plain, fast.ask(fast.model, *args, **kwargs))
 
 
 class FrozenParts:

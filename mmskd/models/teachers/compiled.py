@@ -1,0 +1,322 @@
+"""A teacher in the form in which it answers fastest: folded, cast, in another layout, without idle branches."""
+import logging
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..heads.adapter import HeadAdapter
+from ..pairing import map_leaves
+from .frozen import device_of, frozen_copy, named_tensors
+
+DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+PRECISIONS = ('auto', *DTYPES, None)
+"""What an option ``precision`` of a hook may be; None is that of the student, exactly."""
+
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""What gets its weights cast: these and mmcv's wrappers of them. Others are left to autocast."""
+
+
+class CompiledTeacher:
+    """A copy of a frozen model for inference, which follows its source.
+
+    - A batch norm that uses its running statistics is folded into the convolution before it. Which ones do is
+      up to the modules of ``source`` and may change.
+    - Convolutions and linear layers hold their weights in ``dtype`` and in channels-last layout; the rest runs under
+      autocast. Operators of mmcv, of which some know no half precision and some read channels-last tensors in the
+      wrong order (RoIAlign), run in float32 on contiguous tensors. A part that turns out not to run in ``dtype``
+      runs in float32 too.
+    - What leads only to outputs that nobody compares (a dense head's boxes) is taken out.
+
+    It is written anew, in place, where the weights of ``source`` or the modes of its norm layers are not those of the
+    last time.
+
+    Args:
+        source (nn.Module): A frozen model. Not changed.
+        precision (str, optional): 'bfloat16' or 'float16'; 'auto': bfloat16 where ``source`` is on a device that is
+            fast in it, as :func:`fast_dtype` says, else float32. Defaults to None: float32.
+        heads (sequence[HeadAdapter]): The heads of which the class scores alone are asked.
+
+    Attributes:
+        model (nn.Module): The copy, with the names of the modules of ``source``.
+    """
+
+    def __init__(self, source: nn.Module, precision: Optional[str] = None,
+                 heads: Sequence[HeadAdapter] = ()):
+        self.model = frozen_copy(source)
+        self._source = source
+        self.dtype = fast_dtype(device_of(source)) if precision == 'auto' else DTYPES.get(precision)
+        self._islands: Set[nn.Module] = set()
+        for adapter in heads:
+            _take_out(adapter, self.model)
+        self._layers = self._find_layers()
+        for layer in self._layers:
+            _relayout(layer.mine, self.dtype)
+        for module in self.model.modules():
+            if type(module).__module__.startswith('mmcv.ops'):
+                self._keep_plain(module)
+        mine = dict(named_tensors(self.model))
+        owned = {id(tensor) for layer in self._layers for tensor in layer.mine.parameters()}
+        self._rest = [(mine[name], theirs) for name, theirs in named_tensors(source)
+                      if name in mine and id(mine[name]) not in owned]
+        self._tensors = [tensor for _, tensor in named_tensors(source)]
+        self._pairs = _same_names(source, self.model)
+        self._seen: Any = None
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Be what the source is at this moment."""
+        modes = tuple(theirs.training for theirs, _ in self._pairs)
+        seen = modes, sum(tensor._version for tensor in self._tensors)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        for theirs, mine in self._pairs:
+            mine.training = theirs.training
+        for mine, theirs in self._rest:
+            mine.copy_(theirs)
+        for layer in self._layers:
+            layer.write()
+
+    def ask(self, question: Callable, *args, **kwargs) -> Any:
+        """Call a module of :attr:`model`, or a function that does so, in its precision."""
+        if self.dtype is None:
+            return question(*args, **kwargs)
+        if question not in self._islands:
+            try:
+                with torch.autocast(device_of(self.model).type, dtype=self.dtype):
+                    return question(*args, **kwargs)
+            except RuntimeError as error:  # NotImplementedError is one
+                if not _is_about_precision(error):
+                    raise
+                self._give_up(question, error)
+        return _plainly(device_of(self.model), question, *args, **kwargs)
+
+    def _give_up(self, question: Callable, error: RuntimeError) -> None:
+        """Let a part that does not run in low precision run in float32 from here on."""
+        part = question if isinstance(question, nn.Module) else self.model
+        print_log(f'the teacher\'s {type(part).__name__} runs in float32: {str(error).splitlines()[0]}',
+                  'current', logging.WARNING)
+        self._islands.add(question)
+        inside = set(part.modules())
+        for layer in self._layers:
+            if layer.mine in inside:
+                _relayout(layer.mine, torch.float32)
+        self._seen = None
+        self.follow()
+
+    def _keep_plain(self, module: nn.Module) -> None:
+        forward, device = module.forward, device_of(self.model)
+        inside = set(module.modules())
+        for layer in self._layers:
+            if layer.mine in inside:
+                _relayout(layer.mine, layer.theirs.weight.dtype)
+        module.forward = lambda *args, **kwargs: _plainly(device, forward, *args, **kwargs)
+
+    def _find_layers(self) -> List['Layer']:
+        """The layers to be written, with the norm layers that may be folded into them."""
+        theirs = dict(self._source.named_modules(remove_duplicate=False))
+        found: Dict[nn.Module, Layer] = {}
+        uses: Dict[nn.Module, int] = {}
+        for _, module in self.model.named_modules(remove_duplicate=False):
+            uses[module] = uses.get(module, 0) + 1
+        followers = {conv: (norm, place) for conv, norm, place in _convs_with_norms(self.model)
+                     if uses[conv] == uses[norm] == 1}
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if is_plain_layer(module) and is_plain_layer(theirs[name]) and module not in found:
+                norm, place = followers.get(module, (None, None))
+                prefix = name.rpartition('.')[0]
+                source_norm = None if norm is None else theirs[f'{prefix}.{place.name}'.lstrip('.')]
+                found[module] = Layer(module, theirs[name], norm, source_norm, place)
+        return list(found.values())
+
+
+class PlainTeacher:
+    """A frozen model that is asked as it is: exactly what the student would say.
+
+    Args:
+        model (nn.Module): The model.
+    """
+    dtype = None
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def follow(self) -> None:
+        """It is what it is."""
+
+    def ask(self, question: Callable, *args, **kwargs) -> Any:
+        """Call a module or a function."""
+        return question(*args, **kwargs)
+
+
+def teacher_to_ask(source: nn.Module, precision: Optional[str],
+                   heads: Sequence[HeadAdapter]) -> Union[CompiledTeacher, PlainTeacher]:
+    """The form of a frozen model for a hook's option ``precision``: without one, the model itself."""
+    return CompiledTeacher(source, precision, heads) if precision else PlainTeacher(source)
+
+
+class Place(NamedTuple):
+    """Where a module is: ``owner._modules[name]``."""
+    owner: nn.Module
+    name: str
+
+
+class Layer:
+    """A layer of the copy, and the norm layer behind it, if any.
+
+    Args:
+        mine (nn.Module): A convolution or linear layer of the copy.
+        theirs (nn.Module): Of the source.
+        norm (nn.Module, optional): The batch norm behind ``mine``.
+        their_norm (nn.Module, optional): Of the source.
+        place (Place, optional): Of ``norm``.
+    """
+
+    def __init__(self, mine: nn.Module, theirs: nn.Module, norm: Optional[nn.Module],
+                 their_norm: Optional[nn.Module], place: Optional[Place]):
+        self.mine, self.theirs = mine, theirs
+        self.norm, self.their_norm, self.place = norm, their_norm, place
+
+    def write(self) -> None:
+        """Take over the weights of the source, with its norm layer if that uses running statistics."""
+        weight, bias = self.theirs.weight, self.theirs.bias
+        folds = self.norm is not None and not self.their_norm.training
+        if self.norm is not None:
+            self.place.owner._modules[self.place.name] = nn.Identity() if folds else self.norm
+        if folds:
+            weight, bias = folded(weight, bias, self.their_norm)
+        self.mine.weight.copy_(weight)
+        if bias is None:
+            self.mine.bias = None
+        elif self.mine.bias is None:
+            self.mine.bias = nn.Parameter(bias.to(self.mine.weight.dtype), requires_grad=False)
+        else:
+            self.mine.bias.copy_(bias)
+
+
+def folded(weight: Tensor, bias: Optional[Tensor], norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch norm behind it, by running statistics.
+
+    Args:
+        weight (Tensor): (C, ...).
+        bias (Tensor, optional): (C,).
+        norm (_BatchNorm): Of C channels.
+    """
+    factor = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    shift = -norm.running_mean if bias is None else bias - norm.running_mean
+    shift = shift * factor
+    if norm.bias is not None:
+        shift = shift + norm.bias
+    return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
+
+
+def fast_dtype(device: torch.device) -> Optional[torch.dtype]:
+    """bfloat16 where a device computes in it faster than in float32, else None."""
+    if device.type == 'cuda':
+        modern = torch.version.hip or torch.cuda.get_device_capability(device)[0] >= 8
+        return torch.bfloat16 if modern and torch.cuda.is_bf16_supported() else None
+    if device.type != 'cpu' or not torch.backends.mkldnn.is_available():
+        return None
+    return torch.bfloat16 if {'avx512_bf16', 'amx_bf16'} & _cpu_flags() else None
+
+
+def is_plain_layer(module: nn.Module) -> bool:
+    """Whether it is a convolution or a linear layer, and nothing that derives its weights in each pass."""
+    kind = type(module)
+    wrapper = kind.__module__ == 'mmcv.cnn.bricks.wrappers' and issubclass(kind, LAYERS)
+    return (kind in LAYERS or wrapper) and not module._forward_pre_hooks and 'weight' in module._parameters
+
+
+def _cpu_flags() -> Set[str]:
+    """What the CPU can do, as Linux names it; nothing on other systems."""
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith('flags')), set())
+
+
+def _relayout(layer: nn.Module, dtype: Optional[torch.dtype]) -> None:
+    for parameter in layer.parameters(recurse=False):
+        layout = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
+        parameter.data = parameter.data.to(dtype=dtype, memory_format=layout)
+
+
+def _plainly(device: torch.device, question: Callable, *args, **kwargs) -> Any:
+    args, kwargs = map_leaves(as_plain, args), map_leaves(as_plain, kwargs)
+    with torch.autocast(device.type, enabled=False):
+        return question(*args, **kwargs)
+
+
+def as_plain(value: Any) -> Any:
+    """A tensor in float32 at least, in the ordinary layout; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return (value.float() if value.dtype in DTYPES.values() else value).contiguous()
+
+
+def _is_about_precision(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ('bfloat16', 'half', 'dtype', 'scalar type', 'float16'))
+
+
+def _same_names(source: nn.Module, copied: nn.Module) -> List[Tuple[nn.Module, nn.Module]]:
+    theirs = dict(source.named_modules())
+    return [(theirs[name], module) for name, module in copied.named_modules() if name in theirs]
+
+
+def _convs_with_norms(model: nn.Module) -> Iterator[Tuple[nn.Module, nn.Module, Place]]:
+    """Convolutions with the batch norm that is called on their output, and where that is.
+
+    Known of mmcv's ``ConvModule``, of a ``Sequential``, and of ``conv1``, ``bn1`` and so on in residual blocks.
+    """
+    for owner in model.modules():
+        children = dict(owner.named_children())
+        names = list(children)
+        if type(owner).__name__ == 'ConvModule':
+            norm = getattr(owner, 'norm_name', None)
+            pairs = [('conv', norm)] if owner.order[:2] == ('conv', 'norm') else []
+        elif isinstance(owner, nn.Sequential):
+            pairs = list(zip(names, names[1:]))
+        else:
+            pairs = [(name, name.replace('conv', 'bn')) for name in names
+                     if name[:-1] == 'conv' and name[-1:].isdigit()]
+        for conv, norm in pairs:
+            conv, layer = children.get(conv), children.get(norm)
+            if type(conv) is nn.Conv2d and isinstance(layer, _BatchNorm) and \
+                    layer.running_mean is not None and layer.num_features == conv.out_channels:
+                yield conv, layer, Place(owner, norm)
+
+
+class FirstChannels(nn.Module):
+    """In place of a layer whose output nobody looks at: something with at most as many channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :self.channels]
+
+
+def _take_out(adapter: HeadAdapter, model: nn.Module) -> None:
+    """Empty the branches that do not lead to a head's class scores."""
+    head = model.get_submodule(adapter.name) if adapter.exact else None
+    if head is None or type(head) is not type(adapter.head):
+        return
+    for name in adapter.beside:
+        if name in head._modules:
+            head._modules[name] = _emptied(head._modules[name])
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    if isinstance(module, nn.ModuleList):
+        return nn.ModuleList(map(_emptied, module))
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+        return FirstChannels(channels)
+    return nn.Identity()
