@@ -1,15 +1,15 @@
 """A teacher in the form in which it answers fastest: folded, cast, in another layout, without idle branches."""
 import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..heads.adapter import HeadAdapter
 from ..pairing import map_leaves
+from .folding import FoldingWatch, folded, is_overheard
 from .frozen import device_of, frozen_copy, named_tensors
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -23,8 +23,9 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 class CompiledTeacher:
     """A copy of a frozen model for inference, which follows its source.
 
-    - A batch norm that uses its running statistics is folded into the convolution before it. Which ones do is
-      up to the modules of ``source`` and may change.
+    - A batch norm that uses its running statistics is folded into the convolution before it, where the first
+      pass shows that this changes nothing (see :class:`~mmskd.models.teachers.folding.FoldingWatch`). Which
+      ones use these is up to the modules of ``source`` and may change.
     - Convolutions and linear layers hold their weights in ``dtype`` and in channels-last layout; the rest runs under
       autocast. Operators of mmcv, of which some know no half precision and some read channels-last tensors in the
       wrong order (RoIAlign), run in float32 on contiguous tensors. A part that turns out not to run in ``dtype``
@@ -65,6 +66,8 @@ class CompiledTeacher:
         self._tensors = [tensor for _, tensor in named_tensors(source)]
         self._pairs = _same_names(source, self.model)
         self._seen: Any = None
+        self._watch = FoldingWatch(self.model)
+        self._known: Set[Callable] = set()
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -82,7 +85,15 @@ class CompiledTeacher:
             layer.write()
 
     def ask(self, question: Callable, *args, **kwargs) -> Any:
-        """Call a module of :attr:`model`, or a function that does so, in its precision."""
+        """Call a module of :attr:`model`, or a function that does so, in its precision.
+
+        The first time it is called twice, once to see which norm layers may be folded.
+        """
+        if question not in self._known:
+            self._look_on(question, args, kwargs)
+        return self._answer(question, *args, **kwargs)
+
+    def _answer(self, question: Callable, *args, **kwargs) -> Any:
         if self.dtype is None:
             return question(*args, **kwargs)
         if question not in self._islands:
@@ -105,8 +116,8 @@ class CompiledTeacher:
         for layer in self._layers:
             if layer.mine in inside:
                 _relayout(layer.mine, torch.float32)
-        self._seen = None
-        self.follow()
+        self._watch.restart()
+        self._write()
 
     def _keep_plain(self, module: nn.Module) -> None:
         forward, device = module.forward, device_of(self.model)
@@ -117,21 +128,38 @@ class CompiledTeacher:
         module.forward = lambda *args, **kwargs: _plainly(device, forward, *args, **kwargs)
 
     def _find_layers(self) -> List['Layer']:
-        """The layers to be written, with the norm layers that may be folded into them."""
+        """The layers to be written."""
         theirs = dict(self._source.named_modules(remove_duplicate=False))
         found: Dict[nn.Module, Layer] = {}
-        uses: Dict[nn.Module, int] = {}
-        for _, module in self.model.named_modules(remove_duplicate=False):
-            uses[module] = uses.get(module, 0) + 1
-        followers = {conv: (norm, place) for conv, norm, place in _convs_with_norms(self.model)
-                     if uses[conv] == uses[norm] == 1}
         for name, module in self.model.named_modules(remove_duplicate=False):
             if is_plain_layer(module) and is_plain_layer(theirs[name]) and module not in found:
-                norm, place = followers.get(module, (None, None))
-                prefix = name.rpartition('.')[0]
-                source_norm = None if norm is None else theirs[f'{prefix}.{place.name}'.lstrip('.')]
-                found[module] = Layer(module, theirs[name], norm, source_norm, place)
+                found[module] = Layer(module, theirs[name])
         return list(found.values())
+
+    def _look_on(self, question: Callable, args: tuple, kwargs: dict) -> None:
+        """Ask once, and drop the answer, to see which norm layers may be folded."""
+        self._known.add(question)
+        device = device_of(self.model)
+        self._unfold()
+        with torch.random.fork_rng([device] if device.type == 'cuda' else []), self._watch:
+            self._answer(question, *args, **kwargs)
+        norms = self._watch.pairs()
+        theirs = {mine: source for source, mine in self._pairs}
+        for layer in self._layers:
+            if layer.mine in norms:
+                norm = norms[layer.mine]
+                layer.norms = norm, theirs[norm]
+        self._write()
+
+    def _unfold(self) -> None:
+        if any(layer.norms for layer in self._layers):
+            for layer in self._layers:
+                layer.unfold()
+            self._write()
+
+    def _write(self) -> None:
+        self._seen = None
+        self.follow()
 
 
 class PlainTeacher:
@@ -159,36 +187,31 @@ def teacher_to_ask(source: nn.Module, precision: Optional[str],
     return CompiledTeacher(source, precision, heads) if precision else PlainTeacher(source)
 
 
-class Place(NamedTuple):
-    """Where a module is: ``owner._modules[name]``."""
-    owner: nn.Module
-    name: str
-
-
 class Layer:
-    """A layer of the copy, and the norm layer behind it, if any.
+    """A layer of the copy, and the norm layer that is folded into it, if any.
 
     Args:
         mine (nn.Module): A convolution or linear layer of the copy.
         theirs (nn.Module): Of the source.
-        norm (nn.Module, optional): The batch norm behind ``mine``.
-        their_norm (nn.Module, optional): Of the source.
-        place (Place, optional): Of ``norm``.
+
+    Attributes:
+        norms (tuple[nn.Module, nn.Module], optional): The batch norm behind ``mine``, and that of the source.
     """
 
-    def __init__(self, mine: nn.Module, theirs: nn.Module, norm: Optional[nn.Module],
-                 their_norm: Optional[nn.Module], place: Optional[Place]):
+    def __init__(self, mine: nn.Module, theirs: nn.Module):
         self.mine, self.theirs = mine, theirs
-        self.norm, self.their_norm, self.place = norm, their_norm, place
+        self.norms: Optional[Tuple[nn.Module, nn.Module]] = None
 
     def write(self) -> None:
         """Take over the weights of the source, with its norm layer if that uses running statistics."""
         weight, bias = self.theirs.weight, self.theirs.bias
-        folds = self.norm is not None and not self.their_norm.training
-        if self.norm is not None:
-            self.place.owner._modules[self.place.name] = nn.Identity() if folds else self.norm
-        if folds:
-            weight, bias = folded(weight, bias, self.their_norm)
+        if self.norms:
+            norm, theirs = self.norms
+            if theirs.training or is_overheard(self.mine, norm):
+                vars(norm).pop('forward', None)
+            else:
+                norm.forward = _unchanged  # hooks on it go on seeing what it would have said
+                weight, bias = folded(weight, bias, theirs)
         self.mine.weight.copy_(weight)
         if bias is None:
             self.mine.bias = None
@@ -197,23 +220,15 @@ class Layer:
         else:
             self.mine.bias.copy_(bias)
 
+    def unfold(self) -> None:
+        """Let the norm layer be called."""
+        if self.norms:
+            vars(self.norms[0]).pop('forward', None)
+        self.norms = None
 
-def folded(weight: Tensor, bias: Optional[Tensor], norm: _BatchNorm) -> Tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch norm behind it, by running statistics.
 
-    Args:
-        weight (Tensor): (C, ...).
-        bias (Tensor, optional): (C,).
-        norm (_BatchNorm): Of C channels.
-    """
-    factor = torch.rsqrt(norm.running_var + norm.eps)
-    if norm.weight is not None:
-        factor = factor * norm.weight
-    shift = -norm.running_mean if bias is None else bias - norm.running_mean
-    shift = shift * factor
-    if norm.bias is not None:
-        shift = shift + norm.bias
-    return weight * factor.view(-1, *[1] * (weight.dim() - 1)), shift
+def _unchanged(x: Tensor) -> Tensor:
+    return x
 
 
 def fast_dtype(device: torch.device) -> Optional[torch.dtype]:
@@ -267,29 +282,6 @@ def _is_about_precision(error: RuntimeError) -> bool:
 def _same_names(source: nn.Module, copied: nn.Module) -> List[Tuple[nn.Module, nn.Module]]:
     theirs = dict(source.named_modules())
     return [(theirs[name], module) for name, module in copied.named_modules() if name in theirs]
-
-
-def _convs_with_norms(model: nn.Module) -> Iterator[Tuple[nn.Module, nn.Module, Place]]:
-    """Convolutions with the batch norm that is called on their output, and where that is.
-
-    Known of mmcv's ``ConvModule``, of a ``Sequential``, and of ``conv1``, ``bn1`` and so on in residual blocks.
-    """
-    for owner in model.modules():
-        children = dict(owner.named_children())
-        names = list(children)
-        if type(owner).__name__ == 'ConvModule':
-            norm = getattr(owner, 'norm_name', None)
-            pairs = [('conv', norm)] if owner.order[:2] == ('conv', 'norm') else []
-        elif isinstance(owner, nn.Sequential):
-            pairs = list(zip(names, names[1:]))
-        else:
-            pairs = [(name, name.replace('conv', 'bn')) for name in names
-                     if name[:-1] == 'conv' and name[-1:].isdigit()]
-        for conv, norm in pairs:
-            conv, layer = children.get(conv), children.get(norm)
-            if type(conv) is nn.Conv2d and isinstance(layer, _BatchNorm) and \
-                    layer.running_mean is not None and layer.num_features == conv.out_channels:
-                yield conv, layer, Place(owner, norm)
 
 
 class FirstChannels(nn.Module):

@@ -7,7 +7,8 @@ from torch import nn
 
 from mmskd.models.teachers import PastSelf, freeze
 from mmskd.models.teachers import compiled as module
-from mmskd.models.teachers.compiled import CompiledTeacher, fast_dtype, folded, teacher_to_ask
+from mmskd.models.teachers.compiled import CompiledTeacher, fast_dtype, teacher_to_ask
+from mmskd.models.teachers.folding import folded
 
 
 class Block(nn.Module):
@@ -68,8 +69,125 @@ def test_norms_are_folded_where_one_follows_one(source, images):
     teacher = CompiledTeacher(source)
     mine, theirs = answers(teacher, source, images)
     torch.testing.assert_close(mine, theirs)
-    assert isinstance(teacher.model.bn1, nn.Identity) and isinstance(teacher.model.tail[1], nn.Identity)
-    assert isinstance(teacher.model.bn2, nn.BatchNorm2d)  # its convolution has another use
+    assert is_folded(teacher.model.bn1) and is_folded(teacher.model.tail[1])
+    assert not is_folded(teacher.model.bn2)  # its convolution has another use
+
+
+class Residual(nn.Module):
+    """A convolution and a norm layer behind it, by names that say so; what happens is up to a function."""
+
+    def __init__(self, forward, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 3, 3, padding=1), norm(3)
+        self.conv2, self.bn2 = nn.Conv2d(3, 3, 3, padding=1), norm(3)
+        self._called = forward
+        for layer in (self.bn1, self.bn2):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self._called(self, x)
+
+
+class NormWithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def straight(net, x):
+    return net.bn2(net.conv2(net.bn1(net.conv1(x)).relu()))
+
+
+def norm_first(net, x):
+    return net.conv2(net.bn2(net.conv1(net.bn1(x).relu())).relu())
+
+
+def looked_at_on_the_way(net, x):
+    between = net.conv1(x)
+    return net.bn1(between) + between
+
+
+def norm_of_two(net, x):
+    return net.bn1(net.conv1(x)) + net.bn1(net.conv2(x))
+
+
+def not_always_normalised(net, x):
+    return net.conv1(net.bn1(net.conv1(x)))
+
+
+def weights_used_by_themselves(net, x):
+    return net.bn1(net.conv1(x)) + nn.functional.conv2d(x, net.conv1.weight, padding=1)
+
+
+def weights_shared(net, x):
+    net.conv2.weight = net.conv1.weight
+    return net.bn2(net.conv2(net.bn1(net.conv1(x))))
+
+
+@pytest.mark.parametrize('forward, pairs', [
+    (straight, 2), (norm_first, 1), (looked_at_on_the_way, 0), (norm_of_two, 0), (not_always_normalised, 0),
+    (weights_used_by_themselves, 0), (weights_shared, 0)])
+def test_only_a_norm_that_gets_all_of_a_convolution_is_folded(forward, pairs, images):
+    torch.manual_seed(0)
+    net = Residual(forward)
+    if forward is weights_shared:
+        forward(net, images)
+    source = freeze(net)
+    teacher = CompiledTeacher(source)
+    mine, theirs = answers(teacher, source, images)
+    torch.testing.assert_close(mine, theirs)
+    assert sum(map(is_folded, teacher.model.modules())) == pairs
+
+
+@pytest.mark.parametrize('change', [
+    lambda net: nn.utils.spectral_norm(net.conv1), lambda net: nn.utils.weight_norm(net.conv1),
+    lambda net: nn.utils.parametrizations.spectral_norm(net.conv1),
+    lambda net: net.conv1.register_forward_hook(lambda conv, args, output: output * 2),
+    lambda net: net.bn1.register_forward_pre_hook(lambda norm, args: (args[0] * 2, ))])
+@pytest.mark.filterwarnings('ignore')
+def test_what_is_between_the_two_stays_there(change, images):
+    torch.manual_seed(0)
+    source = Residual(straight)
+    change(source)
+    source = freeze(source)
+    teacher = CompiledTeacher(source)
+    mine, theirs = answers(teacher, source, images)
+    torch.testing.assert_close(mine, theirs)
+    assert not is_folded(teacher.model.bn1) and is_folded(teacher.model.bn2)
+
+
+def test_a_norm_that_does_more_is_not_folded(images):
+    source = freeze(Residual(straight, NormWithActivation))
+    mine, theirs = answers(CompiledTeacher(source), source, images)
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_a_hook_on_a_folded_norm_sees_what_it_says(source, images):
+    teacher = CompiledTeacher(source)
+    seen = []
+    teacher.model.bn1.register_forward_hook(lambda norm, args, output: seen.append(output.clone()))
+    answers(teacher, source, images)
+    torch.testing.assert_close(seen[-1], source.bn1(source.conv1(images)))
+    assert is_folded(teacher.model.bn1)
+
+
+def test_looking_on_draws_no_random_numbers(images):
+    source = freeze(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5)))
+    source[1].train()
+    teacher = CompiledTeacher(source)
+    after = []
+    for ask in (source, lambda x: teacher.ask(teacher.model, x)):
+        teacher.follow()
+        torch.manual_seed(3)
+        ask(images)
+        after.append(torch.rand(4))
+    assert torch.equal(*after)
+
+
+def is_folded(module):
+    return isinstance(module, nn.BatchNorm2d) and 'forward' in vars(module)
 
 
 def test_modes_and_weights_are_followed(source, images):
@@ -83,7 +201,7 @@ def test_modes_and_weights_are_followed(source, images):
             layer.track_running_stats = False  # as a past self has it
         mine, theirs = answers(teacher, source, images)
         torch.testing.assert_close(mine, theirs)
-        assert isinstance(teacher.model.bn1, nn.Identity) != source.bn1.training
+        assert is_folded(teacher.model.bn1) != source.bn1.training
 
 
 def test_what_has_not_changed_is_not_written_again(source, images, monkeypatch):
@@ -205,6 +323,7 @@ def test_what_a_step_asks():
     hook.attach(model)
     hook.refresh_teacher()
     hook.alpha_t, hook.measures = 0.5, False
+    detectors.losses(model)  # the first pass looks on which norm layers may be folded
     calls = []
     asked = hook._asked.model
     for name in ('backbone', 'bbox_head.cls_convs.0.conv', 'bbox_head.retina_cls'):
