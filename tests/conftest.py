@@ -2,7 +2,17 @@
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import config
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'cuda: needs a GPU; skipped without one')
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('cuda') and not torch.cuda.is_available():
+        pytest.skip('torch sees no GPU here')
 
 
 @pytest.fixture(autouse=True, scope='session')

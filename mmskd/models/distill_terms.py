@@ -16,6 +16,7 @@ from .losses.nkd import NKDLoss
 from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair
+from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
 from .teachers.probe import feature_maps
@@ -64,7 +65,8 @@ class LogitTerms:
             return None
         own = output if self._gt_weight == 1 else output * self._gt_weight
         for term in self._losses if self.scale else ():
-            value = term.of_call(LossCall(loss, args, kwargs, teacher_loss)) * self.scale
+            with record_function(LOSS):
+                value = term.of_call(LossCall(loss, args, kwargs, teacher_loss)) * self.scale
             if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
                 own = MinedLoss.of(own + value, output)
             else:
@@ -105,7 +107,8 @@ class FeatureTerm:
             if side not in maps:
                 raise UsageError(f'the {side} computed no features in this step, so there is nothing that '
                                  f'{type(self._loss).__name__} could compare. Leave it out of `losses`.')
-        return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
+        with record_function(LOSS):
+            return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
 
     def remove(self) -> None:
         """Take the hooks off."""

@@ -16,6 +16,7 @@ from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
 from mmskd.models.heads import choose_heads
+from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import PastSelf, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
 from mmskd.options import Options
@@ -129,7 +130,8 @@ class PSKDHook(TeachingHook):
         """
         if self._past is None:
             raise UsageError('PSKDHook: there is no model to make a past self of; call attach(model) first')
-        self._past.refresh()
+        with record_function(REFRESH):
+            self._past.refresh()
         self._has_past = True
 
     @property

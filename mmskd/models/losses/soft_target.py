@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from ..pairing import unpair
+from ..ranges import LOSS, record_function
 
 Prediction = Union[Tensor, Sequence[Tensor]]
 
@@ -28,6 +29,10 @@ class SoftTargetLoss:
 
     alpha_t: float = 0.0
     _differences: Optional[List[Tuple[Tensor, int]]] = None
+
+    def __call__(self, *args, **kwargs):
+        with record_function(LOSS):
+            return super().__call__(*args, **kwargs)
 
     def reset(self, measure: bool = True) -> None:
         """Forget the calls so far; ``measure`` the differences in those that follow."""

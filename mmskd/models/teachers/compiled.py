@@ -8,7 +8,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..heads.adapter import HeadAdapter
+from ..low_precision import as_the_student
 from ..pairing import map_leaves
+from ..ranges import REFRESH, record_function
 from .folding import FoldingWatch, folded, is_overheard
 from .frozen import device_of, frozen_copy, named_tensors
 
@@ -77,12 +79,13 @@ class CompiledTeacher:
         if seen == self._seen:
             return
         self._seen = seen
-        for theirs, mine in self._pairs:
-            mine.training = theirs.training
-        for mine, theirs in self._rest:
-            mine.copy_(theirs)
-        for layer in self._layers:
-            layer.write()
+        with record_function(REFRESH):
+            for theirs, mine in self._pairs:
+                mine.training = theirs.training
+            for mine, theirs in self._rest:
+                mine.copy_(theirs)
+            for layer in self._layers:
+                layer.write()
 
     def ask(self, question: Callable, *args, **kwargs) -> Any:
         """Call a module of :attr:`model`, or a function that does so, in its precision.
@@ -95,7 +98,8 @@ class CompiledTeacher:
 
     def _answer(self, question: Callable, *args, **kwargs) -> Any:
         if self.dtype is None:
-            return question(*args, **kwargs)
+            with as_the_student(self.model):
+                return question(*args, **kwargs)
         if question not in self._islands:
             try:
                 with torch.autocast(device_of(self.model).type, dtype=self.dtype):
@@ -178,7 +182,8 @@ class PlainTeacher:
 
     def ask(self, question: Callable, *args, **kwargs) -> Any:
         """Call a module or a function."""
-        return question(*args, **kwargs)
+        with as_the_student(self.model):
+            return question(*args, **kwargs)
 
 
 def teacher_to_ask(source: nn.Module, precision: Optional[str],

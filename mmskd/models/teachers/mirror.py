@@ -30,6 +30,7 @@ from ..heads.adapter import HeadAdapter
 from ..heads.choosing import members
 from ..heads.taught import TaughtHead
 from ..pairing import has_pair, map_leaves, ride, student_side, teacher_side
+from ..ranges import TEACHER, record_function
 from ..taps import Tap
 
 # What every detector calls first: the one with the images, the other with what that makes of them. What lies
@@ -122,7 +123,8 @@ class Mirror:
     @torch.no_grad()
     def _ask(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
         args, kwargs = map_leaves(self._as_teacher, args), map_leaves(self._as_teacher, kwargs)
-        return self._call(self._counterparts[module], *args, **kwargs)
+        with record_function(TEACHER):
+            return self._call(self._counterparts[module], *args, **kwargs)
 
     def _as_teacher(self, value: Any) -> Any:
         """An argument as the teacher gets it: its own tensor, its own module."""

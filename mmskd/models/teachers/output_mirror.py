@@ -12,6 +12,7 @@ from torch import nn
 
 from ..heads.taught import TaughtHead
 from ..pairing import map_leaves, pair
+from ..ranges import TEACHER, record_function
 from ..taps import Tap
 from .mirror import ROOT, plain_call
 
@@ -76,7 +77,8 @@ class OutputMirror:
 
     @torch.no_grad()
     def _ask(self, answer: Answer, args: tuple) -> None:
-        self._answers = self._call(answer, self.teacher, args)
+        with record_function(TEACHER):
+            self._answers = self._call(answer, self.teacher, args)
 
     def _join(self, loss: nn.Module, args: tuple) -> Optional[tuple]:
         """A prediction enters its loss: let the teacher's ride along."""

@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 from mmskd.checkpoint import load_weights
+from ..low_precision import FEATURE_PARTS
 from ..pairing import map_leaves
 from .compiled import CompiledTeacher, as_plain
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
-
-FEATURE_PARTS = ('backbone', 'neck')
 
 
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
