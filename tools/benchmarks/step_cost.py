@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -33,6 +33,7 @@ from torch import nn
 
 from mmskd.config import load_config, project_of
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook
+from mmskd.models.low_precision import low_precision_features
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RETINANET_101 = 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'
@@ -51,6 +52,7 @@ class Work(NamedTuple):
         size (tuple): Height and width of the images. A pose estimator has its own.
         batch (int): Images a step.
         teacher (str, optional): Config of a bigger model.
+        changes (tuple): Pairs of a dotted key in the model's config and its value.
     """
     title: str
     config: str
@@ -58,6 +60,7 @@ class Work(NamedTuple):
     size: Tuple[int, int] = (320, 320)
     batch: int = 2
     teacher: Optional[str] = None
+    changes: Tuple[Tuple[str, Any], ...] = ()
 
 
 WORKS = {
@@ -78,6 +81,9 @@ WORKS = {
                               teacher=RETINANET_101),
     'stage2_retinanet': Work('Second stage, RetinaNet-R50, 320x320, batch 2', RETINANET,
                              ('stock', 'second stage', 'second stage, float32', 'heads alone')),
+    'amp_retinanet': Work('Training on a CPU, RetinaNet-R18, 320x320, batch 2', RETINANET,
+                          ('stock', 'stock, --amp on a CPU'),
+                          changes=(('backbone.depth', 18), ('neck.in_channels', [64, 128, 256, 512]))),
 }
 
 
@@ -94,6 +100,17 @@ class Setting(NamedTuple):
 
 def stock(setting: Setting) -> Callable:
     return _losses_of(setting.model, setting.batch)
+
+
+def stock_amp(setting: Setting) -> Callable:
+    """As with ``--amp`` on a CPU."""
+    losses_of = stock(setting)
+
+    def step():
+        with low_precision_features(setting.model):
+            return losses_of()
+
+    return step
 
 
 def pskd(setting: Setting, **options) -> Callable:
@@ -144,7 +161,7 @@ def mmpose_stage2(setting: Setting) -> Callable:
 
 FLOAT32 = dict(precision=None)
 WAYS: Dict[str, Tuple[Callable, dict]] = {
-    'stock': (stock, {}), 'nothing to teach': (nothing_to_teach, {}),
+    'stock': (stock, {}), 'stock, --amp on a CPU': (stock_amp, {}), 'nothing to teach': (nothing_to_teach, {}),
     'PS-KD': (pskd, {}), 'PS-KD, float32': (pskd, FLOAT32),
     'distillation': (distillation, {}), 'distillation, float32': (distillation, FLOAT32),
     'second stage': (second_stage, {}), 'second stage, float32': (second_stage, FLOAT32),
@@ -203,8 +220,9 @@ def _channels(model: nn.Module) -> int:
 # Models and data ----------------------------------------------------------------------------------
 
 
-def _model_config(config: str) -> Config:
+def _model_config(config: str, changes: Sequence[Tuple[str, Any]] = ()) -> Config:
     cfg = load_config(config)
+    cfg.merge_from_dict({f'model.{key}': value for key, value in changes})
     model = copy.deepcopy(cfg.model)
     model.backbone.init_cfg = None
     return _without_syncbn(model)
@@ -220,7 +238,7 @@ def _without_syncbn(node: Any) -> Any:
     return node
 
 
-def _build(config: str) -> nn.Module:
+def _build(config: str, changes: Sequence[Tuple[str, Any]] = ()) -> nn.Module:
     project = project_of(load_config(config))
     if project == 'mmpose':
         from mmpose.utils import register_all_modules
@@ -228,7 +246,7 @@ def _build(config: str) -> nn.Module:
         from mmdet.utils import register_all_modules
     register_all_modules(init_default_scope=False)
     with DefaultScope.overwrite_default_scope(project):
-        return MODELS.build(_model_config(config)).train()
+        return MODELS.build(_model_config(config, changes)).train()
 
 
 def random_batch(model: nn.Module, size: Tuple[int, int], images: int, device: str) -> tuple:
@@ -268,7 +286,7 @@ def _random_crops(model: nn.Module, images: int, device: str) -> tuple:
 def prepare(work: Work, way: str, device: str, folder: str) -> Tuple[Callable, Setting]:
     """A model of its own, ready for steps of this kind."""
     torch.manual_seed(0)
-    model = _build(work.config).to(device)
+    model = _build(work.config, work.changes).to(device)
     setting = Setting(model, work, folder, random_batch(model, work.size, work.batch, device))
     attach, options = WAYS[way]
     return attach(setting, **options), setting
@@ -301,25 +319,32 @@ def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = Fal
     """
     with tempfile.TemporaryDirectory() as folder:
         ready = {way: prepare(work, way, device, folder) for way in work.ways}
-        seconds: Dict[str, List[float]] = {way: [] for way in ready}
-        for turn in range(warmup + steps):
-            for way, (losses_of, setting) in ready.items():
-                value = step_seconds(losses_of, setting, device)
-                if turn >= warmup:
-                    seconds[way].append(value)
-        sizes = {way: _bytes(setting.model) for way, (_, setting) in ready.items()}
-    base = seconds[work.ways[0]]
+        rows = measure_ready(ready, steps, warmup, device)
+    if memory:
+        for way, row in rows.items():
+            row['peak_bytes'] = peak_bytes(work, way, device)
+    return dict(title=work.title, config=work.config, size=list(work.size), batch=work.batch,
+                steps=steps, ways=rows)
+
+
+def measure_ready(ready: Dict[str, Tuple[Callable, Setting]], steps: int, warmup: int,
+                  device: str) -> Dict[str, dict]:
+    """The same for ways that are prepared; the first is what the others are compared with."""
+    seconds: Dict[str, List[float]] = {way: [] for way in ready}
+    for turn in range(warmup + steps):
+        for way, (losses_of, setting) in ready.items():
+            value = step_seconds(losses_of, setting, device)
+            if turn >= warmup:
+                seconds[way].append(value)
+    base = next(iter(seconds.values()))
     rows = {}
     for way, values in seconds.items():
         ratios = sorted(value / other for value, other in zip(values, base))
         rows[way] = dict(
             seconds=round(statistics.median(values), 4), ratio=round(statistics.median(ratios), 4),
             ratio_range=[round(ratios[len(ratios) // 4], 4), round(ratios[-1 - len(ratios) // 4], 4)],
-            **sizes[way])
-        if memory:
-            rows[way]['peak_bytes'] = peak_bytes(work, way, device)
-    return dict(title=work.title, config=work.config, size=list(work.size), batch=work.batch,
-                steps=steps, ways=rows)
+            **_bytes(ready[way][1].model))
+    return rows
 
 
 def _bytes(model: nn.Module) -> dict:
@@ -428,7 +453,8 @@ def main() -> None:
     if args.render:
         render(json.loads(args.render.read_text()), args.doc)
         return
-    works = {name: WORKS[name] for name in args.works or WORKS}
+    works = {name: WORKS[name] for name in args.works or WORKS
+             if args.device == 'cpu' or args.works or name != 'amp_retinanet'}
     if args.config:
         works = {'config': Work(args.config, args.config, ('stock', 'PS-KD', 'PS-KD, float32'),
                                 tuple(args.size), args.batch)}

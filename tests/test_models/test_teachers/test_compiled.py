@@ -311,24 +311,3 @@ def test_weight_zero_is_stock_in_every_precision(family):
         assert torch.equal(support.total(support.losses(model)), stock)
         assert precision != 'bfloat16' or hook.disagreement > 0
         hook.detach()
-
-
-def test_what_a_step_asks():
-    """One pass of the teacher's backbone, the class branch alone, and a disagreement only where it is wanted."""
-    pytest.importorskip('mmdet')
-    from mmskd.engine.hooks import PSKDHook
-    from tests.support import detectors
-    model = detectors.build('retinanet')
-    hook = PSKDHook()
-    hook.attach(model)
-    hook.refresh_teacher()
-    hook.alpha_t, hook.measures = 0.5, False
-    detectors.losses(model)  # the first pass looks on which norm layers may be folded
-    calls = []
-    asked = hook._asked.model
-    for name in ('backbone', 'bbox_head.cls_convs.0.conv', 'bbox_head.retina_cls'):
-        asked.get_submodule(name).register_forward_hook(lambda *args, name=name: calls.append(name))
-    detectors.losses(model)
-    assert {name: calls.count(name) for name in calls} == {
-        'backbone': 1, 'bbox_head.cls_convs.0.conv': 5, 'bbox_head.retina_cls': 5}
-    assert not list(asked.bbox_head.reg_convs.parameters()) and hook.disagreement == 0
