@@ -1,6 +1,7 @@
 """tools/analysis/coverage.py: each hook on families that no other test has, and what the tool calls a fault."""
 import copy
 import functools
+import json
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ sys.path.append(str(ROOT / 'tools' / 'analysis'))
 
 import small_models  # noqa: E402
 
-from mmskd.engine.hooks import PSKDHook  # noqa: E402
+from mmskd.engine.hooks import PSKDHook, USKDHook  # noqa: E402
 
 BODY = 'mmpose::body_2d_keypoint/topdown_'
 CONFIGS = {
@@ -32,6 +33,14 @@ CONFIGS = {
     'mask2former': 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
     'vipnas': f'{BODY}heatmap/coco/td-hm_vipnas-mbv3_8xb64-210e_coco-256x192.py',
     'visibility': f'{BODY}heatmap/coco/td-hm-vis_res50_8xb64-210e_coco-aic-256x192-merge.py',
+    'guided anchors, two stages': 'mmdet::guided_anchoring/ga-faster-rcnn_r50_fpn_1x_coco.py',
+    'pisa': 'mmdet::pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py',
+    'ddq': 'mmdet::ddq/ddq-detr-4scale_r50_8xb2-12e_coco.py',
+    'htc': 'mmdet::htc/htc_r50_fpn_1x_coco.py',
+    'crowddet': 'mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
+    'cascade rpn': 'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
+    'tracker': 'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+    'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/s1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
     'rle': f'{BODY}regression/coco/td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192.py',
 }
 TAUGHT = ['fovea', 'fsaf', 'guided anchors', 'ld', 'double heads', 'dynamic r-cnn', 'conditional detr',
@@ -51,7 +60,8 @@ def stock(tool):
 
 @pytest.mark.parametrize('family, hook', [
     *((family, 'PSKDHook') for family in TAUGHT), ('fovea', 'DistillHook'), ('double heads', 'NKDLoss'),
-    ('vipnas', 'DistillHook')])
+    ('vipnas', 'HeadDistillHook'), ('vipnas', 'DistillHook'), ('guided anchors, two stages', 'HeadDistillHook'),
+    ('pisa', 'USKDHook')])
 def test_taught(tool, stock, family, hook):
     assert tool.outcome(stock(family), hook) == ('taught', '')
 
@@ -67,8 +77,31 @@ def test_refused(tool, stock, family, reason):
     assert reason in tool.outcome(stock(family), 'PSKDHook')[1]
 
 
+@pytest.mark.parametrize('family, hook, reason', [
+    ('ddq', 'PSKDHook', 'other queries'), ('ddq', 'DistillHook', 'other queries'),
+    ('htc', 'PSKDHook', 'model.roi_head.semantic_head'), ('htc', 'NKDLoss', 'model.roi_head.semantic_head'),
+    ('crowddet', 'PSKDHook', 'the smaller one of two pairings'), ('crowddet', 'USKDHook', 'two pairings'),
+    ('cascade rpn', 'other heads', 'the stage before it has moved'),
+    ('tracker', 'NKDHook', 'from frame to frame'), ('tracker', 'other heads', 'from frame to frame'),
+    ('distiller', 'NKDHook', 'a teacher of its own'), ('distiller', 'USKDHook', 'a teacher of its own'),
+    ('double heads', 'USKDHook', "Set layer='roi_head.bbox_head.fc_branch.0'")])
+def test_refused_before_the_first_iteration(tool, stock, family, hook, reason):
+    status, message = tool.outcome(stock(family), hook)
+    assert (status, reason in message) == ('refused', True), message
+
+
+def test_advice_for_double_heads_is_good(stock):
+    small = stock('double heads').small
+    model = small.copy()
+    hook = USKDHook('roi_head.bbox_head.fc_branch.0', model.roi_head.bbox_head.fc_out_channels, 81,
+                    'roi_head.bbox_head.loss_cls')
+    hook.attach(model)
+    small_models.loss_values(small.losses(model))['loss_uskd'].sum().backward()
+    assert hook.classifier.weight.grad.abs().max() > 0
+
+
 def test_no_softmax(tool, stock):
-    assert tool.outcome(stock('fovea'), 'USKDHook') == ('no softmax', '')
+    assert tool.outcome(stock('fovea'), 'USKDHook') == ('-', '')
 
 
 class Idle:
@@ -166,3 +199,13 @@ def test_a_process_that_dies_is_a_fault_and_does_not_stop_the_others(tool, tmp_p
     assert tool.try_all(['deadly', 'tame'], hooks, 1, tmp_path, 60, ['no such command']) == results
     more = tool.try_all(['deadly'], [*hooks, 'USKDHook'], 1, tmp_path, 60, command)
     assert more['deadly']['hooks'] == {**results['deadly']['hooks'], 'USKDHook': ['taught', '']}
+
+
+def test_the_document_is_that_of_the_results_and_has_no_fault(tool):
+    stacks = json.loads((ROOT / 'results' / 'coverage.json').read_text())
+    assert (ROOT / 'docs' / 'coverage.md').read_text() == tool.render(stacks)
+    for report in stacks.values():
+        results = {name: result for family in report['families']
+                   for name, result in family['results'].items()}
+        assert len(results) > 150
+        assert not tool.faults(results)

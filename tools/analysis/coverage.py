@@ -8,6 +8,7 @@ A model is *taught* if, in a step,
 
 - PSKDHook: at alpha 0 all losses are bit-equal to the stock ones; where the past self is the present one, at
   alpha 1, the class loss has no gradient; where it differs, each call of a class loss changes, and no other loss;
+  "other heads" is the same with each further head in its option `heads`;
 - DistillHook: a teacher adds a term that reaches every call of a class loss, and leaves the stock losses as they
   are; a copy of the student adds a term without gradient;
 - HeadDistillHook: the term is there and reaches the heads alone, labels weigh nothing, and a head that equals the
@@ -38,17 +39,17 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from small_models import (SIDES, SmallModel, config_names, import_models, kind, loss_values,
-                          signature)
+from small_models import (SIDES, SmallModel, config_names, disturb, import_models, kind,
+                          loss_values, signature)
 from torch import Tensor, nn
 
 import mmskd
-from mmskd.config import load_config
+from mmskd.config import load_config, project_of
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook, PSKDHook, USKDHook
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(mmskd.__file__).resolve().parent
-TAUGHT, REFUSED, NOT_APPLICABLE, FAULT = 'taught', 'refused', 'no softmax', 'FAULT'
+TAUGHT, REFUSED, NOT_APPLICABLE, FAULT = 'taught', 'refused', '-', 'FAULT'
 PACKAGES = ('mmdet', 'mmpose')
 TOLERANCE = 1e-4
 """A gradient counts as none below this part of the stock one."""
@@ -56,6 +57,10 @@ TOLERANCE = 1e-4
 
 class Fault(Exception):
     """A step was taken, and something about it is wrong."""
+
+
+class NotApplicable(Exception):
+    """There is nothing that the hook could be asked to do."""
 
 
 class Refused(Exception):
@@ -75,20 +80,18 @@ class Call(NamedTuple):
 class ClassLosses:
     """Watches the modules that compute a model's class and keypoint losses, in its next step.
 
-    Not those of the RPN, whose target is no class. It is to be made before a hook is attached.
+    It is to be made before a hook is attached.
     """
 
     def __init__(self, model: nn.Module):
         self.calls: List[Call] = []
         self._pending: Dict[nn.Module, List[Tensor]] = {}
         self._handles = []
-        for name, module in model.named_modules():
-            if re.search(r'(^|\.)(\w*loss_cls|loss_module)(\.\d+)?$', name) and \
-                    'rpn_head' not in name and not isinstance(module, nn.ModuleList):
-                self._handles += [
-                    module.register_forward_pre_hook(self._before, with_kwargs=True),
-                    module.register_forward_hook(self._after(name))
-                ]
+        for name, module in class_loss_modules(model).items():
+            self._handles += [
+                module.register_forward_pre_hook(self._before, with_kwargs=True),
+                module.register_forward_hook(self._after(name))
+            ]
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         given = args[0] if args else next(iter(kwargs.values()))
@@ -113,6 +116,13 @@ class ClassLosses:
         for handle in self._handles:
             handle.remove()
         return self.calls
+
+
+def class_loss_modules(model: nn.Module) -> Dict[str, nn.Module]:
+    """The modules that compute losses of classes or keypoints, by name."""
+    return {name: module for name, module in model.named_modules()
+            if re.search(r'(^|\.)(\w*loss_cls|loss_module)(\.\d+)?$', name)
+            and not isinstance(module, nn.ModuleList)}
 
 
 class Step(NamedTuple):
@@ -215,14 +225,21 @@ def gradient(total: Any, model: nn.Module) -> float:
     return largest(list(model.parameters()))
 
 
-def class_loss(losses: Dict[str, Tensor]) -> Any:
+def class_loss(losses: Dict[str, Tensor], rpn: bool = False) -> Any:
     """The sum of those losses that a teacher softens; 0 if there is none."""
-    return sum(value.sum() for key, value in losses.items() if is_class_loss(key))
+    return sum(losses[key].sum() for key in class_losses(losses, rpn))
 
 
-def is_class_loss(key: str) -> bool:
-    """Whether a loss of this name is about classes or keypoints; the RPN's is not."""
-    return bool(re.search('cls|kpt|heatmap|det_loss', key)) and not re.search('rpn|aux|bbox', key)
+def class_losses(losses: Dict[str, Tensor], rpn: bool = False) -> List[str]:
+    """The names of the losses of classes and keypoints; those of the RPN only where there are no others.
+
+    Args:
+        losses (dict): By name.
+        rpn (bool): Those of the RPN instead. Defaults to False.
+    """
+    keys = [key for key in losses if re.search('cls|kpt|heatmap|det_loss', key)
+            and not re.search('aux|bbox', key)]
+    return [key for key in keys if ('rpn' in key) == rpn] or keys
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -242,14 +259,6 @@ def with_frozen_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-@torch.no_grad()
-def disturb(model: nn.Module) -> None:
-    """Make it another model."""
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.parameters():
-        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
-
-
 class Stock(NamedTuple):
     """A family's small model and what a step of it shows without a hook.
 
@@ -258,7 +267,7 @@ class Stock(NamedTuple):
         step (Step): Of the stock model.
         norm (float): The largest gradient of the class losses among the parameters.
         counts (list[bool]): Whether a call of a class loss is a part of what is minimised; not where nothing
-            was left to classify, or where it serves to assign targets.
+            was left to classify, or where it serves to assign targets. For the RPN's and all others.
         traces (dict): What a step leaves on the model: some heads keep something from their first one on.
     """
     small: SmallModel
@@ -282,34 +291,32 @@ def take_stock(name: str) -> Stock:
     cfg = load_config(name)
     if 'model' not in cfg:
         raise LookupError('it has no model of its own')
-    for side in SIDES:
+    sizes = [(side, narrow) for side in SIDES for narrow in (True, False)]
+    if project_of(cfg) == 'mmpose':  # has a size of its own
+        sizes = [(SIDES[0], False)]
+    for side, narrow in sizes:
         try:
-            small = SmallModel(name, side, cfg)
+            small = SmallModel(name, side, cfg, narrow)
             model = small.copy()
             watch = ClassLosses(model)
             losses = small.losses(model)
             total, _ = model.parse_losses(losses)  # as the runner does
             gradient(total, model)
             break
-        except (ImportError, ModuleNotFoundError):
+        except ImportError:
             raise
         except Exception:
-            if side == SIDES[-1] or small_images_do_not_matter(cfg):
+            if (side, narrow) == sizes[-1]:
                 raise
     values, calls = loss_values(losses), watch.take()
     norm = gradient(class_loss(values), model)
-    backward(class_loss(values), calls)
+    backward(class_loss(values) + class_loss(values, rpn=True), calls)
     counts = [largest(call.predictions) > 0 for call in calls]
     values = {key: value.detach() for key, value in values.items()}
     for key, value in values.items():
         if not torch.isfinite(value).all():
             raise ArithmeticError(f'the stock {key} is {_number(value)}')
     return Stock(small, Step(values, calls), norm, counts, _traces(model))
-
-
-def small_images_do_not_matter(cfg: Any) -> bool:
-    """Whether the side is that of the config: a pose estimator's."""
-    return cfg.get('default_scope') == 'mmpose'
 
 
 # What each hook does with it --------------------------------------------------------------------
@@ -344,7 +351,7 @@ def _check_fixed_point(stock: Stock, options: dict) -> None:
 
     soft = step(stock.small, model, start)
     require_finite(soft.losses, 'at alpha 1')
-    size = gradient(class_loss(soft.losses), model)
+    size = gradient(class_loss(soft.losses, _rpn(options)), model)
     require(size <= TOLERANCE * stock.norm + 1e-9,
             f'at alpha 1 with itself for a past self the class loss has a gradient of {size:.3g} '
             f'(stock: {stock.norm:.3g})')
@@ -372,14 +379,48 @@ def _check_other_past(stock: Stock, options: dict) -> None:
                     f'untaught: a call of {before.module} is the stock one at alpha 1')
     changed = [key for key, value in stock.losses.items() if not torch.equal(value, soft.losses[key])]
     require(bool(changed), 'untaught: at alpha 1 all losses are the stock ones')
-    others = [key for key in changed if not is_class_loss(key)]
+    others = [key for key in changed if key not in class_losses(stock.losses, _rpn(options))]
     require(not others, f'at alpha 1 {", ".join(others)} changes as well')
 
 
 def _chosen(options: dict, call: Call) -> bool:
-    """Whether the call is one of a head that the option `heads` names."""
+    """Whether the call is one of a head that the option `heads` names; by default all but the RPN's."""
     heads = options.get('heads')
-    return heads is None or any(call.module.startswith(f'{head}.') for head in heads)
+    return 'rpn_head.' not in call.module if heads is None else any(
+        call.module.startswith(f'{head}.') for head in heads)
+
+
+def _rpn(options: dict) -> bool:
+    return any('rpn_head' in head for head in options.get('heads', ()))
+
+
+DEFAULT_HEADS = ('bbox_head', 'roi_head.bbox_head', 'mask_head', 'panoptic_head', 'head', 'head.pose_head')
+
+
+def check_other_heads(stock: Stock) -> None:
+    """As PSKDHook, for each head with a class loss that is not taught by default, or whose model was refused."""
+    names = dict.fromkeys(re.sub(r'\.\w+(\.\d+)?$', '', name) for name in class_loss_modules(stock.small.stock))
+    names = dict.fromkeys(re.sub(r'\.\d+$', '', name) for name in names)
+    try:
+        attach(PSKDHook(), stock.small.copy())
+        names = [name for name in names if name not in DEFAULT_HEADS]
+    except Refused:
+        pass
+    refusals = []
+    for name in names:
+        try:
+            check_pskd(stock, heads=[name])
+        except Refused as refusal:
+            refusals.append(str(refusal))
+        except Fault as fault:
+            raise Fault(f'heads=[{name!r}]: {fault}') from fault
+        except Exception as error:
+            raise Fault(f'heads=[{name!r}]: {type(error).__name__}: {_one_line(error)} '
+                        f'[{_place(error)}]') from error
+    if not names:
+        raise NotApplicable
+    if len(refusals) == len(names):
+        raise Refused(refusals[0])
 
 
 def check_distill(stock: Stock, **options) -> None:
@@ -393,7 +434,7 @@ def check_distill(stock: Stock, **options) -> None:
     norm = gradient(sum(terms.values()), model)
     backward(sum(terms.values()), taught.calls)
     for call, counts in zip(taught.calls, stock.counts):
-        require(not counts or largest(call.predictions) > 0,
+        require(not (counts and _chosen(options, call)) or largest(call.predictions) > 0,
                 f'untaught: no gradient of the terms at a call of {call.module}')
     hook.detach()
     if 'losses' in options:  # NKD has a gradient at agreement
@@ -454,7 +495,7 @@ def check_head_distill(stock: Stock) -> None:
         size = max(float(parameter.grad.abs().max()) for parameter in model.parameters()
                    if parameter.grad is not None)
         hook.detach()
-        model = without_dropout(small.copy())
+        model = with_frozen_norms(without_dropout(small.copy()))
         hook = HeadDistillHook(checkpoint, reinit_head=False)
         agreed = step(small, model, lambda: attach(hook, model))
         total = sum(agreed.losses[key].sum() for key in terms)
@@ -471,7 +512,7 @@ def softmax_loss(stock: Stock) -> Optional[str]:
     modules = dict(stock.small.stock.named_modules())
     for call in stock.step.calls:
         loss = modules[call.module]
-        if type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss') and \
+        if 'rpn_head.' not in call.module and type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss') and \
                 not getattr(loss, 'use_sigmoid', False):
             return call.module
     return None
@@ -516,7 +557,7 @@ def uskd_options(stock: Stock) -> dict:
     loss_module = softmax_loss(stock)
     model = stock.small.copy()
     modules = dict(model.named_modules())
-    call = next(call for call in stock.step.calls if call.module == loss_module)
+    call = next(call for call in stock.step.calls if call.module == loss_module and call.predictions)
     tokens = 'mean'
     if 'roi_head.bbox_head.' in loss_module:
         layer, _, stage = loss_module.rpartition('.')[0].partition('.bbox_head')
@@ -555,6 +596,7 @@ def _last_stage_but_one(small: SmallModel, model: nn.Module) -> str:
 
 CHECKS: Dict[str, Callable[[Stock], None]] = {
     'PSKDHook': check_pskd,
+    'other heads': check_other_heads,
     'DistillHook': check_distill,
     'HeadDistillHook': check_head_distill,
     'NKDHook': check_nkd,
@@ -574,6 +616,8 @@ def outcome(stock: Stock, hook: str, check: Optional[Callable[[], None]] = None)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             check()
+    except NotApplicable:
+        return NOT_APPLICABLE, ''
     except Refused as refusal:
         return REFUSED, str(refusal)
     except Fault as fault:
@@ -865,7 +909,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--all', action='store_true', help='each config, not one of each family')
-    parser.add_argument('--only', metavar='PATTERN', help='configs whose name has this in it (* and ? match)')
+    parser.add_argument('--only', metavar='PATTERN', action='append',
+                        help='only configs whose name has this in it (* and ? match); may be repeated')
     parser.add_argument('--hook', action='append', choices=list(CHECKS), help='only this one; may be repeated')
     parser.add_argument('--jobs', type=int, default=1, help='processes, default: 1')
     parser.add_argument('--timeout', type=float, default=900, help='seconds for a config, default: 900')
@@ -890,7 +935,8 @@ def main() -> None:
     families, unread = find_families(args.cache)
     names = [name for family in families for name in (family.configs if args.all else family.configs[:1])]
     if args.only:
-        names = [name for name in names if fnmatch.fnmatch(name, f'*{args.only}*')]
+        names = list(dict.fromkeys(name for pattern in args.only for name in names
+                                   if fnmatch.fnmatch(name, f'*{pattern}*')))
     results = try_all(names, args.hook or list(CHECKS), args.jobs, args.cache, args.timeout)
     found = faults(results)
     for name, hook, reason in found:
@@ -964,7 +1010,9 @@ a training step with each hook.
   the heads alone, labels weigh nothing, and a head that equals the trained one has no gradient. NKDHook, NKDLoss (in
   DistillHook) and USKDHook add their term.
 - **n**: refused when the hook is attached, before the first iteration, for the reason of this number below.
-- **-**: there is no softmax for NKD and USKD.
+- **-**: there is no softmax (NKDHook, NKDLoss, USKDHook), or no head beside those that PSKDHook teaches by itself.
+
+*other heads* is PSKDHook with each further head in its option `heads`: an RPN, or the heads of a model that it refused.
 
 A trained model is asked for nothing here: this says that a method does what it says, not what it is worth.
 """
@@ -1007,7 +1055,7 @@ def _table(report: dict, package: str, reasons: Dict[str, int]) -> List[str]:
 def _cell(status: str, reason: str, reasons: Dict[str, int]) -> str:
     if status == REFUSED:
         return str(reasons.setdefault(first_sentence(reason), len(reasons) + 1))
-    return {NOT_APPLICABLE: '-'}.get(status, status)
+    return status
 
 
 def first_sentence(message: str) -> str:

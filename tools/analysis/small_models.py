@@ -1,12 +1,16 @@
 """The configs that MMDetection and MMPose ship, made small enough to train a step of on a CPU.
 
-Small are the images, the depth of backbones and transformers, and the numbers of RoIs and queries. The
-detectors, heads, losses and assigners are those of the config, and so are all channels. Weights are
-random; batches have random images and objects, with the targets that the config's own codec makes of them.
+Small are the images, the depth of backbones and transformers, where it works the channels, and the numbers of
+RoIs and queries. The detectors, heads, losses and assigners are those of the config. Weights are random; batches have random images and objects, with the targets that the config's own codec makes of them.
 """
+import atexit
 import copy
 import logging
+import re
+import shutil
+import tempfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -69,11 +73,13 @@ def kind(node: dict) -> str:
 # Made small ------------------------------------------------------------------------------------
 
 
-def small_config(cfg: Config) -> Config:
+def small_config(cfg: Config, narrow: bool = False) -> Config:
     """A config with a small model, without pretrained weights, on a CPU.
 
     Args:
         cfg (Config): As shipped; not changed.
+        narrow (bool): Fewer channels, in detectors with a ResNet-50. Not every head can have them.
+            Defaults to False.
     """
     cfg = copy.deepcopy(cfg)
     model = cfg.model
@@ -83,9 +89,10 @@ def small_config(cfg: Config) -> Config:
         _drop_weights(node)
         _make_shallow(node)
         _keep_few(node)
-    _make_narrow(model)
-    if project_of(cfg) == 'mmpose' and 'student_cfg' not in model:
+    if project_of(cfg) == 'mmpose':
         _shrink_crops(cfg)
+    elif narrow:
+        _make_narrow(cfg)
     return cfg
 
 
@@ -110,9 +117,18 @@ def _drop_weights(node: dict) -> None:
         node['teacher_config'] = small_config(load_config(f'mmdet::{path}'))
     for key in ('teacher_cfg', 'student_cfg'):  # of a distiller, from the root of MMPose's repository
         if isinstance(node.get(key), str):
-            node[key] = str(config_root('mmpose') / node[key].partition('configs/')[2])
+            node[key] = _small_file(f'mmpose::{node[key].partition("configs/")[2]}')
     if kind(node) in ('SyncBN', 'MMSyncBN'):
         node['type'] = 'BN'
+
+
+def _small_file(name: str) -> str:
+    """A file with the small form of a config, for the life of this process."""
+    folder = tempfile.mkdtemp(prefix='small_config_')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / 'config.py'
+    small_config(load_config(name)).dump(path)
+    return str(path)
 
 
 DEPTHS = {101: 50, 152: 50, 200: 50}
@@ -150,19 +166,27 @@ def _keep_few(node: dict) -> None:
         node['num'] = min(node['num'], 32)
 
 
-def _make_narrow(model: dict) -> None:
-    """A quarter of the channels of a ResNet, where only a neck depends on them."""
-    for owner in _nodes(model):
-        backbone, neck = owner.get('backbone'), owner.get('neck')
-        if not isinstance(backbone, dict) or kind(backbone) != 'ResNet' or backbone.get('plugins'):
-            continue
-        necks = neck if isinstance(neck, (list, tuple)) else [neck]
-        wide = necks[0].get('in_channels') if isinstance(necks[0], dict) else None
-        stages = backbone.get('out_indices', (0, 1, 2, 3))
-        if backbone.get('depth') == 50 and isinstance(wide, (list, tuple)) and \
-                list(wide) == [256 * 2**stage for stage in stages] and 'base_channels' not in backbone:
+def _make_narrow(cfg: Config) -> None:
+    """A quarter of the channels, where a ResNet's are the only ones that the config does not name."""
+    for owner in _nodes(cfg.model):
+        backbone = owner.get('backbone')
+        if isinstance(backbone, dict) and kind(backbone) == 'ResNet' and backbone.get('depth') == 50:
             backbone.update(base_channels=16, stem_channels=16)
-            necks[0]['in_channels'] = [channels // 4 for channels in wide]
+            for key, part in owner.items():
+                if key not in ('backbone', 'data_preprocessor'):
+                    _quarter(part)
+
+
+def _quarter(part: Any) -> None:
+    for node in _nodes(part):
+        for key, value in node.items():
+            if re.search('channels$|_dims$|num_feats$', key):
+                node[key] = type(value)(map(_fewer, value)) if isinstance(value, (list, tuple)) else \
+                    _fewer(value)
+
+
+def _fewer(channels: Any) -> Any:
+    return channels // 4 if isinstance(channels, int) and channels >= 64 and channels % 4 == 0 else channels
 
 
 SIZES = ('input_size', 'image_size', 'heatmap_size', 'root_heatmap_size', 'in_featuremap_size',
@@ -237,6 +261,7 @@ class SmallModel:
         name (str): ``package::path`` of the config.
         side (int): Side of the images of a detector, pixels. A pose config has its own, made smaller.
         cfg (Config, optional): The config, where it was read already. Defaults to None.
+        narrow (bool): See :func:`small_config`. Defaults to False.
 
     Attributes:
         cfg (Config): Of the small model.
@@ -244,10 +269,11 @@ class SmallModel:
         stock (nn.Module): The model as it starts. To be copied, not to be called.
     """
 
-    def __init__(self, name: str, side: int = SIDES[0], cfg: Optional[Config] = None):
+    def __init__(self, name: str, side: int = SIDES[0], cfg: Optional[Config] = None,
+                 narrow: bool = False):
         cfg = cfg or load_config(name)
         self.scope = project_of(cfg)
-        self.cfg = small_config(cfg)
+        self.cfg = small_config(cfg, narrow)
         self.side = side
         self.stock = self.build(seed=0)
         self.data = self._batch()
@@ -268,16 +294,17 @@ class SmallModel:
         return copy.deepcopy(self.stock)
 
     def another(self) -> nn.Module:
-        """The model with other random weights."""
+        """The model with other random weights, all of them: many heads begin with the same."""
         if self._other is None:
             self._other = self.build(seed=1)
+            disturb(self._other)
         return copy.deepcopy(self._other)
 
     def losses(self, model: nn.Module) -> Dict[str, Any]:
         """The losses of a training step, with the same batch and random numbers each time."""
         with DefaultScope.overwrite_default_scope(self.scope):
-            MessageHub.get_current_instance().update_info('epoch', 0)  # some heads begin with another loss
-            MessageHub.get_current_instance().update_info('iter', 0)
+            for key, value in dict(epoch=0, iter=0, max_epochs=12, max_iters=1200).items():
+                MessageHub.get_current_instance().update_info(key, value)  # some losses go by it
             torch.manual_seed(0)
             np.random.seed(0)
             data = model.data_preprocessor(copy.deepcopy(self.data), training=True)
@@ -287,6 +314,14 @@ class SmallModel:
         with DefaultScope.overwrite_default_scope(self.scope):
             make = pose_batch if self.scope == 'mmpose' else detection_batch
             return make(self.cfg, self.stock, self.side)
+
+
+@torch.no_grad()
+def disturb(model: nn.Module) -> None:
+    """Make it another model, in place."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.02)
 
 
 def _without_memory(build: Callable[[], nn.Module]) -> nn.Module:
@@ -316,8 +351,12 @@ def loss_values(losses: Dict[str, Any]) -> Dict[str, Tensor]:
 # Batches of detectors --------------------------------------------------------------------------
 
 
-def detection_batch(cfg: Config, model: nn.Module, side: int, images: int = 2, objects: int = 3) -> dict:
-    """Images and their objects, as the config's loader would give them to the data preprocessor."""
+def detection_batch(cfg: Config, model: nn.Module, side: int, objects: int = 3) -> dict:
+    """Images and their objects, as the config's loader would give them to the data preprocessor.
+
+    Two images, or one of the largest side: there it takes long.
+    """
+    images = 1 if side == SIDES[-1] else 2
     rng = np.random.RandomState(0)
     options = _annotations(cfg)
     make = lambda index: _det_item(rng, index, side, objects, options)  # noqa: E731
@@ -448,8 +487,8 @@ def pose_batch(cfg: Config, model: nn.Module, side: int, images: int = 2) -> dic
 
 
 def _keypoints(cfg: Config, model: nn.Module) -> int:
-    head = model.head
-    if kind(cfg.model.head) == 'InternetHead':
+    head = getattr(model, 'student', model).head  # a distiller's
+    if type(head).__name__ == 'InternetHead':
         return 42  # of two hands
     offsets = 3 if _codec(cfg).get('heatmap_type') == 'combined' else 1  # two maps of offsets each
     for key in ('num_keypoints', 'num_joints', 'out_channels'):
@@ -462,9 +501,9 @@ def _person(rng, index: int, cfg: Config, model: nn.Module) -> dict:
     """What a data set has about the people in an image; one of them, for a crop."""
     codec = _codec(cfg)
     width, height = codec.get('input_size') or codec.get('image_size') or (128, 128)
-    people = 1 if kind(cfg.model) == 'TopdownPoseEstimator' else 2
+    people = 2 if kind(cfg.model) == 'BottomupPoseEstimator' else 1
     number = _keypoints(cfg, model)
-    depth = kind(cfg.model.head) == 'InternetHead'
+    depth = kind(cfg.model.get('head') or {}) == 'InternetHead'
     corners = _keeps_corners(cfg)
     box = np.float32([[.1, .1], [.9, .9]]) if not corners else np.float32(
         [[.1, .1], [.1, .9], [.9, .1], [.9, .9]])
@@ -496,10 +535,9 @@ def _keeps_corners(cfg: Config) -> bool:
 
 def _lifted_person(rng, index: int, cfg: Config, model: nn.Module) -> dict:
     """A person in a video, in two dimensions and in three."""
-    frames, number = _receptive_field(cfg), _keypoints(cfg, model)
-    codec = next(node for node in _nodes(_train_pipeline(cfg)) if kind(node) == 'GenerateTarget')
-    targets = frames if 'MotionBERT' in kind(codec['encoder']) else 1
-    number += bool(codec['encoder'].get('remove_root'))
+    frames = _receptive_field(cfg)
+    codec = next(node['encoder'] for node in _nodes(_train_pipeline(cfg)) if kind(node) == 'GenerateTarget')
+    targets, number = frames if 'MotionBERT' in kind(codec) else 1, codec['num_keypoints']
     return dict(
         id=index, img_id=index, category_id=1, target_img_path='image.png', factor=np.zeros(targets),
         keypoints=(rng.rand(frames, number, 2) * 1000).astype(np.float32),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.errors import UsageError
-from mmskd.models.heads.adapter import refusal_of
+from mmskd.models.heads.adapter import adapter_of, refusal_of
 from mmskd.models.heads.classifier import classifier_head, find_module
 from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
@@ -108,9 +108,10 @@ class USKDHook(TeachingHook):
         """Listen to the layer and the loss module."""
         layer = find_module(model, self.layer, 'layer')
         head = classifier_head(model, self.loss_module)
-        reason = refusal_of(model) or _classifies_priors(head.head)
+        reason = refusal_of(model) or adapter_of('', head.head).refusal or _classifies_priors(head.head)
         if reason:
             raise UsageError(f'{type(model).__name__} with {head} cannot be taught: {reason}')
+        _refuse_double_head(model, self.layer)
         loss, = head.target_losses().values()
         if self.classifier is None:
             self._build_classifier()
@@ -122,6 +123,7 @@ class USKDHook(TeachingHook):
     def begin(self, model: nn.Module) -> bool:
         """Nothing is known yet of this pass."""
         self._forget()
+        self._grad = torch.is_grad_enabled()
         return True
 
     def _build_classifier(self) -> None:
@@ -130,18 +132,32 @@ class USKDHook(TeachingHook):
 
     def _after_layer(self, layer: nn.Module, args: tuple, output: Any) -> None:
         """The middle feature is there: compute the weak logits."""
-        if self._inside:
+        if self._counts():
             self._weak.append(self._called(self._vector(output)))
 
     def _before_loss(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """The logits meet their labels."""
-        if not self._inside:
-            return
-        _require_one(self._weak, 'layer', self.layer)
-        calls, weak = read_softmax_calls(module, args, kwargs), self._weak[0]
+        if not self._counts() or kwargs.get('reduction_override') == 'none':
+            return  # the loss of each sample weighs it (PISA), or tells whether it is a hard one
+        weak, calls = self._weak_logits(), read_softmax_calls(module, args, kwargs)
         if sum(self._widths(calls)) != self.num_classes and len(weak):
             self._refuse([call.logits for call in calls], len(weak))
         self._calls.append(calls)
+
+    def _weak_logits(self) -> Tensor:
+        """Of this forward pass, now that they are needed."""
+        if self._recomputed and not self._weak:
+            raise UsageError(
+                f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
+                'its activations. Take that module out of `activation_checkpointing`.')
+        _require_one(self._weak, 'layer', self.layer)
+        return self._weak[0]
+
+    def _counts(self) -> bool:
+        """Whether a call is a part of what is minimised: PISA asks its head without gradients before, to sample."""
+        counts = self._inside and torch.is_grad_enabled() == self._grad
+        self._recomputed = self._recomputed or self._inside and not counts
+        return counts
 
     def _widths(self, calls: List[SoftmaxCall]) -> List[int]:
         """How many logits there are of a sample."""
@@ -151,12 +167,7 @@ class USKDHook(TeachingHook):
 
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The model's own losses, with USKD's."""
-        _require_one(self._weak, 'layer', self.layer)
-        weak, calls = self._weak[0], self._calls
-        if torch.is_grad_enabled() and not weak.requires_grad:
-            raise UsageError(
-                f'USKDHook: model.{self.layer} runs without gradients, within a module that recomputes '
-                'its activations. Take that module out of `activation_checkpointing`.')
+        weak, calls = self._weak_logits(), self._calls
         if not len(weak):  # no RoIs: a head may skip the loss
             loss = weak.sum() * 0
         else:
@@ -184,6 +195,7 @@ class USKDHook(TeachingHook):
         """Forget the forward pass."""
         self._weak: List[Tensor] = []
         self._calls: List[List[SoftmaxCall]] = []
+        self._recomputed = False
 
     def _vector(self, feature: Any) -> Tensor:
         """A vector of each sample, (N, channels)."""
@@ -242,6 +254,20 @@ def _classifies_priors(head: nn.Module) -> str:
     """Why a one-stage head has no weak logits; empty for other heads."""
     dense = any(kind.__name__ == 'BaseDenseHead' for kind in type(head).__mro__)
     return 'it classifies priors, of which a feature in the middle of the network knows nothing' if dense else ''
+
+
+def _refuse_double_head(model: nn.Module, layer: str) -> None:
+    """Double-Head R-CNN takes the features of its RoIs twice, for classes and for boxes.
+
+    Raises:
+        UsageError: If ``layer`` is what takes them.
+    """
+    roi_head = getattr(model, 'roi_head', None)
+    if any(kind.__name__ == 'DoubleHeadRoIHead' for kind in type(roi_head).__mro__) and \
+            layer == 'roi_head.bbox_roi_extractor':
+        raise UsageError('USKDHook: model.roi_head.bbox_roi_extractor is called twice in DoubleHeadRoIHead, for classes '
+                         "and for boxes. Set layer='roi_head.bbox_head.fc_branch.0', which is of the classes, with "
+                         f'channels={roi_head.bbox_head.fc_out_channels}.')
 
 
 def _require_one(calls: list, option: str, name: str) -> None:

@@ -25,7 +25,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, EVALUATOR, MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from mmskd.checkpoint import load_checkpoint_safely
+from mmskd.checkpoint import load_checkpoint_safely, load_weights
 from mmskd.config import check_data, project_of
 from mmskd.errors import UsageError
 from mmskd.progress import track
@@ -180,7 +180,7 @@ def predictions_of(run: Run, split: str = 'val', which: str = 'last', quiet: boo
     if predictions is None:
         state = load_checkpoint_safely(str(checkpoint), map_location='cpu')
         _check_age(state, checkpoint, run)
-        predictions = _predict(cfg, checkpoint, state, split, dataset, f'{run.name}, {split}',
+        predictions = _predict(cfg, checkpoint, split, dataset, f'{run.name}, {split}',
                                quiet)
         with contextlib.suppress(OSError):  # somebody else's folder: made again next time
             predictions.save(path, fingerprint)
@@ -259,8 +259,8 @@ def check_finite(predictions: Predictions) -> None:
                              'not finite, as of a training that diverged')
 
 
-def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: BaseDataset,
-             title: str, quiet: bool) -> Predictions:
+def _predict(cfg: Config, checkpoint: Path, split: str, dataset: BaseDataset, title: str,
+             quiet: bool) -> Predictions:
     task = 'pose' if project_of(cfg) == 'mmpose' else 'detection'
     # Metrics report to the current logger; the page shows what they say
     MMLogger.get_instance('mmskd_report').setLevel(logging.WARNING)
@@ -272,7 +272,7 @@ def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: Ba
     with contextlib.redirect_stdout(io.StringIO()):
         loader = Runner.build_dataloader(loader_cfg, seed=0)
         evaluator = _build_evaluator(cfg.get(f'{split}_evaluator'))
-        model = _load_model(cfg, checkpoint, state)
+        model = _load_model(cfg, checkpoint)
     evaluator.dataset_meta = dataset.metainfo
     calibrators = [Calibrator.load(path) for path in calibrator_files(cfg) if split == 'test']
     records, failure = [], ''
@@ -307,14 +307,11 @@ def _build_evaluator(cfg: Any):
     return EVALUATOR.build(dict(type='Evaluator', metrics=cfg or []))
 
 
-def _load_model(cfg: Config, checkpoint: Path, state: dict) -> torch.nn.Module:
+def _load_model(cfg: Config, checkpoint: Path) -> torch.nn.Module:
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
-    try:
-        model.load_state_dict(state.get('state_dict', state))
-    except RuntimeError as error:
-        raise UsageError(f'{checkpoint} does not fit the config of its run: {error}') from error
+    load_weights(model, str(checkpoint))
     return model.to(get_device()).eval()
 
 

@@ -71,6 +71,10 @@ class HeadAdapter:
         return (f"Set {self.config_key} to one of {', '.join(counterparts)}, register a soft form of it "
                 "(mmskd.models.losses.register_soft_loss), or leave the head out with the option `heads`.")
 
+    def obstacle(self, model: nn.Module) -> str:
+        """What in ``model`` keeps a teacher's answer from this head, and what to do; empty if nothing."""
+        return ''
+
     def links(self, model: nn.Module) -> List[str]:
         """Names of the modules that ``model`` calls between its features and this head."""
         return []

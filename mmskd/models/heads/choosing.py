@@ -26,16 +26,21 @@ def choose_heads(model: nn.Module, names: Optional[Sequence[str]] = None) -> Lis
     if reason:
         raise UsageError(f'{type(model).__name__} cannot be taught: {reason}')
     modules = dict(model.named_modules())
+    groups = [[adapter_of(name, modules[name]) for name in members(modules, place)] for place in names or PLACES]
     if names is None:
-        found = [adapter_of(name, modules[name]) for place in PLACES for name in members(modules, place)]
+        found = sum(groups, [])
         chosen = [head for head in found if _has_target(head)] or found[:1]
     else:
-        missing = [name for name in names if not members(modules, name)]
+        missing = [name for name, group in zip(names, groups) if not group]
         if missing:
             raise UsageError(_no_head(model, missing))
-        chosen = [adapter_of(name, modules[name]) for given in names for name in members(modules, given)]
+        chosen = sum(groups, [])
     if not chosen:
         raise UsageError(_no_head(model, PLACES))
+    for head in chosen:
+        obstacle = head.obstacle(model)
+        if obstacle:
+            raise UsageError(f'{head} cannot be taught: {obstacle}')
     return chosen
 
 
@@ -49,8 +54,9 @@ def members(modules: Dict[str, nn.Module], name: str) -> List[str]:
 
 def stage_weight(model: nn.Module, name: str) -> float:
     """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'; 1 for others."""
-    stage = name.rpartition('.')[2]
-    return model.roi_head.stage_loss_weights[int(stage)] if stage.isdigit() else 1.
+    place, _, stage = name.rpartition('.')
+    in_cascade = place.startswith('roi_head.') and stage.isdigit()
+    return model.roi_head.stage_loss_weights[int(stage)] if in_cascade else 1.
 
 
 def is_pose_estimator(model: nn.Module) -> bool:

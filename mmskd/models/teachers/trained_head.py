@@ -12,6 +12,8 @@ from .compiled import CompiledTeacher, as_plain
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
+ONE_IMAGE_AT_A_TIME = 'GuidedAnchorHead'
+"""Heads of this class run masked convolutions in eval mode, and these take one image: frozen, they stay in train mode."""
 
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """A frozen copy of a model with the weights of a checkpoint; the model is not changed.
@@ -88,7 +90,7 @@ class FrozenParts:
                  for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
             module for name, module in model.named_modules()
-            if id(module) not in learning and name not in above
+            if id(module) not in learning and name not in above and not _takes_one_image(module)
         ]
         learns = {id(parameter) for name in heads
                   for parameter in model.get_submodule(name).parameters()}
@@ -106,3 +108,7 @@ class FrozenParts:
         """Let the parameters learn that learned before."""
         for parameter, requires_grad in self._flags:
             parameter.requires_grad_(requires_grad)
+
+
+def _takes_one_image(module: nn.Module) -> bool:
+    return any(kind.__name__ == ONE_IMAGE_AT_A_TIME for kind in type(module).__mro__)

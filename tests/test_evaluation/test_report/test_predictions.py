@@ -261,7 +261,7 @@ def test_an_evaluator_that_fails_is_no_obstacle(run):
     (lambda run: (run.folder / 'epoch_2.pth').unlink() or (run.folder / 'epoch_1.pth').unlink(),
      'holds no last checkpoint'),
     (lambda run: run.cfg.val_dataloader.dataset.update(data_root='gone'), 'which is not there'),
-    (lambda run: run.cfg.model.bbox_head.update(num_classes=3), 'does not fit the config'),
+    (lambda run: run.cfg.model.bbox_head.update(num_classes=3), 'does not fit RetinaNet'),
 ])
 def test_what_is_missing_is_named(run, spoil, message):
     spoil(run)
