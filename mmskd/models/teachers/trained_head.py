@@ -15,6 +15,7 @@ from .metainfo import metainfo_of_checkpoint
 ONE_IMAGE_AT_A_TIME = 'GuidedAnchorHead'
 """Heads of this class run masked convolutions in eval mode, and these take one image: frozen, they stay in train mode."""
 
+
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """A frozen copy of a model with the weights of a checkpoint; the model is not changed.
 
