@@ -173,6 +173,7 @@ def tool(path: str, *argv: Any) -> Callable[[], None]:
     def call() -> None:
         import runpy
         sys.argv = [str(TOOLS / path), *map(str, argv)]
+        sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as Python does for a script
         runpy.run_path(sys.argv[0], run_name='__main__')
 
     return call
