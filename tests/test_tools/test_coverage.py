@@ -40,6 +40,7 @@ CONFIGS = {
     'crowddet': 'mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
     'cascade rpn': 'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
     'tracker': 'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/simcc_res50_8xb32-140e_coco-384x288.py',
     'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/s1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
     'rle': f'{BODY}regression/coco/td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192.py',
 }
@@ -83,6 +84,7 @@ def test_refused(tool, stock, family, reason):
     ('crowddet', 'PSKDHook', 'the smaller one of two pairings'), ('crowddet', 'USKDHook', 'two pairings'),
     ('cascade rpn', 'other heads', 'the stage before it has moved'),
     ('tracker', 'NKDHook', 'from frame to frame'), ('tracker', 'other heads', 'from frame to frame'),
+    ('simcc on deconvolutions', 'other heads', 'it is a part of model.head'),
     ('distiller', 'NKDHook', 'a teacher of its own'), ('distiller', 'USKDHook', 'a teacher of its own'),
     ('double heads', 'USKDHook', "Set layer='roi_head.bbox_head.fc_branch.0'")])
 def test_refused_before_the_first_iteration(tool, stock, family, hook, reason):
