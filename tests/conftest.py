@@ -11,8 +11,11 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True, scope='session')
 def unformatted_configs():
-    """Each Runner formats its config with yapf, which takes longer than a small training."""
-    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True)):
+    """Each Runner formats its config with yapf, which takes longer than a small training.
+
+    The forks' MMEngine does so in another way, and goes on doing it.
+    """
+    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True), create=True):
         yield
 
 
