@@ -1,9 +1,4 @@
-"""Installs mmskd, and nothing else.
-
-mmskd is used inside an OpenMMLab environment that already works, so torch, mmcv, mmengine, mmdet
-and mmpose are no requirements here (pip could move them, or build them for another torch); they
-are checked when mmskd is imported. tools/setup_env.sh makes such an environment from nothing.
-"""
+"""What pyproject.toml cannot say: the configs and tools go along, where OpenMMLab's `mim` looks for them."""
 import os
 import shutil
 import sys
@@ -12,7 +7,7 @@ if not (3, 9) <= sys.version_info[:2] <= (3, 12):
     sys.exit('mmskd needs Python 3.9 to 3.12, this is Python %d.%d (%s)' %
              (sys.version_info[0], sys.version_info[1], sys.executable))
 
-from setuptools import find_packages, setup  # noqa: E402
+from setuptools import setup  # noqa: E402
 from setuptools.command.build_py import build_py  # noqa: E402
 from setuptools.command.develop import develop  # noqa: E402
 
@@ -75,32 +70,4 @@ class Develop(develop):
         super().run()
 
 
-def read(*path):
-    path = os.path.join(ROOT, *path)
-    if not os.path.exists(path):
-        return ''
-    with open(path, encoding='utf-8') as file:
-        return file.read()
-
-
-def get_version():
-    values = {}
-    exec(read('mmskd', 'version.py'), values)
-    return values['__version__']
-
-
-setup(
-    name='mmskd',
-    version=get_version(),
-    description='Self-distillation for MMDetection and MMPose: one hook, same models',
-    long_description=read('README.md'),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    packages=find_packages(include=['mmskd', 'mmskd.*']),
-    include_package_data=True,
-    python_requires='>=3.9,<3.13',
-    install_requires=[],
-    extras_require={'tests': ['pytest', 'pytest-xdist']},
-    cmdclass={'build_py': BuildPy, 'develop': Develop},
-    zip_safe=False,
-)
+setup(cmdclass={'build_py': BuildPy, 'develop': Develop})

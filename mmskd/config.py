@@ -14,6 +14,7 @@ from mmengine.hub import hub
 from mmskd.errors import UsageError
 
 OURS = 'mmskd::'
+METRICS_OF = {'DetCalibrationMetric': 'mmdet', 'PoseCalibrationMetric': 'mmpose'}
 
 
 def config_root(package: str) -> Path:
@@ -68,9 +69,18 @@ def load_config(name: str) -> Config:
 
     Raises:
         ModuleNotFoundError: If the package is not installed.
-        FileNotFoundError: If there is no such config.
+        FileNotFoundError: If there is no such config, or none of those that it is based on.
+        UsageError: If it cannot be read; says where and why.
     """
-    return Config.fromfile(find_config(name))
+    path = find_config(name)
+    try:
+        return Config.fromfile(path)
+    except (FileNotFoundError, ModuleNotFoundError, UsageError):
+        raise
+    except Exception as error:  # a config is a program
+        where = f', line {error.lineno}' if getattr(error, 'lineno', None) else ''
+        text = ' '.join(str(getattr(error, 'msg', error)).split())
+        raise UsageError(f'{name} cannot be read{where}: {type(error).__name__}: {text}') from error
 
 
 def project_of(cfg: Config) -> str:
@@ -85,6 +95,34 @@ def project_of(cfg: Config) -> str:
         if scope in ('mmdet', 'mmpose'):
             return scope
     return 'mmdet'
+
+
+def require_parts(cfg: Config, *keys: str) -> None:
+    """Raise UsageError if a config lacks one of the parts that a tool runs."""
+    for key in keys:
+        if not cfg.get(key):
+            raise UsageError(f'the config has no {key}, which is needed here')
+
+
+def check_metrics(cfg: Config, split: str, project: str) -> None:
+    """Look whether the metrics of a config are for its model, before the first validation does.
+
+    Args:
+        cfg (Config): A config.
+        split (str): ``'val'`` or ``'test'``.
+        project (str): As :func:`project_of` returned.
+
+    Raises:
+        UsageError: If one is for the models of the other project.
+    """
+    evaluator = cfg.get(f'{split}_evaluator') or []
+    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
+        kind = metric.get('type', '') if isinstance(metric, dict) else ''
+        kind = kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__name__}'
+        owner = METRICS_OF.get(kind.rpartition('.')[2], kind.partition('.')[0])
+        if owner in ('mmdet', 'mmpose') and owner != project:
+            raise UsageError(f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
+                             f'of {project}; take it out')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:

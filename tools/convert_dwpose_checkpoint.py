@@ -11,13 +11,13 @@ it. A checkpoint that is a stock model's already, as those that were released, k
 import argparse
 import ast
 import os
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Optional
 
 from mmskd.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
+from mmskd.ending import add_traceback, end_in_a_line
 
 DISTILLERS = ('DWPoseDistiller', 'PoseEstimatorDistiller')
 
@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
         '--stage', type=int, choices=[1, 2],
         help='which stage of the distillation the file comes from; needed only where it does not '
         'say so itself')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -157,7 +158,7 @@ def main() -> None:
     try:
         convert(args.in_file, args.out_file, args.stage)
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        sys.exit(f'convert_dwpose_checkpoint.py: {error}')
+        end_in_a_line('convert_dwpose_checkpoint.py', error, args.traceback)
 
 
 if __name__ == '__main__':

@@ -30,6 +30,7 @@ from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
 from mmskd.datasets.shapes import CLASSES, PALETTE
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.page import write_report
 
@@ -60,6 +61,7 @@ def parse_args():
                         help='for logs, checkpoints and pictures; default: work_dirs/demo')
     parser.add_argument('--fresh', action='store_true', help='delete earlier runs and start again')
     parser.add_argument('--quiet', action='store_true', help='print only the table and the paths')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -84,7 +86,7 @@ def main():
         report = write_report([run.folder for run in runs], args.work_dir / 'report',
                               quiet=args.quiet)
     except UsageError as error:
-        sys.exit(f'demo.py: {error}')
+        end_in_a_line('demo.py', error, args.traceback)
     print(f'Report, to open in a browser: {os.path.relpath(report)}')
 
 
@@ -149,7 +151,7 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, TOOLS / 'train.py', self.config, '--work-dir', self.folder,
-                   '--resume', '--cfg-options', *self.data_options]
+                   '--resume', 'auto-or-start', '--cfg-options', *self.data_options]
         with self.output.open('a') as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             try:
@@ -175,7 +177,7 @@ class Run:
                 train, val = self.logs()
                 status = left(max(train, default=0))
                 if val:
-                    status = f'mAP {val[max(val)][METRICS["mAP"]]:.3f}, {status}'
+                    status = f'mAP {shown(val[max(val)], "mAP")}, {status}'
                 progress.update(task, completed=max(train, default=0), status=status)
                 if not console.is_terminal and len(val) != reported:
                     reported = len(val)
@@ -217,10 +219,16 @@ def summary(runs) -> Table:
         table.add_column(column, justify='right')
     for run in runs:
         last = run.logs()[1][run.max_epochs]
-        values = {name: f'{last[key]:.3f}' for name, key in METRICS.items()}
+        values = {name: shown(last, name) for name in METRICS}
         values['s / epoch'] = f'{run.seconds_per_epoch():.1f}'
         table.add_row(run.name, *(values[column] for column in columns))
     return table
+
+
+def shown(scalars: dict, name: str) -> str:
+    """A measured value for the table; a validation in which nothing was detected has none."""
+    value = scalars.get(METRICS[name])
+    return 'none' if value is None else f'{value:.3f}'
 
 
 def draw_curves(runs, path: Path):
@@ -238,7 +246,8 @@ def draw_curves(runs, path: Path):
         line = dict(style, marker=None)
         axes[0].plot(epochs, [train[step].get('pskd_alpha', 0.0) for step in steps], **line)
         axes[1].plot(epochs, [train[step]['loss'] for step in steps], **line)
-        axes[2].plot(sorted(val), [val[epoch][METRICS['mAP']] for epoch in sorted(val)], **style)
+        axes[2].plot(sorted(val), [val[epoch].get(METRICS['mAP'], math.nan) for epoch in sorted(val)],
+                     **style)
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.legend()

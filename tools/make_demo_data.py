@@ -1,11 +1,11 @@
 """Write a generated data set: shapes to detect, or stick figures with keypoints."""
 import argparse
-import sys
 
 from rich.console import Console
 from rich.progress import Progress
 
 from mmskd.datasets import write_demo_data
+from mmskd.ending import add_traceback, end_in_a_line
 
 
 def parse_args():
@@ -17,6 +17,7 @@ def parse_args():
     parser.add_argument('--val', type=int, default=160, help='validation images, default: 160')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same files; default: 0')
     parser.add_argument('--quiet', action='store_true', help='print nothing but errors')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -30,7 +31,7 @@ def main():
                 args.out_dir, args.kind, args.train, args.val, args.seed,
                 on_image=lambda: progress.advance(task))
     except (ValueError, OSError) as error:
-        sys.exit(f'make_demo_data.py: {error}')
+        end_in_a_line('make_demo_data.py', error, args.traceback)
     console.print(f'{args.train} training and {args.val} validation images in {args.out_dir}',
                   soft_wrap=True)
 

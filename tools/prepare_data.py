@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import shutil
-import sys
 import tarfile
 import tempfile
 import xml.etree.ElementTree as ElementTree
@@ -22,6 +21,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 from PIL import Image
 from rich.console import Console
 
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.progress import track
 
@@ -307,6 +307,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('source', nargs='?', type=Path, help='folder or archive')
     parser.add_argument('--out', type=Path, help='where to, default: data/<name>')
     parser.add_argument('--check', action='store_true', help='only look at what is there')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -329,7 +330,7 @@ def main() -> None:
             more = f' (and {len(found) - 1} more)' if len(found) > 1 else ''
             raise UsageError(f'{found[0]}{more}')
     except UsageError as error:
-        sys.exit(f'prepare_data.py: {error}')
+        end_in_a_line('prepare_data.py', error, args.traceback)
     counts = ', '.join(f'{split} {images} images, {annotations} annotations' for split, (
         images, annotations) in DATA_SETS[args.name].counts.items())
     console.print(f'{out}: {counts}')

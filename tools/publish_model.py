@@ -7,11 +7,11 @@ weights as its weights already; those are written.
 import argparse
 import hashlib
 import os
-import sys
 from pathlib import Path
 from pickle import UnpicklingError
 
 from mmskd.checkpoint import load_checkpoint_safely, publishable, write_checkpoint
+from mmskd.ending import add_traceback, end_in_a_line
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,6 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('in_file', help='checkpoint of a training')
     parser.add_argument(
         'out_file', help='file to write; the beginning of its sha256 is added to the name')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     try:
         print(publish(args.in_file, args.out_file))
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        sys.exit(f'publish_model.py: {error}')
+        end_in_a_line('publish_model.py', error, args.traceback)
 
 
 if __name__ == '__main__':

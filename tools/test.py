@@ -8,16 +8,16 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmskd.config import load_config, project_of
-from mmskd.config import check_data
+from mmskd.checkpoint import load_checkpoint_safely
+from mmskd.config import check_data, check_metrics, load_config, project_of, require_parts
 from mmskd.engine.hooks import CalibratedScores
-from mmskd.engine.launch import (add_common_arguments, check_checkpoint, draw_predictions, run_tool,
-                                 set_local_rank, set_work_dir)
+from mmskd.engine.launch import (OneLineParser, add_common_arguments, check_checkpoint,
+                                 draw_predictions, run_tool, set_local_rank, set_work_dir)
 from mmskd.errors import UsageError
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument(
         'config', help='a config file, or one that comes with a package, as '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -99,6 +99,7 @@ def check_args(args: argparse.Namespace, project: str) -> None:
 def prepare(args: argparse.Namespace) -> Config:
     """The config with everything that the command line says."""
     cfg = load_config(args.config)
+    require_parts(cfg, 'model', 'test_dataloader', 'test_evaluator')
     project = project_of(cfg)
     check_args(args, project)
     check_checkpoint(args.checkpoint)
@@ -121,6 +122,7 @@ def prepare(args: argparse.Namespace) -> Config:
         hook = dict(type='mmskd.CalibratedScores', calibrator=args.calibrator)
         CalibratedScores(args.calibrator)  # is it one?
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    check_metrics(cfg, 'test', project)
     check_data(cfg, ['test'])
     return cfg
 
@@ -155,8 +157,22 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
     runner.test_evaluator.metrics += [DumpResults(out_file_path=path) for path in dumps if path]
 
 
+def check_weights(runner: Runner, path: str) -> None:
+    """Raise UsageError if a local checkpoint has no weight of the model: MMEngine would test without."""
+    if '://' in path:
+        return
+    checkpoint = load_checkpoint_safely(path, map_location='cpu')
+    given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
+    # Either may be in a wrapper: DDP, or that of test-time augmentation
+    given, wanted = ({key.removeprefix('module.') for key in keys} for keys in (given, runner.model.state_dict()))
+    if given.isdisjoint(wanted):
+        raise UsageError(f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
+                         'checkpoint of another one')
+
+
 def test(runner: Runner, args: argparse.Namespace) -> None:
     """Test, and write what is asked for."""
+    check_weights(runner, args.checkpoint)
     if args.out or args.dump:
         write_results(runner, args, project_of(runner.cfg))
     runner.test()

@@ -1,6 +1,7 @@
 """Train a model of MMDetection or MMPose; with distillation if the config or a flag says so."""
 import argparse
 import inspect
+import itertools
 import os
 from typing import Optional
 
@@ -9,15 +10,17 @@ from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+import mmskd.engine.hooks as ours
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
-from mmskd.config import check_data, find_config, load_config, project_of
-from mmskd.engine.launch import (CheckpointAction, KeyValueAction, add_common_arguments,
-                                 check_checkpoint, draw_predictions, run_tool, say, set_local_rank,
-                                 set_work_dir)
+from mmskd.config import (check_data, check_metrics, find_config, load_config, project_of,
+                          require_parts)
+from mmskd.engine.hooks.teaching_hook import go_together
+from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser,
+                                 add_common_arguments, check_checkpoint, draw_predictions, run_tool,
+                                 say, set_local_rank, set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.errors import UsageError
 
-TEACHING_HOOKS = ('PSKDHook', 'DistillHook', 'HeadDistillHook')
 PROFILED = 10  # iterations
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
 # What a method adds to the name of the work dir, so that it is not the baseline's
@@ -27,7 +30,7 @@ RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = OneLineParser(description=__doc__)
     parser.add_argument(
         'config', help='a config file, or one that comes with a package, as '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')
@@ -49,6 +52,9 @@ def parse_args() -> argparse.Namespace:
         '--resume', nargs='?', const=NEWEST, metavar='CHECKPOINT',
         help='go on from this checkpoint, or, without a name, from the newest in the work dir that '
         f'is whole; "{NEWEST_OR_START}" starts if there is none, for jobs that are queued again')
+    parser.add_argument(
+        '--keep-going', action='store_true',
+        help='train on when the weights have become NaN or infinite, as MMEngine does')
     parser.add_argument(
         '--amp', action='store_true',
         help='train with automatic mixed precision; without a GPU: backbone and neck in bfloat16')
@@ -95,29 +101,55 @@ def set_hook(cfg: Config, name: str, flag: str, options: dict) -> None:
 
     Raises:
         UsageError: If the hook has no such option, or does not take the value, or the config names
-            another hook that teaches.
+            another hook that does not go with it.
     """
-    import mmskd.engine.hooks as ours
     hook_class = getattr(ours, name)
     known = list(inspect.signature(hook_class).parameters)
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UsageError(f'{flag} has no option {unknown[0]}; there are {", ".join(known)}')
     hooks = list(cfg.get('custom_hooks') or [])
-    there = {name_of(hook): hook for hook in hooks if name_of(hook) in TEACHING_HOOKS}
-    if set(there) - {name}:
-        raise UsageError(f'{flag}: the config has {", ".join(there)} already, and a model has one '
-                         'teacher at a time; take it out of custom_hooks')
-    hook = there.get(name)
+    hook = next((hook for hook in hooks if name_of(hook) == name), None)
     if hook is None:
         hook = dict(type=f'mmskd.{name}')
         hooks.append(hook)
     hook.update(options)
-    try:
-        hook_class(**{option: value for option, value in hook.items() if option in known})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f'{flag}: {error}') from error
     cfg.custom_hooks = hooks
+    check_methods(cfg, f'{flag}: ')
+
+
+def check_methods(cfg: Config, flag: str = '') -> None:
+    """Raise UsageError for options of the hooks that teach, or hooks that do not go together.
+
+    Args:
+        cfg (Config): A config.
+        flag (str): Before the message: what put a hook into the config. Default: ''.
+    """
+    teaching = [(index, hook, getattr(ours, name_of(hook), None))
+                for index, hook in enumerate(cfg.get('custom_hooks') or [])]
+    teaching = [(index, hook, kind) for index, hook, kind in teaching
+                if isinstance(kind, type) and issubclass(kind, ours.TeachingHook)]
+    for index, hook, kind in teaching:
+        if isinstance(hook, dict):
+            where = flag or f'custom_hooks[{index}]: '
+            try:
+                kind(**{key: value for key, value in hook.items()
+                        if key not in ('type', 'priority', '_scope_')})
+            except UsageError as error:
+                raise UsageError(f'{where}{error}') from error
+            except TypeError as error:
+                raise UsageError(f'{where}{kind.__name__}: {reason_of(error)}; there are '
+                                 f'{", ".join(inspect.signature(kind).parameters)}') from error
+    for (_, _, first), (_, _, second) in itertools.combinations(teaching, 2):
+        if not go_together(first, second):
+            raise UsageError(f'{flag}custom_hooks has {first.__name__} and {second.__name__}, which do not '
+                             'teach one model together; leave one of them (docs/reliability.md says '
+                             'which do)')
+
+
+def reason_of(error: TypeError) -> str:
+    """What is wrong with the arguments of a constructor."""
+    return str(error).partition('() ')[2] or str(error)
 
 
 def name_of(hook: object) -> str:
@@ -133,14 +165,16 @@ def method_flag(args: argparse.Namespace) -> str:
     return '--distill-from' if args.distill_from else '--head-distill' if args.head_distill else ''
 
 
-def save_safely(cfg: Config) -> None:
-    """Put SafeCheckpointHook in the place of CheckpointHook."""
+def use_safe_hooks(cfg: Config, keep_going: bool) -> None:
+    """Put SafeCheckpointHook in the place of CheckpointHook, and stop at weights that are not finite."""
     hooks = cfg.get('default_hooks') or {}
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # as MMEngine does
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
         if isinstance(hook, dict) and hook.get('type') in (
                 'CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
             hook['type'] = 'mmskd.SafeCheckpointHook'
+    if not keep_going:
+        hooks.setdefault('finite_weights', dict(type='mmskd.FiniteWeightsHook'))
     cfg.default_hooks = hooks
 
 
@@ -207,8 +241,7 @@ def make_resume_exact(cfg: Config) -> None:
     if (cfg.get('randomness') or {}).get('seed') is None:
         return
     hooks = list(cfg.get('custom_hooks') or [])
-    if not any(hook.get('type') == RANDOM_STREAMS_HOOK for hook in hooks
-               if isinstance(hook, dict)):
+    if not any(name_of(hook) == 'RandomStreamsHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type=RANDOM_STREAMS_HOOK)]
 
 
@@ -267,6 +300,7 @@ def prepare(args: argparse.Namespace) -> Config:
     """The config with everything that the command line says."""
     check_restarts(args)
     cfg = load_config(args.config)
+    require_parts(cfg, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     project = project_of(cfg)
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
     # --cfg-options in MMPose
@@ -290,18 +324,36 @@ def prepare(args: argparse.Namespace) -> Config:
         if 'preprocess_cfg' in cfg:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     add_method(cfg, args)
+    check_methods(cfg)
     if args.profile is not None:
         profile(cfg, args.profile)
     make_resume_exact(cfg)
-    save_safely(cfg)
+    use_safe_hooks(cfg, args.keep_going)
     choose_checkpoint(cfg, args, start_from)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
+    check_metrics(cfg, 'val', project)
     check_data(cfg, ['train', 'val'])
     return cfg
 
 
+def check_classes(runner: Runner) -> None:
+    """Raise UsageError if a detector's head has fewer classes than there are in the training data.
+
+    It would be found in the first iteration, if an image has an object of one of the others, and nowhere
+    else.
+    """
+    classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
+    for name, module in runner.model.named_modules():
+        number = getattr(module, 'num_classes', None)
+        if name.endswith('bbox_head') and isinstance(number, int) and number < len(classes or ()):
+            raise UsageError(f'model.{name}.num_classes is {number}, and the training data have '
+                             f'{len(classes)} classes: set it to {len(classes)}, or name fewer classes in '
+                             'train_dataloader.dataset.metainfo')
+
+
 def train(runner: Runner, args: argparse.Namespace) -> None:
+    check_classes(runner)
     runner.train()
 
 

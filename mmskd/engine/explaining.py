@@ -24,7 +24,7 @@ def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]
         return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
     if isinstance(error, OSError):
         return _of_the_system(error, cfg)
-    for explanation in (_unknown_type, _unexpected_option, _missing_option, _syntax):
+    for explanation in (_unknown_type, _unknown_optimizer, _unexpected_option, _missing_option):
         line = explanation(error, cfg)
         if line:
             return line
@@ -61,15 +61,29 @@ def _unknown_type(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
     match = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', str(error))
     if not isinstance(error, KeyError) or match is None:
         return None
-    name, scope, kind = match.group(1).strip('\'"'), *match.groups()[1:]
-    known = list(_registered(scope, kind))
+    return _no_such_type(match.group(1).strip('\'"'), *match.groups()[1:], cfg)
+
+
+def _unknown_optimizer(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    """MMEngine looks up its name without asking whether there is one."""
+    if not isinstance(error, TypeError) or str(error) != 'None is not a callable object':
+        return None
+    optimizer = ((cfg or {}).get('optim_wrapper') or {}).get('optimizer') or {}
+    name = optimizer.get('type')
+    if not isinstance(name, str) or name in _registered('optimizer'):
+        return None
+    return _no_such_type(name, 'mmengine', 'optimizer', cfg)
+
+
+def _no_such_type(name: str, scope: str, kind: str, cfg: Optional[Config]) -> str:
+    known = list(_registered(kind))
     similar = difflib.get_close_matches(name.rpartition('.')[2], known, n=3, cutoff=0.6)
     hint = f'did you mean {" or ".join(similar)}?' if similar else (
         'if it is your own, name its module in custom_imports')
     return f'{_key_of(cfg, name)}there is no {kind} {name} in {scope}; {hint}'
 
 
-def _registered(scope: str, kind: str) -> Iterator[str]:
+def _registered(kind: str) -> Iterator[str]:
     import mmengine.registry
     for each in vars(mmengine.registry).values():
         if getattr(each, 'name', None) == kind and hasattr(each, 'module_dict'):
@@ -82,7 +96,13 @@ def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[
     if not isinstance(error, TypeError) or match is None:
         return None
     kind, option = match.groups()
-    return f'{_key_of(cfg, kind, option)}{kind} has no option {option}'
+    # The constructor that refuses it may be that of a class which the one in the config derives from
+    found = [(key, node) for key, node in _nodes(cfg) if option in node and 'type' in node]
+    found = [(key, node) for key, node in found if _type_name(node) == kind] or found
+    if len(found) != 1:
+        return f'{kind} has no option {option}'
+    key, node = found[0]
+    return f'{key}: {_type_name(node)} has no option {option}'
 
 
 def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
@@ -93,17 +113,9 @@ def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str
     return f'{_key_of(cfg, kind)}{kind} needs {in_a_line(options)}'
 
 
-def _syntax(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
-    if not isinstance(error, SyntaxError):
-        return None
-    where = f', line {error.lineno}' if error.lineno else ''
-    return f'{error.filename or "the config"}{where}: {in_a_line(str(error.msg))}'
-
-
-def _key_of(cfg: Optional[Config], kind: str, option: Optional[str] = None) -> str:
+def _key_of(cfg: Optional[Config], kind: str) -> str:
     """Where a config names a type, as ``'model.backbone: '``; '' if it does not, or more than once."""
-    found = [key for key, node in _nodes(cfg) if _type_name(node) == kind.rpartition('.')[2]
-             and (option is None or option in node)]
+    found = [key for key, node in _nodes(cfg) if _type_name(node) == kind.rpartition('.')[2]]
     return f'{found[0]}: ' if len(found) == 1 else ''
 
 

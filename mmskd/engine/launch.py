@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Callable
+from typing import Callable, NoReturn
 from unittest import mock
 
 import torch
@@ -22,6 +22,17 @@ from mmskd.config import project_of
 from mmskd.engine.explaining import explain
 from mmskd.engine.peers import meet_peers, who_is_lost
 from mmskd.errors import RunStopped, UsageError
+
+
+# What each launcher tells the processes that it starts
+STARTED_BY = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: {message} (--help lists the options)\n')
 
 
 class KeyValueAction(DictAction):
@@ -108,7 +119,15 @@ def check_checkpoint(path: str) -> None:
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
-    """Tell the config who starts the processes; without an accelerator they talk over gloo."""
+    """Tell the config who starts the processes; without an accelerator they talk over gloo.
+
+    Raises:
+        UsageError: If that has not started this process.
+    """
+    variable = STARTED_BY.get(launcher)
+    if variable and variable not in os.environ:
+        raise UsageError(f'--launcher {launcher}: {variable} is not set, so this process was not started '
+                         f'by it; tools/{"slurm" if launcher == "slurm" else "dist"}_train.sh starts them')
     cfg.launcher = launcher
     on_cpu = launcher != 'none' and get_device() == 'cpu'
     if on_cpu:

@@ -12,6 +12,8 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from mmskd.options import Options
+
 from .bootstrap import bootstrap
 from .calibration import (aurc, brier, eaurc, ece, laece_by_class, lrp_of_sums, mean_of_defined,
                           nll, optimal_lrp_by_class, ratio, score_bins)
@@ -36,6 +38,15 @@ class DetectionRule(NamedTuple):
     score_thr: float = 0.05
     n_bins: int = 25
     max_dets: int = 100
+
+    def checked(self, owner: str = 'DetectionRule') -> 'DetectionRule':
+        """The same, or a UsageError that says which value of the ``owner`` is out of range."""
+        options = Options(owner)
+        return DetectionRule(
+            options.number('iou_thr', self.iou_thr, above=0, below=1),
+            options.number('score_thr', self.score_thr, least=0, most=1),
+            options.whole('n_bins', self.n_bins, least=1),
+            options.whole('max_dets', self.max_dets, least=1))
 
 
 class DetectionCalibration:
@@ -68,7 +79,8 @@ class DetectionCalibration:
             what is ignored.
 
     Raises:
-        ValueError: If a label is none of the classes, or the thresholds are of another number.
+        ValueError: If a label is none of the classes; if the thresholds are of another number, or
+            no scores; if a value of the rule is out of range.
     """
 
     def __init__(self,
@@ -86,7 +98,7 @@ class DetectionCalibration:
             raise ValueError(f'a label is {highest}, but there are {n_classes} classes')
         self.detections, self.objects = detections, objects
         self.n_classes, self.n_images = n_classes, n_images
-        self.rule, self.calibrator = rule, calibrator
+        self.rule, self.calibrator = rule.checked(), calibrator
 
         pairs = overlaps(detections, objects)
         touching, self.matched = (
@@ -99,6 +111,8 @@ class DetectionCalibration:
         if self.thresholds.shape != (n_classes, ):
             raise ValueError(f'there are {n_classes} classes, but the thresholds have the shape '
                              f'{self.thresholds.shape}')
+        if (self.thresholds < 0).any() or (self.thresholds > 1).any():
+            raise ValueError(f'thresholds are scores in [0, 1], or nan: {self.thresholds}')
         self.kept = self._calibrated(touching.above(self.thresholds))
         self.emitted = self._calibrated(self.matched.above(rule.score_thr))
         above = detections.select(detections.scores >= self.thresholds[detections.labels])
@@ -151,7 +165,9 @@ class DetectionCalibration:
                   level: float = 0.95) -> Dict[str, Tuple[float, float]]:
         """Bootstrap intervals over images of what is measured at the thresholds.
 
-        The thresholds stay as they are. See :func:`mmskd.evaluation.bootstrap.bootstrap`.
+        The thresholds stay as they are. See :func:`mmskd.evaluation.bootstrap.bootstrap`. An error
+        in bins is larger in a small sample than in a large one, and in a draw larger than in the
+        sample, so that the intervals of LaECE_0 reach further up than down.
 
         Args:
             n (int): How often to draw. Defaults to 1000.
@@ -327,8 +343,9 @@ def detection_calibration(boxes: Sequence,
         DetectionCalibration: ``values``, ``by_class()``, ``by_size()`` and ``intervals()``.
 
     Raises:
-        ValueError: If there are not as many entries of each as images, or as :class:`Detections`,
-            :class:`Objects` and :class:`DetectionCalibration` say.
+        ValueError: If there are not as many entries of each as images; if the corners of a box are
+            not in order, as of x, y, width, height; or as :class:`Detections`, :class:`Objects` and
+            :class:`DetectionCalibration` say.
 
     Example:
         >>> from mmskd.evaluation import detection_calibration
@@ -346,6 +363,10 @@ def detection_calibration(boxes: Sequence,
     if not n_images == len(boxes) == len(scores) == len(labels):
         raise ValueError(f'there are {len(boxes)} entries of boxes, {len(scores)} of scores, '
                          f'{len(labels)} of labels and {n_images} of targets: one an image each')
+    for i, target in enumerate(targets):
+        missing = {'boxes', 'labels'} - target.keys()
+        if missing:
+            raise ValueError(f'target {i} has no {min(missing)}: it has {sorted(target)}')
     detections = Detections.of(
         _flat(boxes, (4, )), _flat(scores), _flat(labels),
         np.repeat(np.arange(n_images), [len(one) for one in scores]))
@@ -354,6 +375,13 @@ def detection_calibration(boxes: Sequence,
         _flat([target['labels'] for target in targets]),
         np.repeat(np.arange(n_images), [len(target['labels']) for target in targets]),
         *(_flat_or_none(targets, key) for key in ('ignored', 'crowds', 'areas')))
+    for what, these in (('detections', detections), ('targets', objects)):
+        turned = (these.boxes[:, 2:] < these.boxes[:, :2]).any(1)
+        if turned.any():
+            raise ValueError(
+                f'boxes of the {what} must be x1, y1, x2, y2, but x2 < x1 or y2 < y1 in '
+                f'{these.boxes[turned][0]} on image {these.images[turned][0]} ({turned.sum()} of '
+                f'{len(turned)} are so)')
     if n_classes is None:
         n_classes = 1 + max(detections.labels.max(initial=-1), objects.labels.max(initial=-1))
     return DetectionCalibration(detections, objects, int(n_classes), n_images, thresholds, rule,

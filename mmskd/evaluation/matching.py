@@ -30,7 +30,7 @@ class Detections(NamedTuple):
         """Checked arrays.
 
         Raises:
-            ValueError: If lengths differ, a label is negative, or a box or score is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or score is not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'detections')
         scores = np.asarray(scores, np.float64)
@@ -71,7 +71,7 @@ class Objects(NamedTuple):
         boxes.
 
         Raises:
-            ValueError: If lengths differ, a label is negative, or a box or area is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or area is not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'objects')
         nothing = np.zeros(len(labels), bool)
@@ -328,6 +328,8 @@ def _outside(areas: np.ndarray, area_range: Tuple[float, float]) -> np.ndarray:
 
 def _checked(boxes, labels, images, what: str) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    if (np.asarray(labels) % 1 != 0).any():
+        raise ValueError(f'labels of {what} must be whole numbers')
     labels, images = np.asarray(labels, np.int64), np.asarray(images, np.int64)
     if not len(boxes) == len(labels) == len(images) or labels.ndim != 1 or images.ndim != 1:
         raise ValueError(f'{len(boxes)} boxes of {what} have {labels.shape} labels and are on '

@@ -1,6 +1,7 @@
 """What the tools that measure calibration have in common."""
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS
@@ -10,6 +11,7 @@ from mmskd.config import project_of
 from mmskd.registry import METRICS
 
 from .measures import COUNTS, MEASURES, OWN_THR
+from .metrics.samples import check_repeats
 
 METRIC_OF = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
 
@@ -37,6 +39,21 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
         return METRICS.build(dict(settings, **{**(options or {}), 'type': f'mmskd.{name}'}))
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def check_poses(results: Sequence[Any]) -> None:
+    """Look for a pose of the same image and annotation twice, in what a results file holds.
+
+    It changes no mean, but two tests in one file are no test. While a model is tested the same may come
+    from two data sets of the same images.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    instances = [sample for sample in results if isinstance(sample, dict) and
+                 isinstance(sample.get('id'), (int, np.integer))]
+    check_repeats([f'{sample.get("img_path") or sample.get("img_id")} (instance {sample["id"]})'
+                   for sample in instances], 'PoseCalibrationMetric')
 
 
 def dataset_meta(dataset: dict) -> dict:

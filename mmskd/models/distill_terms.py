@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
 from .losses.distill import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
                              SimCCDistillLoss)
@@ -15,7 +16,7 @@ from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
 from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
-from .pairing import has_pair
+from .pairing import has_pair, map_leaves, teacher_side
 from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
@@ -34,11 +35,12 @@ class LogitTerms:
 
     Attributes:
         scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
+        refused (int): Calls so far in which what the teacher said was not finite. Their terms are 0.
     """
 
     def __init__(self, heads: Sequence[TaughtHead], losses: Sequence[nn.Module], gt_weight: float,
                  teacher: Optional[nn.Module] = None):
-        self.scale = 1.0
+        self.scale, self.refused = 1.0, 0
         self._losses, self._gt_weight = losses, gt_weight
         self._terms: Dict[str, List[Tensor]] = defaultdict(list)
         theirs = {} if teacher is None else dict(teacher.named_modules())
@@ -64,6 +66,11 @@ class LogitTerms:
         if not has_pair(args):
             return None
         own = output if self._gt_weight == 1 else output * self._gt_weight
+        if self.scale and not all_finite(tensors_in(map_leaves(teacher_side, args))):
+            self.refused += 1
+            for term in self._losses:
+                self._terms[term.log_name].append(own.new_zeros(()))
+            return own
         for term in self._losses if self.scale else ():
             with record_function(LOSS):
                 value = term.of_call(LossCall(loss, args, kwargs, teacher_loss)) * self.scale
@@ -85,6 +92,7 @@ class FeatureTerm:
 
     def __init__(self, student: nn.Module, teacher: nn.Module, loss: nn.Module):
         self._loss = loss
+        self.refused = 0
         self._listening = False
         self._maps: Dict[str, List[Tensor]] = {}
         self._handles = []
@@ -107,6 +115,11 @@ class FeatureTerm:
             if side not in maps:
                 raise UsageError(f'the {side} computed no features in this step, so there is nothing that '
                                  f'{type(self._loss).__name__} could compare. Leave it out of `losses`.')
+        if not all_finite(maps['teacher']):
+            self.refused += 1
+            # 0, but a function of the projections, which DDP waits for
+            teacher = [torch.zeros_like(level) for level in maps['teacher']]
+            return {FeatureDistillLoss.log_name: self._loss(maps['student'], teacher) * 0}
         with record_function(LOSS):
             return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
 

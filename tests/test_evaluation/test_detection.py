@@ -326,6 +326,19 @@ def test_wrong_arguments_are_named():
         calibration(detections, objects, thresholds=[.5, .5])
     with pytest.raises(ValueError, match='n_bins'):
         calibration(detections, objects, rule=DetectionRule(n_bins=0)).values
+    for rule in (dict(n_bins=0), dict(score_thr=2), dict(iou_thr=float('nan')), dict(max_dets=0)):
+        with pytest.raises(ValueError, match=f'DetectionRule: {min(rule)} must be'):
+            calibration(detections, objects, rule=DetectionRule(**rule))
+    with pytest.raises(ValueError, match='thresholds are scores'):
+        calibration(detections, objects, thresholds=[.5, .5, np.nan, 7])
+    with pytest.raises(ValueError, match='target 0 has no boxes: it has .*bboxes'):
+        detection_calibration([[]], [[]], [[]], [dict(bboxes=[], labels=[])])
+    for boxes, truth in (([[20, 30, 5, 5]], [[0, 0, 1, 1]]), ([[0, 0, 1, 1]], [[20, 30, 5, 5]])):
+        with pytest.raises(ValueError, match=r'must be x1, y1, x2, y2.*\[20. 30.  5.  5.\] on image 0'):
+            detection_calibration([boxes], [[.5]], [[0]], [dict(boxes=truth, labels=[0])])
+    for label in (.5, np.nan):
+        with pytest.raises(ValueError, match='labels of detections must be whole numbers'):
+            detection_calibration([[[0, 0, 1, 1]]], [[.5]], [[label]], [dict(boxes=[], labels=[])])
     with pytest.raises(ValueError, match='1 entries of boxes, 2 of scores'):
         detection_calibration([[]], [[], []], [[]], [dict(boxes=[], labels=[])])
     with pytest.raises(ValueError, match='target 1 has no ignored, and others have'):

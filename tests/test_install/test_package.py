@@ -18,7 +18,7 @@ pytest.importorskip('setuptools')
 def tree(tmp_path):
     """A small copy of the checkout: building writes beside setup.py."""
     tree = tmp_path / 'a tree'
-    for name in ('setup.py', 'MANIFEST.in', 'LICENSE', 'mmskd/__init__.py', 'mmskd/version.py',
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'MANIFEST.in', 'LICENSE', 'mmskd/__init__.py', 'mmskd/version.py',
                  'mmskd/environment.py'):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)

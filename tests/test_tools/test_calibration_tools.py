@@ -172,13 +172,41 @@ def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
             assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
 
 
-def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys):
-    run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out', 'study.json',
-             '--bootstrap', '5', '--quiet')
-    assert 'isotonic, iou, each class' in capsys.readouterr().out
-    run, = json.loads(Path('study.json').read_text())['runs']
-    assert run['config'] == 'held_out.py' and (run['fitted_on'], run['measured_on']) == (
-        'val', 'test')
+PAGE = 'before\n<!-- study: begin -->\n(nothing yet)\n<!-- study: end -->\nafter\n'
+
+
+@pytest.fixture(scope='module')
+def studied(tiny_folder, detector, run_tool):
+    """What a study of two runs prints, one by its config and one by its work dir."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tiny_folder)
+        return study_of_two(detector, run_tool)
+
+
+def study_of_two(detector, run_tool):
+    for name, epoch, epochs in (('study/a/0', 1, 1), ('study/b/0', 1, 3), ('study/c/0', 0, 1)):
+        logs = Path(name) / '20260101_000000' / 'vis_data'
+        logs.mkdir(parents=True)
+        cfg = load_config('held_out.py')
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
+        cfg.dump(logs / 'config.py')
+        (logs / 'scalars.json').write_text('{"loss": 1.0, "epoch": 1, "iter": 4, "step": 4}\n')
+        if epoch:
+            shutil.copy(detector, Path(name) / f'epoch_{epoch}.pth')
+    Path('page.md').write_text(PAGE)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--runs', 'study',
+                 '--out', 'study.json', '--bootstrap', '5', '--quiet', '--page', 'page.md')
+    return printed.getvalue()
+
+
+def test_a_study_of_all_calibrators(tiny, studied, calibrated):
+    assert 'isotonic, iou, each class' in studied
+    run, again = json.loads(Path('study.json').read_text())['runs']
+    assert (run['name'], again['name']) == ('held_out.py', 'a/0')
+    assert run['rows'] == again['rows'] and run['data'] == again['data']
+    assert (run['fitted_on'], run['measured_on']) == ('val', 'test')
+    assert run['data']['images'] == 8
     rows = {(row['kind'], row['target'], row['classwise']): row['values'] for row in run['rows']}
     assert len(rows) == 13
     before, after = rows['none', 'iou', False], rows['platt', 'iou', False]
@@ -191,6 +219,59 @@ def test_a_study_of_all_calibrators(run_tool, tiny, detector, calibrated, capsys
         assert values['calibration/LRP'] == before['calibration/LRP']
         assert values['calibration/LaECE_0_low'] <= values['calibration/LaECE_0_high']
     assert len({values['calibration/LaECE_0'] for values in rows.values()}) > 6
+
+
+def test_a_study_says_what_it_leaves_out(studied):
+    assert 'b/0 is left out: stopped at epoch 1 of 3' in studied
+    assert 'c/0 is left out: it has no checkpoint' in studied
+
+
+def test_a_study_grows(tiny, studied, run_tool, monkeypatch):
+    """What the file has of the same checkpoint and settings is not measured again."""
+    before = json.loads(Path('study.json').read_text())['runs']
+    shutil.copy('study.json', 'grown.json')
+
+    def never(*args, **kwargs):
+        raise ValueError('measured again')
+
+    monkeypatch.setattr('mmskd.evaluation.calibrating.predict_apart', never)
+    run_tool('analysis/calibration_study', '--runs', 'study', '--out', 'grown.json', '--bootstrap',
+             '5', '--quiet')
+    assert json.loads(Path('grown.json').read_text())['runs'] == before
+    with pytest.raises(SystemExit, match='measured again'):
+        run_tool('analysis/calibration_study', '--runs', 'study', '--out', 'grown.json',
+                 '--bootstrap', '6', '--quiet')
+
+
+def test_the_page_of_a_study(tiny, studied):
+    text = Path('page.md').read_text()
+    assert text.startswith('before\n<!-- study: begin -->\n') and 'nothing yet' not in text
+    assert text.endswith('<!-- study: end -->\nafter\n')
+    run = json.loads(Path('study.json').read_text())['runs'][0]
+    lines = [line.split(' | ') for line in text.splitlines() if line.startswith('| platt')]
+    assert [line[0] for line in lines] == [
+        f'| platt, {target}, {which}' for target in ('hits', 'IoU')
+        for which in ('all classes', 'each class')]
+    value = next(row['values']['calibration/LaECE_0'] for row in run['rows']
+                 if (row['kind'], row['target'], row['classwise']) == ('platt', 'iou', False))
+    assert lines[2][1] == f'{value:.3f} / {value:.3f}'
+
+
+def test_pages_and_files_that_have_no_place_for_a_study(run_tool, tiny, detector):
+    Path('plain.md').write_text('nothing')
+    Path('list.json').write_text('[1]')
+    for options, message in (
+            (['--page', 'plain.md'], 'plain.md has no place for a table: <!-- study: begin -->'),
+            (['--page', 'none.md'], 'there is no file none.md'),
+            (['--out', 'list.json'], 'list.json is no file of this tool')):
+        with pytest.raises(SystemExit, match=message):
+            run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out',
+                     'x.json', *options)
+    Path('nothing').mkdir()
+    for folder, message in (((), 'there is nothing to measure'),
+                            (('--runs', 'nothing'), 'no work dir')):
+        with pytest.raises(SystemExit, match=message):
+            run_tool('analysis/calibration_study', '--out', 'x.json', *folder)
 
 
 @needs_mmpose
@@ -261,6 +342,79 @@ def test_runs_nothing_of_a_crafted_file(run_tool, tiny):
     with pytest.raises(SystemExit, match='evil.pth was not loaded: it asks for posix.system'):
         run_tool('analysis/calibrate', 'tiny.py', 'evil.pth', '--halves', '0')
     assert not Path('evil_was_here').exists()
+
+
+def fewer(sample, key):
+    """With fewer of these than of everything else."""
+    pred = sample['pred_instances']
+    return dict(sample, pred_instances=dict(pred, **{key: pred[key][:-1]}))
+
+
+HOSTILE = {
+    'no predictions': (lambda first, *rest: [dict(img_id=1), *rest], 'in its pred_instances'),
+    'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest], 'in its pred_instances'),
+    'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest], 'a sample has no'),
+    'another': (lambda first, *rest: [{}], 'a sample has no'),
+}
+OF_BOXES = {
+    'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
+    **{f'fewer {key}': (lambda first, *rest, key=key: [fewer(first, key), *rest],
+                        'not of one number of detections') for key in ('bboxes', 'scores', 'labels')},
+    'labels of another': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], labels=first['pred_instances']['labels'] + 7)), *rest],
+        'but the data set has 5 classes'),
+    'halves of labels': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], labels=first['pred_instances']['scores'])), *rest], 'no whole numbers'),
+    'an unknown image': (lambda first, *rest: [dict(first, img_id=10**6), *rest], 'is not in ann_file'),
+    'flat boxes': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], bboxes=first['pred_instances']['scores'])), *rest], 'boxes, scores and labels'),
+}
+OF_KEYPOINTS = {
+    'fewer scores': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], keypoint_scores=first['pred_instances']['keypoint_scores'][:, :-1])), *rest],
+        'must be 13 finite numbers'),
+    'words': (lambda first, *rest: [dict(first, pred_instances=dict(
+        first['pred_instances'], keypoints=['a'])), *rest], 'are no numbers'),
+}
+
+
+def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_results, capsys):
+    from mmengine.registry import init_default_scope
+
+    from mmskd.config import project_of
+    from mmskd.errors import UsageError
+    from mmskd.evaluation.offline import calibration_metric, dataset_meta
+    from mmskd.evaluation.results import load_results
+    cases = [('detector.pkl', 'measured.py', {**HOSTILE, **OF_BOXES}),
+             ('pose.pkl', 'measured_pose.py', {**HOSTILE, **OF_KEYPOINTS})]
+    for results, config, hostile in cases:
+        known, cfg = load_results(results), load_config(config)
+        init_default_scope(project_of(cfg))
+        metric = calibration_metric(cfg, 'test')
+        metric.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
+        for name, (spoil, message) in hostile.items():
+            samples, metric.results = spoil(*known), []
+            with pytest.raises(UsageError) as refused:
+                metric.process(None, samples)
+                metric.evaluate(len(samples))
+            assert message in str(refused.value), name
+    for content in ([dict(known[0], gt_instances=dict(known[0]['gt_instances'], keypoints_visible='a'))],
+                    [dict(known[0], raw_ann_info=3, gt_instances={})]):
+        Path('hostile.pkl').write_bytes(pickle.dumps(content))
+        with pytest.raises(SystemExit) as ending:
+            run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--options', 'hit=oks')
+        line, = capsys.readouterr().err.splitlines()
+        assert ending.value.code == 2 and line.startswith('eval_calibration.py: ')
+    with pytest.raises(ValueError):
+        run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--traceback')
+
+
+def test_a_pose_twice_in_a_file_is_refused(run_tool, tiny):
+    sample = dict(id=3, img_id=1, img_path='a.png')
+    Path('twice.pkl').write_bytes(pickle.dumps([sample, sample]))
+    with pytest.raises(SystemExit, match=r'image a.png \(instance 3\) was predicted twice'):
+        run_tool('analysis/eval_calibration', 'twice.pkl', 'tiny_pose.py')
+
 
 
 @pytest.mark.parametrize('tool, argv, message', [

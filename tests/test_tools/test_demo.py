@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_table_and_curves_are_of_the_logs(demo, runs, tmp_path):
         '0.250', '0.250', '3.0', '0.250', '0.250']
     demo.draw_curves(runs, tmp_path / 'curves.png')
     assert (tmp_path / 'curves.png').stat().st_size > 0
+
+
+def test_a_validation_without_detections(demo, runs, tmp_path):
+    """COCO's metric then returns nothing at all."""
+    for run in runs:
+        for epoch, folder in ((1, '20260103_000000'), (run.max_epochs, '20260104_000000')):
+            write_log(run.folder / folder, [dict(time=0.1, step=epoch)])
+    table = demo.summary(runs)
+    assert [list(column.cells)[1] for column in table.columns[1:]] == [
+        'none', 'none', '3.0', 'none', 'none']
+    demo.draw_curves(runs, tmp_path / 'curves.png')
+
+    class Ended:
+        """A training that ends after one look at it."""
+        polls = iter([None, 0])
+
+        def poll(self):
+            return next(self.polls)
+
+    console = demo.Console(record=True, file=io.StringIO())
+    runs[0].follow(Ended(), console)
+    assert 'mAP none' in console.export_text()
 
 
 def test_time_left(demo, monkeypatch):

@@ -85,7 +85,7 @@ def test_fixed_seed_makes_resuming_exact(prepare, load_tool):
 
 @pytest.mark.parametrize('argv, message', [
     (['--pskd', 'alpha=0.5'], 'no option alpha; there are alpha_T, interval'),
-    (['--pskd', 'alpha_T=2'], 'alpha_T must be a number in'),
+    (['--pskd', 'alpha_T=2'], 'alpha_T must be a number in [0, 1], got 2'),
     (['--resume', 'nowhere.pth'], 'no checkpoint nowhere.pth'),
     ([], 'data/coco/annotations/instances_train2017.json (train), which is not there; put the '
      'data set there, or link it: ln -s /path/to/the/data data/coco'),
@@ -325,8 +325,10 @@ def test_resume_says_where_the_run_is(refusal, tiny):
     shutil.rmtree('work_dirs/tiny_head_distill')
 
 
-def test_every_run_saves_safely(prepare, tiny):
+def test_every_run_saves_safely_and_stops_at_nan(prepare, tiny):
     safe = 'mmskd.SafeCheckpointHook'
+    assert prepare('train', RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
+    assert 'finite_weights' not in prepare('train', RETINANET, '--keep-going').default_hooks
     hook = prepare('train', RETINANET).default_hooks.checkpoint
     assert hook.type == safe and hook.interval == 1
     Path('hooks.py').write_text(
@@ -363,12 +365,19 @@ def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)
 
 
+def test_what_goes_together_does(prepare, tiny):
+    Path('uskd.py').write_text("_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
+                               'channels=8, num_classes=5)]')
+    cfg = prepare('train', 'uskd.py', '--pskd')
+    assert [hook.type for hook in cfg.custom_hooks][:2] == ['mmskd.USKDHook', 'mmskd.PSKDHook']
+
+
 def test_one_teacher_at_a_time(refusal, prepare, capsys):
     with pytest.raises(SystemExit):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
     assert 'not allowed with' in capsys.readouterr().err
     line = refusal('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
-    assert 'has PSKDHook already, and a model has one teacher' in line
+    assert 'custom_hooks has PSKDHook and DistillHook, which do not teach one model together' in line
 
 
 class Evil:

@@ -7,7 +7,6 @@ is.
 """
 import argparse
 import pickle
-import sys
 from typing import Optional, Tuple
 
 from mmengine.config import Config
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from mmskd.checkpoint import use_safe_loading
 from mmskd.config import check_data, load_config, project_of
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
 from mmskd.evaluation.calibrating import Predicted, build_model, build_splits, predict_apart
@@ -48,6 +48,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
         help='settings that override those of the config')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -107,7 +108,7 @@ def main() -> None:
     try:
         calibrator, measured = run(args)
     except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'calibrate.py: {error}')
+        end_in_a_line('calibrate.py', error, args.traceback)
     console = Console(highlight=False, markup=False)
     console.print(describe(args, calibrator, measured))
     for note in calibrator.notes:

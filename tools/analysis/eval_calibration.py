@@ -1,15 +1,16 @@
 """Measure calibration on predictions that tools/test.py saved. Needs no model and no GPU."""
 import argparse
 import pickle
-import sys
 
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from mmskd.config import load_config, project_of
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction
-from mmskd.evaluation.offline import (calibration_metric, dataset_meta, incomparable,
+from mmskd.errors import UsageError
+from mmskd.evaluation.offline import (calibration_metric, check_poses, dataset_meta, incomparable,
                                       metrics_table)
 from mmskd.evaluation.results import load_results
 
@@ -26,6 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options', nargs='+', action=KeyValueAction, metavar='KEY=VALUE', default={},
         help='settings that override those of the config')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -34,9 +36,17 @@ def evaluate(args: argparse.Namespace) -> dict:
     cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', project_of(cfg)))
     results = load_results(args.results)
+    if project_of(cfg) == 'mmpose':
+        check_poses(results)
     evaluator = Evaluator([calibration_metric(cfg, 'test', args.options)])
     evaluator.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
-    return evaluator.offline_evaluate(results)
+    try:
+        return evaluator.offline_evaluate(results)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the file holds
+        raise UsageError(f'{args.results} does not hold what a test of {args.config} writes '
+                         f'({type(error).__name__}: {error})') from error
 
 
 def main() -> None:
@@ -44,7 +54,7 @@ def main() -> None:
     try:
         metrics = evaluate(args)
     except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'eval_calibration.py: {error}')
+        end_in_a_line('eval_calibration.py', error, args.traceback)
     console = Console(highlight=False, markup=False)
     console.print(metrics_table({'value': metrics}))
     task = 'pose' if project_of(load_config(args.config)) == 'mmpose' else 'detection'

@@ -6,9 +6,9 @@ checkpoint predicts is made here, with its own config, and kept in <run>/report/
 not read, because unpickling may run code.
 """
 import argparse
-import sys
 from pathlib import Path
 
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.page import write_report
 
@@ -25,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', choices=['last', 'best'], default='last',
                         help="which of a run's checkpoints predicts, default: last")
     parser.add_argument('--quiet', action='store_true', help='print nothing but errors')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -34,7 +35,7 @@ def main() -> None:
         path = write_report(args.run_dirs, args.out_dir, args.baseline, args.split,
                             args.checkpoint, args.quiet)
     except UsageError as error:
-        sys.exit(f'report.py: {error}')
+        end_in_a_line('report.py', error, args.traceback)
     if not args.quiet:
         print(path)
 

@@ -27,7 +27,8 @@ default_scope = 'mmdet'
 model = dict(type='RetinaNet')
 randomness = dict(seed={seed})
 train_cfg = dict(by_epoch=True, max_epochs=12)
-val_dataloader = dict(batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+val_dataloader = dict(
+    batch_size=1, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='CocoDataset', data_root={root!r}, ann_file='val.json', test_mode=True,
                  data_prefix=dict(img='images/'), metainfo=dict(classes={classes!r}), pipeline=[]))
 val_evaluator = dict(type='CocoMetric', ann_file={ann_file!r})
@@ -54,7 +55,7 @@ def write_data(root: Path, args: argparse.Namespace, rng: np.random.Generator) -
     n = args.images * args.objects
     corner, sides = rng.uniform(0, .6, (n, 2)) * SIZE, rng.lognormal(4, .8, (n, 2)).clip(8, 250)
     # As in COCO, a few classes have most of the objects
-    labels = np.minimum(rng.geometric(4 / args.classes, n), args.classes)
+    labels = np.minimum(rng.geometric(min(4 / args.classes, 0.5), n), args.classes)
     images = rng.integers(0, args.images, n)
     path = root / 'val.json'
     path.write_text(json.dumps(dict(

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from mmskd.config import find_config
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.environment import find_version
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.runs import Run as Logs
@@ -66,6 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--redo', action='store_true',
                         help='train runs again whose config, method or data has changed since')
     parser.add_argument('--list', action='store_true', help='say what is done and what is to do')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -753,7 +755,7 @@ def main() -> None:
                     set_aside(work_dir / str(key))
             Scheduler(study, results, work_dir, args.jobs, console, lock).run(pending)
     except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
-        sys.exit(f'study.py: {error}')
+        end_in_a_line('study.py', error, args.traceback)
     console.print(f'{study.name}: all {len(study.runs)} runs are in {results.path}', soft_wrap=True)
 
 

@@ -11,7 +11,6 @@ are in no mean.
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.stats import nct, t
 
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.statistics import Interval, mean_interval, paired_difference
 
@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
                         'the test split; default: mean')
     parser.add_argument('--out', type=Path,
                         help='markdown file, plots beside it; default: print, and draw nothing')
+    add_traceback(parser)
     return parser.parse_args()
 
 
@@ -261,7 +262,7 @@ def main() -> None:
         folder = args.out.parent if args.out else None
         text = '\n'.join(report(study, args.value, folder) for study in studies)
     except UsageError as error:
-        sys.exit(f'study_report.py: {error}')
+        end_in_a_line('study_report.py', error, args.traceback)
     if args.out is None:
         print(text, end='')
     else:

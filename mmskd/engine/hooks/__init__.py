@@ -2,6 +2,7 @@
 from .calibrated_scores import CalibratedScores
 from .calibration_picture_hook import CalibrationPictureHook
 from .distill_hook import DistillHook
+from .finite_weights_hook import FiniteWeightsHook
 from .head_distill_hook import HeadDistillHook
 from .nkd_hook import NKDHook
 from .pskd_hook import PSKDHook
@@ -11,6 +12,7 @@ from .teaching_hook import TeachingHook
 from .uskd_hook import USKDHook
 
 __all__ = [
-    'CalibratedScores', 'CalibrationPictureHook', 'DistillHook', 'HeadDistillHook', 'NKDHook',
-    'PSKDHook', 'RandomStreamsHook', 'SafeCheckpointHook', 'TeachingHook', 'USKDHook'
+    'CalibratedScores', 'CalibrationPictureHook', 'DistillHook', 'FiniteWeightsHook',
+    'HeadDistillHook', 'NKDHook', 'PSKDHook', 'RandomStreamsHook', 'SafeCheckpointHook',
+    'TeachingHook', 'USKDHook'
 ]

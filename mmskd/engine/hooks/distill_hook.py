@@ -10,6 +10,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
+from mmskd.models.finite import require_finite
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, freeze, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
@@ -80,6 +81,7 @@ class DistillHook(TeachingHook):
     """
 
     state_key = 'mmskd_distill'
+    binding = ('losses', )
 
     def __init__(self, teacher: Union[dict, nn.Module], losses: Optional[Sequence[dict]] = None,
                  decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None,
@@ -111,6 +113,7 @@ class DistillHook(TeachingHook):
         """Let the teacher add its terms to the losses of the model."""
         device = device_of(model)
         teacher = self._build_teacher().to(device)
+        require_finite(teacher, self._source())
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
@@ -159,6 +162,13 @@ class DistillHook(TeachingHook):
             for name, value in feature.take().items():
                 terms[name] = terms.get(name, 0) + value * self.r_t
         return {**losses, **terms}
+
+    def _source(self) -> str:
+        return 'the model that was given' if isinstance(self.teacher, nn.Module) else self.teacher['config']
+
+    def refusals(self) -> int:
+        """Also of the terms."""
+        return super().refusals() + sum(part.refused for part in (self._logits, *self._features))
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)
@@ -229,6 +239,7 @@ class DistillHook(TeachingHook):
         if self.state() is not None and self._restored is None:
             raise UsageError(f'{type(self).__name__}: the checkpoint to resume from has no {self.state_key}: it '
                              'was saved without this hook. Start from it with load_from instead.')
+        self.require_same_state()
 
     def state(self) -> Optional[Dict[str, torch.Tensor]]:
         """The projections of the features."""
@@ -243,11 +254,10 @@ class DistillHook(TeachingHook):
 
     def announce(self, runner) -> List[str]:
         """Who teaches what, and by which losses."""
-        source = 'a model that was given' if isinstance(self.teacher, nn.Module) else self.teacher['config']
         names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
         fading = 'fading out linearly' if self.decay else 'at constant weight'
         return [
-            f'Distillation: {type(self._teacher).__name__} ({source}) teaches by {names}, {fading}',
+            f'Distillation: {type(self._teacher).__name__} ({self._source()}) teaches by {names}, {fading}',
             *(f'Distillation: {head.describe()}' for head in self.heads_taught)
         ]
 

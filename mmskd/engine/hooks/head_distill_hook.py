@@ -5,12 +5,14 @@ import logging
 from contextlib import ExitStack
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.models.head_distill import distil, heads_to_distill
+from mmskd.models.finite import named_weights
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.compiled import PRECISIONS
 from mmskd.models.teachers.question import check_names
@@ -63,6 +65,9 @@ class HeadDistillHook(TeachingHook):
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
+    binding = ('heads', )
+    joins_late = False
+
     def __init__(self, checkpoint: str, gamma: float = 1.0, gt_weight: float = 0.0,
                  reinit_head: bool = True, heads: Optional[Sequence[str]] = None,
                  precision: Optional[str] = 'auto'):
@@ -91,6 +96,8 @@ class HeadDistillHook(TeachingHook):
         trained = trained_copy(model, self.checkpoint)
         check_names(heads, self._metainfo, trained.dataset_meta, is_pose_estimator(model))
         weights = {} if self._resumed else self._first_weights(trained, heads)
+        if self._resumed:
+            self._require_same_features(model, trained, heads)
         self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
         undo.callback(self._distiller.remove)
         model.load_state_dict(weights, strict=False)
@@ -119,6 +126,10 @@ class HeadDistillHook(TeachingHook):
         self._stop_features()
         return self._distiller.finish(losses)
 
+    def refusals(self) -> int:
+        """Those of the trained heads."""
+        return self._distiller.refused
+
     def _stop_features(self) -> None:
         if self._features:
             self._features.stop()
@@ -128,6 +139,18 @@ class HeadDistillHook(TeachingHook):
         fresh = tuple(f'{head.name}.' for head in heads) if self.reinit_head else ()
         return {key: value for key, value in trained.state_dict().items()
                 if not key.startswith(fresh)}
+
+    def _require_same_features(self, model: nn.Module, trained: nn.Module,
+                               heads: Sequence[HeadAdapter]) -> None:
+        """Raise UsageError if the frozen parts of a run that is resumed are not the trained model's."""
+        learning = tuple(f'{head.name}.' for head in heads)
+        mine = dict(named_weights(model))
+        for name, value in named_weights(trained):
+            # An average of what does not move may differ in the last digits
+            if value.is_floating_point() and not name.startswith(learning) and not torch.allclose(
+                    mine[name], value, rtol=1e-3, atol=1e-5):
+                raise UsageError(f'the run that is resumed learns on other features than those of {self.checkpoint}: '
+                                 f'{name} differs. Give the checkpoint that it began with')
 
     def _freeze(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> None:
         if self._frozen is None:

@@ -50,6 +50,8 @@ class NKDHook(DistillHook):
         FileNotFoundError: In :meth:`attach`, if there is no such config or checkpoint.
     """
 
+    binding = ('loss', 'loss_module')
+
     def __init__(self, teacher: Union[dict, nn.Module], loss_module: str = 'head.loss_module',
                  loss: Optional[dict] = None):
         options = Options('NKDHook')

@@ -15,6 +15,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
+from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import choose_heads
 from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import PastSelf, mirror_of
@@ -125,14 +126,21 @@ class PSKDHook(TeachingHook):
     def refresh_teacher(self) -> None:
         """Make the past self a frozen copy of the model's present weights.
 
+        Weights that are not finite are refused: the past self remains what it was, or there is none.
+
         Raises:
             UsageError: If the hook is not attached.
+            RunStopped: If the past selves of the ranks differ afterwards.
         """
         if self._past is None:
             raise UsageError('PSKDHook: there is no model to make a past self of; call attach(model) first')
         with record_function(REFRESH):
-            self._past.refresh()
-        self._has_past = True
+            bad = self._past.refresh()
+        if bad is None:
+            self._has_past = True
+        else:
+            self.count('pskd_snapshots_refused', f'{bad} is not finite (NaN or infinity), so the model is no '
+                       f'teacher; {"the last good past self goes on" if self._has_past else "targets are hard"}')
 
     @property
     def alpha_t(self) -> float:
@@ -185,6 +193,10 @@ class PSKDHook(TeachingHook):
         """The losses, with those of the option ``loss``."""
         self._mirror.stop()
         return losses if self._terms is None else {**losses, **self._terms.take()}
+
+    def refusals(self) -> int:
+        """Also of the option ``loss``."""
+        return super().refusals() + (0 if self._terms is None else self._terms.refused)
 
     def _loss_terms(self, undo: ExitStack) -> Optional[LogitTerms]:
         """What adds the option ``loss`` to the heads' own."""
@@ -247,7 +259,9 @@ class PSKDHook(TeachingHook):
 
     def state(self) -> Optional[dict]:
         """The past self, unless the weights that are saved beside it are what it will be."""
-        return self._past.state_dict() if self._has_past and not self._resting else None
+        if not self._has_past or self._resting and first_not_finite(self._model) is None:
+            return None
+        return self._past.state_dict()
 
     def restore(self, state: dict) -> None:
         """Go on with the past self of the run that is resumed."""

@@ -3,13 +3,18 @@ import os
 from collections import deque
 from typing import List
 
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmskd.checkpoint.saving import SafeLocalBackend, remove_unfinished, write_whole
 from mmskd.registry import HOOKS
+
+from ..taught_by import compare
+from .teaching_hook import note_teachers, teaching_hooks
+
+VALIDATED = 'last_validation'  # in MMEngine's message hub: the iteration after which it was
 
 
 @HOOKS.register_module()
@@ -24,8 +29,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     MMEngine validates after the checkpoint is saved, and resumes with the next epoch: a validation in
     which the run was killed is lost, with the best checkpoint or the final result that it would have
-    given. Here the resumed run does it first. The file ``last_validation`` in the work dir holds the
-    iteration of the last one that was finished.
+    given, and one that was finished is forgotten by the logs, and by a scheduler that watches it. Here the
+    checkpoint is saved again after its validation, and a resumed run first does one that it owes.
 
     ``tools/train.py`` puts the hook in the place of CheckpointHook. With other tools::
 
@@ -47,14 +52,17 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend='mmskd_local')
         super().before_train(runner)
         self._outdated: List[str] = []
-        self._validation_file = os.path.join(runner.work_dir, 'last_validation')
         if self._is_safe and is_main_process():
             remove_unfinished(self.out_dir)
         if runner.iter == 0:
-            self._note_validation(0)
+            runner.message_hub.update_info(VALIDATED, 0)
         elif self._owes_validation(runner):
             runner.logger.info('The validation in which the run was stopped is done first')
-            self._take_up_last_checkpoint(runner)
+            self.last_ckpt = self._path(runner)
+            # As if the last step had just been done: MMEngine has set these to the one that is next
+            runner.message_hub.update_info('iter', runner.iter - 1)
+            if isinstance(runner.train_loop, EpochBasedTrainLoop):
+                runner.message_hub.update_info('epoch', runner.epoch - 1)
             runner.val_loop.run()
 
     @property
@@ -64,45 +72,49 @@ class SafeCheckpointHook(CheckpointHook):
     # ------------------------------------------------------------------ validation
 
     def after_val_epoch(self, runner, metrics: dict) -> None:
-        """As the original, and remember that the validation is done."""
+        """As the original; and save the checkpoint before the validation with what it has found."""
+        runner.message_hub.update_info(VALIDATED, runner.iter)
+        self._saved_again = False
         super().after_val_epoch(runner, metrics)
-        self._note_validation(runner.iter)
-
-    def _note_validation(self, iteration: int) -> None:
-        if is_main_process():
-            write_whole(str(iteration).encode(), self._validation_file)
+        if not self._saved_again and self.last_ckpt and self.last_ckpt == self._path(runner):
+            self._save_checkpoint_with_step(
+                runner, self._step(runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
     def _owes_validation(self, runner) -> bool:
         """Whether the loop would have validated at the place that it is resumed from, and has not."""
         loop = runner.train_loop
-        if runner.val_loop is None:
+        validated = runner.message_hub.runtime_info.get(VALIDATED)
+        if runner.val_loop is None or validated is None:  # another hook saved: who knows
             return False
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
         loop._decide_current_val_interval()
         due = done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
         place = done * len(loop.dataloader) if by_epoch else done
-        answer = [due and place == loop.iter and self._last_validation() < place]
-        broadcast_object_list(answer)  # the file may be on the machine of the first process alone
-        return answer[0]
+        return due and place == loop.iter and validated < place
 
-    def _last_validation(self) -> float:
-        try:
-            with open(self._validation_file) as file:
-                return int(file.read())
-        except (OSError, ValueError):
-            return float('inf')  # another hook saved: who knows
+    def _step(self, runner) -> int:
+        """The number of the checkpoint of what is done, between two epochs (iterations)."""
+        return runner.epoch if self.by_epoch else runner.iter
 
-    def _take_up_last_checkpoint(self, runner) -> None:
-        """The original forgets it when it is resumed, and then saves no new best score in it."""
-        step = runner.epoch if self.by_epoch else runner.iter
-        path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
-        if self.file_backend.isfile(path):
-            self.last_ckpt = path
+    def _path(self, runner) -> str:
+        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self._step(runner)))
+
+    # ------------------------------------------------------------------ what taught the run
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Write down what the run is taught by; nothing, if there is no hook that teaches."""
+        note_teachers(runner, checkpoint)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Compare it, where a run is resumed."""
+        if runner._resume:
+            compare(runner, checkpoint, teaching_hooks(runner))
 
     # ------------------------------------------------------------------ saving
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        self._saved_again = True
         self._remove_outdated()
         kept = self._kept_with(step)
         if kept:  # those that are there when it is saved; a resumed run deletes the oldest
@@ -138,6 +150,11 @@ class SafeCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        missing = [key for key in self.save_best or () if key != 'auto' and key not in metrics]
+        if missing:  # a metric may have nothing to say, as COCO's without detections
+            runner.logger.warning(f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
+                                  f'saved; it has {", ".join(metrics)}')
+            return
         if not self._is_safe:
             super()._save_best_checkpoint(runner, metrics)
             return

@@ -1,6 +1,9 @@
 """The life cycle of every hook that teaches a model while it trains."""
+import inspect
+import logging
+from collections import Counter
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Type
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -11,6 +14,7 @@ from mmskd.errors import UsageError
 from mmskd.models.heads import HeadAdapter, TaughtHead, stage_weight
 from mmskd.models.taps import Tap, has_objects, is_loss_pass, listeners
 
+from ..taught_by import META_KEY, compare, record
 from .preconditions import is_training, refuse_unsupported
 
 
@@ -31,8 +35,25 @@ class TeachingHook(Hook):
     measures = True
     """Whether the next passes measure how far student and teacher disagree. In a Runner, those that are logged."""
 
-    exclusive = True
-    """Whether no other hook that is exclusive may teach the same model."""
+    goes_with: Tuple[str, ...] = ()
+    """The hooks that may teach the same model beside this one; one of the two says it of the other."""
+
+    binding: Tuple[str, ...] = ()
+    """Options that cannot change within a run, because what it trains depends on them."""
+
+    joins_late = True
+    """Whether it may begin to teach a run that is resumed, and was taught by no method so far."""
+
+    def __new__(cls, *args, **kwargs):
+        """Keep the options as they are given: a checkpoint says what it was taught by."""
+        hook = super().__new__(cls)
+        try:
+            given = inspect.signature(cls.__init__).bind(hook, *args, **kwargs)
+        except TypeError:  # __init__ says it better; a copy gets the options later
+            return hook
+        given.apply_defaults()
+        hook.given_options = dict(list(given.arguments.items())[1:])
+        return hook
 
     def __init__(self):
         self.heads_taught: List[TaughtHead] = []
@@ -63,6 +84,10 @@ class TeachingHook(Hook):
     def restore(self, state: dict) -> None:
         """Take up what :meth:`state` returned, after :meth:`attach`."""
 
+    def refusals(self) -> int:
+        """How often so far what the teacher said was not finite, and taught nothing."""
+        return sum(head.refused for head in self.heads_taught)
+
     def announce(self, runner) -> List[str]:
         """Lines for the log, once attached."""
         return []
@@ -81,8 +106,7 @@ class TeachingHook(Hook):
             raise UsageError(f'{name} is attached to a model already; call detach() first')
         model = unwrapped(model)
         for other in listeners(model):
-            if isinstance(other, TeachingHook) and (type(other) is type(self) or
-                                                    self.exclusive and other.exclusive):
+            if isinstance(other, TeachingHook) and not go_together(type(self), type(other)):
                 raise UsageError(f'{name}: another hook of mmskd teaches this model already, '
                                  f'{type(other).__name__}. Leave one of them in custom_hooks.')
         with self.named_errors(), ExitStack() as undo:
@@ -122,7 +146,8 @@ class TeachingHook(Hook):
 
     def _reset(self) -> None:
         self._inside = self._objects = False
-        self._passes = 0
+        self._passes = self._refused = 0
+        self.counts: Counter = Counter()
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         self._inside = False
@@ -143,7 +168,19 @@ class TeachingHook(Hook):
         losses = self.end(losses)
         for head in self.heads_taught:
             head.check(self._objects)
+        if self.refusals() > self._refused:
+            self._refused = self.refusals()
+            self.count('teacher_not_finite', 'what the teacher says is not finite (NaN or infinity): it teaches '
+                       'nothing where that happens')
         return losses
+
+    def count(self, name: str, line: str) -> None:
+        """Count what should not happen, say it the first time, and log the number as ``name``."""
+        if not self.counts[name]:
+            # MMEngine shows the errors of all ranks, and the warnings of the first
+            print_log(f'{type(self).__name__}: {line}. Counted in the log as {name}', 'current',
+                      logging.ERROR)
+        self.counts[name] += 1
 
     def rest(self) -> None:
         """A forward pass begins in which nothing is taught."""
@@ -176,26 +213,65 @@ class TeachingHook(Hook):
                 f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
                 "call the model with mode='loss' (its own train_step computes the losses in another way), so "
                 'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
+        for name, number in self.counts.items():
+            runner.message_hub.update_scalar(f'train/{name}', number)
 
     def after_train(self, runner) -> None:
         """Give the model back as it was."""
         self.detach()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the state, beside the state dict of the model."""
+        """Save the state, beside the state dict of the model, and what the run is taught by."""
+        note_teachers(runner, checkpoint)
         state = self.state() if self._model is not None else None
         if state is not None:
             checkpoint[self.state_key] = state
+
+    def require_same_state(self) -> None:
+        """Raise UsageError if a resumed run trains other things beside the model than it did.
+
+        For methods whose :meth:`state` holds what the model's optimizer trains as well.
+        """
+        mine, theirs = ({key: tuple(value.shape) for key, value in (state or {}).items()}
+                        for state in (self.state(), self._restored))
+        different = sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+        if different:
+            key = different[0]
+            raise UsageError(
+                f'{type(self).__name__}: the checkpoint to resume from has {theirs.get(key, "no")} {key} under '
+                f'{self.state_key}, where these options have {mine.get(key, "none")}. Set them back, or start '
+                'from its weights with load_from, without resume.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep the state of a run that is resumed.
 
         MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this method
         only with a checkpoint.
+
+        Raises:
+            UsageError: If that run was taught by another method.
         """
         if runner._resume:
+            compare(runner, checkpoint, teaching_hooks(runner))
             self._resumed = True
             self._restored = checkpoint.get(self.state_key) if self.state_key else None
+
+
+def go_together(first: Type[TeachingHook], second: Type[TeachingHook]) -> bool:
+    """Whether two hooks may teach the same model."""
+    return any(kind.__name__ in one.goes_with
+               for one, other in ((first, second), (second, first)) for kind in other.__mro__)
+
+
+def teaching_hooks(runner) -> Dict[str, TeachingHook]:
+    """The hooks of a run that teach, by the names of their classes."""
+    return {type(hook).__name__: hook for hook in runner.hooks if isinstance(hook, TeachingHook)}
+
+
+def note_teachers(runner, checkpoint: dict) -> None:
+    """Write into a checkpoint that is saved what the run is taught by."""
+    checkpoint['meta'][META_KEY] = record(
+        runner, {name: hook.given_options for name, hook in teaching_hooks(runner).items()})
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

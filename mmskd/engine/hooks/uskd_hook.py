@@ -84,7 +84,8 @@ class USKDHook(TeachingHook):
     """
 
     state_key = 'mmskd_uskd'
-    exclusive = False
+    goes_with = ('PSKDHook', 'DistillHook')
+    binding = ('layer', 'channels', 'num_classes', 'loss_module', 'tokens')
 
     def __init__(self, layer: str, channels: int, num_classes: int,
                  loss_module: str = 'head.loss_module', tokens: str = 'mean',
@@ -236,6 +237,7 @@ class USKDHook(TeachingHook):
                 f'USKDHook: the checkpoint was saved by a run without USKD (it has no {self.state_key}), so '
                 'its optimizer state does not fit. Start a new run from its weights: load_from, '
                 'without resume.')
+        self.require_same_state()
 
     def state(self) -> Optional[dict]:
         """The classifier."""

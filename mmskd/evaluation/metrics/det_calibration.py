@@ -5,6 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from torch import Tensor
 
 from mmskd.errors import UsageError
 from mmskd.options import Options
@@ -125,10 +126,8 @@ class DetCalibrationMetric(BaseMetric):
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         options = Options('DetCalibrationMetric')
-        self.rule = DetectionRule(
-            options.number('iou_thr', iou_thr, above=0, below=1),
-            options.number('score_thr', score_thr, least=0, most=1),
-            options.whole('n_bins', n_bins, least=1), options.whole('max_dets', max_dets, least=1))
+        self.rule = DetectionRule(iou_thr, score_thr, n_bins, max_dets).checked(
+            'DetCalibrationMetric')
         self.classwise = options.flag('classwise', classwise)
         self.by_size = options.flag('by_size', by_size)
         self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
@@ -263,15 +262,26 @@ def _require(condition: bool, message: str) -> None:
 
 def _prediction(sample: dict) -> dict:
     """What is needed of a data sample, but for its objects."""
-    pred = sample['pred_instances']
-    result = dict(
-        img_id=sample['img_id'], img_path=sample.get('img_path'),
-        calibrator=sample.get('calibrator'), bboxes=pred['bboxes'].float().cpu().numpy(),
-        scores=pred['scores'].float().cpu().numpy(), labels=pred['labels'].cpu().numpy())
-    for key in ('bboxes', 'scores'):
-        _require(np.isfinite(result[key]).all(), f'some {key} predicted in image '
-                 f'{sample["img_id"]} are not finite')
-    return result
+    pred, img_id = sample.get('pred_instances'), sample.get('img_id')
+    _require(isinstance(img_id, (int, str, np.integer)), f'a sample has no img_id, but {img_id!r}')
+    known = {key: pred[key] for key in ('bboxes', 'scores', 'labels')
+             if isinstance(pred, dict) and isinstance(pred.get(key), Tensor)}
+    _require(len(known) == 3, f'image {img_id} has no bboxes, scores and labels in its '
+             'pred_instances: a detector predicts them')
+    bboxes, scores, labels = known.values()
+    n = len(scores) if scores.dim() else 0
+    _require(bboxes.shape == (n, 4) and scores.shape == labels.shape == (n, ),
+             f'image {img_id} has boxes, scores and labels of the shapes {tuple(bboxes.shape)}, '
+             f'{tuple(scores.shape)} and {tuple(labels.shape)}, not of one number of detections')
+    _require(not labels.is_floating_point(),
+             f'the labels predicted in image {img_id} are no whole numbers')
+    for key, values in (('bboxes', bboxes), ('scores', scores)):
+        _require(bool(values.isfinite().all()),
+                 f'some {key} predicted in image {img_id} are not finite')
+    return dict(
+        img_id=img_id, img_path=sample.get('img_path'), calibrator=sample.get('calibrator'),
+        bboxes=bboxes.float().cpu().numpy(), scores=scores.float().cpu().numpy(),
+        labels=labels.cpu().numpy())
 
 
 def _detections(results: List[dict], names: List[str]) -> Detections:

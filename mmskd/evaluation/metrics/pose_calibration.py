@@ -192,6 +192,8 @@ class PoseCalibrationMetric(BaseMetric):
         """What :meth:`process` kept, in arrays."""
         n_keypoints = len(results[0]['scores']) if results else (
             self.dataset_meta or {}).get('num_keypoints', 0)
+        _require(all(len(result['scores']) == n_keypoints for result in results),
+                 'the samples have different numbers of keypoints')
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
         keypoints = Keypoints(
@@ -260,9 +262,12 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _array(sample: dict, instances: str, key: str) -> np.ndarray:
-    values = sample.get(instances, {}).get(key)
+    given = sample.get(instances)
+    values = given.get(key) if isinstance(given, dict) else None
     _require(values is not None, f'a sample has no {key} in its {instances}')
-    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    _require(array.dtype.kind in 'biuf', f'the {key} of a sample in its {instances} are no numbers')
+    return array
 
 
 def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from .rules import Rule, evaluator_list
 from .runs import MISSING, Group, Run, config_differences
 
 # What a run whose data, checkpoint or code is gone may end in; the others are still reported
-CANNOT_PREDICT = (UsageError, OSError, ImportError, KeyError, RuntimeError, UnpicklingError)
+CANNOT_PREDICT = (OSError, ImportError, KeyError, RuntimeError, TypeError, UnpicklingError,
+                  ValueError)
 DRAWS = 500  # for the interval of a run that is the only one of its group
 # What of an evaluator does not change what it says
 INCIDENTAL = ('collect_device', 'outfile_prefix', 'format_only', 'backend_args', 'use_mp_eval',
@@ -31,6 +32,8 @@ class Member(NamedTuple):
         run (Run): The run.
         own (dict[str, float]): What its own evaluators say of the checkpoint, or said last.
         predictions (Predictions, optional): What its checkpoint predicts, where that can be had.
+        others (Predictions, optional): The same on the validation images, where others are
+            measured.
         verdicts (Verdicts, optional): The same, judged by the rule of the report.
         left_out (str): Why it is no part of means and differences; empty if it is.
     """
@@ -38,6 +41,7 @@ class Member(NamedTuple):
     run: Run
     own: Dict[str, float]
     predictions: Optional[Predictions] = None
+    others: Optional[Predictions] = None
     verdicts: Optional[Verdicts] = None
     left_out: str = ''
 
@@ -59,8 +63,7 @@ def members_of(groups: List[Group], split: str, which: str, rule: Rule, notes: L
     members = [_predicted(i, run, split, which, notes, quiet, datasets) for i, run in runs]
     members = _only_the_same_data(_only_finished(members, which))
     counted = [sum(m.group == i and not m.left_out for m in members) for i in range(len(groups))]
-    return [_judged(member, rule, split, which, notes, datasets,
-                    DRAWS if counted[member.group] == 1 else 0)
+    return [_judged(member, rule, notes, DRAWS if counted[member.group] == 1 else 0)
             for member in track(members, 'judging', quiet)]
 
 
@@ -85,7 +88,21 @@ def _predicted(group: int, run: Run, split: str, which: str, notes: List[str], q
     if run.cfg[f'{split}_dataloader'].dataset.get('bbox_file'):
         notes.append(f'{run.folder}: measured on the annotated boxes, not on the detected ones '
                      'that its config names (bbox_file).')
-    return Member(group, run, predictions.metrics, predictions)
+    others = None if split == 'val' else _other_images(run, predictions, which, quiet, datasets)
+    return Member(group, run, predictions.metrics, predictions, others)
+
+
+def _other_images(run: Run, predictions: Predictions, which: str, quiet: bool,
+                  datasets: DataSets) -> Optional[Predictions]:
+    """What a checkpoint predicts on the validation images, if none of them is measured."""
+    if predictions.task == 'pose' or run.cfg.get('val_dataloader') == run.cfg.test_dataloader:
+        return None
+    try:
+        others = predictions_of(run, 'val', which, quiet, datasets)
+    except CANNOT_PREDICT:
+        return None
+    shared = shared_images(predictions.image_paths.tolist(), others.image_paths.tolist())
+    return None if shared else others
 
 
 def _only_finished(members: List[Member], which: str) -> List[Member]:
@@ -107,29 +124,14 @@ def _only_the_same_data(members: List[Member]) -> List[Member]:
         if member.predictions else '')) for member in members]
 
 
-def _judged(member: Member, rule: Rule, split: str, which: str, notes: List[str],
-            datasets: DataSets, draws: int) -> Member:
+def _judged(member: Member, rule: Rule, notes: List[str], draws: int) -> Member:
     if member.predictions is None:
         return member
     try:
-        return member._replace(verdicts=verdicts(
-            member.predictions, rule, _other_images(member, split, which, datasets), draws))
+        return member._replace(verdicts=verdicts(member.predictions, rule, member.others, draws))
     except UsageError as error:
         notes.append(f'{member.run.folder} cannot be judged: {error}.')
         return member
-
-
-def _other_images(member: Member, split: str, which: str,
-                  datasets: DataSets) -> Optional[Predictions]:
-    """What the checkpoint predicts on the validation images, if it is measured on others."""
-    if split == 'val' or member.predictions.task == 'pose':
-        return None
-    try:
-        others = predictions_of(member.run, 'val', which, True, datasets)
-    except CANNOT_PREDICT:
-        return None
-    shared = shared_images(member.predictions.image_paths.tolist(), others.image_paths.tolist())
-    return None if shared else others
 
 
 # ------------------------------------------------------------------ what can be compared

@@ -179,8 +179,8 @@ def _draw_detections(axes: Axes, scene: Scene, labels: Labels) -> None:
         for row in np.flatnonzero((predictions.gt_images == scene.index) &
                                   ~predictions.gt_ignored):
             draw_box(axes, predictions.gt_boxes[row], TRUTH)
-            labels.add(axes, predictions.gt_boxes[row], short(names[predictions.gt_labels[row]], 18),
-                       TRUTH['color'])
+            labels.add(axes, predictions.gt_boxes[row],
+                       short(names[predictions.gt_labels[row]], 18), TRUTH['color'])
         return
     for i in np.flatnonzero(judged.object_images == scene.index):
         if judged.found[i] == -np.inf:

@@ -58,10 +58,11 @@ class Predictions:
         failure (str): Why they say nothing; empty if they do.
         arrays (dict[str, ndarray]): ``image_ids`` and ``image_paths`` (I,), and for detection
             ``boxes`` (N, 4; x1, y1, x2, y2), ``scores`` (N,), ``labels`` (N,), ``images`` (N,;
-            index into image_ids), ``gt_boxes`` (M, 4), ``gt_labels``, ``gt_ignored``, ``gt_crowds``,
-            ``gt_areas`` and ``gt_images`` (M,); for pose ``keypoints`` (P, K, 2), ``scores`` (P, K),
-            ``images`` (P,), ``gt_keypoints`` (P, K, 2), ``gt_visible`` (P, K), ``gt_boxes`` (P, 4),
-            ``gt_areas`` and ``gt_head_sizes`` (P,; nan where the data set has none).
+            index into image_ids), ``gt_boxes`` (M, 4), ``gt_labels``, ``gt_ignored``,
+            ``gt_crowds``, ``gt_areas`` and ``gt_images`` (M,); for pose ``keypoints`` (P, K, 2),
+            ``scores`` (P, K), ``images`` (P,), ``gt_keypoints`` (P, K, 2), ``gt_visible`` (P, K),
+            ``gt_boxes`` (P, 4), ``gt_areas`` and ``gt_head_sizes`` (P,; nan where the data set has
+            none).
     """
 
     def __init__(self, task: str, names: List[str], arrays: Dict[str, np.ndarray],
@@ -96,7 +97,8 @@ class Predictions:
     def save(self, path: Path, fingerprint: str) -> None:
         """Write to an npz file, with what it was made from."""
         meta = dict(format=FORMAT, fingerprint=fingerprint, task=self.task, names=self.names,
-                    links=self.links, sigmas=self.sigmas, metrics=self.metrics, failure=self.failure)
+                    links=self.links, sigmas=self.sigmas, metrics=self.metrics,
+                    failure=self.failure)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix('.partial.npz')  # an interrupted write leaves the old file
         np.savez_compressed(partial, meta=np.array(json.dumps(meta)), **self.arrays)

@@ -75,23 +75,21 @@ class Table(NamedTuple):
 def judged_table(members: Sequence[Member], n_groups: int, task: str) -> Table:
     """What the report's one rule says of all runs."""
     values = [m.verdicts.values if m.verdicts else {} for m in members]
-    clipped = max((of['clipped'] for of in values if task == 'pose' and of), default=0.)
-    reason = (f'up to {clipped:.0%} of the scores of a run are outside [0, 1] and were clipped: '
-              'they are no probabilities') if clipped > MOST_CLIPPED else ''
-    return _table([_row(key, members, values, n_groups, task, reason if key in CLIPPED else '')
-                   for key in _keys(values)], '')
+    return _table(_keys(values), values, members, n_groups, task, '')
 
 
 def own_table(members: Sequence[Member], n_groups: int, task: str, split: str) -> Table:
     """What the runs' own evaluators say, which can be compared only if they are the same."""
     why_not = _why_own_cannot_be_compared(members, split)
-    keys = overall(_keys([member.own for member in members]), members)
-    rows = [_row(key, members, [member.own for member in members], n_groups, task, why_not)
-            for key in keys]
-    return _table(rows, why_not)
+    values = [member.own for member in members]
+    return _table(overall(_keys(values), members), values, members, n_groups, task, why_not)
 
 
-def _table(rows: List[Row], why_not: str) -> Table:
+def _table(keys: Sequence[str], values: Sequence[Dict[str, float]], members: Sequence[Member],
+           n_groups: int, task: str, why_not: str) -> Table:
+    clipped = _why_clipped_cannot_be_compared(values)
+    rows = [_row(key, members, values, n_groups, task, why_not or (
+        clipped if label_of(key).replace('mean_', '') in CLIPPED else '')) for key in keys]
     return Table([row for row in rows if not row.why_not or row.why_not == why_not],
                  [row for row in rows if row.why_not and row.why_not != why_not], why_not)
 
@@ -106,6 +104,14 @@ def _why_own_cannot_be_compared(members: Sequence[Member], split: str) -> str:
         return ('it cannot be told whether all runs were measured on the same images: there are no '
                 f'predictions of {", ".join(unknown)}')
     return ''
+
+
+def _why_clipped_cannot_be_compared(values: Sequence[Dict[str, float]]) -> str:
+    """Keypoint scores outside [0, 1] are no probabilities; those of detectors are."""
+    share = max((value for of in values for key, value in of.items()
+                 if label_of(key) == 'clipped' and not math.isnan(value)), default=0.)
+    return (f'up to {share:.0%} of the scores of a run are outside [0, 1] and were clipped: they '
+            'are no probabilities') if share > MOST_CLIPPED else ''
 
 
 def _row(key: str, members: Sequence[Member], values: Sequence[Dict[str, float]], n_groups: int,

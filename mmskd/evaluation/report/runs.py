@@ -183,7 +183,8 @@ class Run:
 
         Only what the Runner is built from counts: dumped configs also hold helper variables, whose
         values stand a second time where they are used. A checkpoint that the run went out from is
-        taken for that of the same seed where its folder's name has the run's seed as its last number.
+        taken for that of the same seed where its folder's name has the run's seed as its last
+        number.
         """
         wanted = [key for key in inspect.signature(Runner.__init__).parameters
                   if key not in INCIDENTAL and self.cfg.get(key) is not None]
@@ -264,7 +265,7 @@ def _differences(path: str, values: list):
 
 
 def _without_seed(node: Any, seed: Optional[int], key: str = '') -> Any:
-    """Paths of checkpoints with ``{seed}`` for the last number in a folder's name that is the seed."""
+    """Paths of checkpoints with ``{seed}`` for the last number in a folder's name that is it."""
     if isinstance(node, dict):
         return {name: _without_seed(child, seed, name) for name, child in node.items()}
     if isinstance(node, list):

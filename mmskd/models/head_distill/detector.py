@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from ..finite import all_finite, tensors_in
 from ..heads import DenseAdapter, HeadAdapter, TaughtHead, adapter_of, stage_weight
 from ..heads.choosing import members
 from ..heads.roi import BoxHeadAdapter, MaskHeadAdapter
@@ -43,6 +44,7 @@ class DetectorDistiller:
         self._terms: Dict[str, Tensor] = {}
         self._masks: Dict[str, Any] = {}
         self._asked: Set[str] = set()
+        self.refused = 0
         self._handles: list = []
         self._modes: Dict[str, FollowedModes] = {}
         for head in heads:
@@ -104,18 +106,27 @@ class DetectorDistiller:
         """The teacher's answer, in the form in which the student gives it."""
         self._asked.add(name)
         self._modes[name].apply()
-        return self.teacher[_key(name)](*args)
+        answer = self.teacher[_key(name)](*args)
+        if all_finite(tensors_in(answer)):
+            return answer
+        self.refused += 1
+        return None
 
     def _compare(self, name: str, compare: Callable, head: nn.Module, args: tuple,
                  output: Any) -> None:
-        if self._active:
-            for key, term in compare(output, self._ask(name, args)).items():
-                self._add(name, key, term)
+        if not self._active:
+            return
+        answer = self._ask(name, args)
+        # Where it is not finite, the student agrees with itself
+        taught = answer is not None
+        for key, term in compare(output, answer if taught else _detached(output)).items():
+            self._add(name, key, term if taught else term * 0)
 
     def _keep_masks(self, name: str, head: nn.Module, args: tuple, output: Tensor) -> None:
         """The loss, which knows the classes, comes later; it is not called where there is no RoI."""
         if self._active:
-            self._masks[name] = output, self._ask(name, args)
+            answer = self._ask(name, args)
+            self._masks[name] = output, output.detach() if answer is None else answer
             self._add(name, 'loss_mask', output.sum() * 0)
 
     def _compare_masks(self, name: str, loss: nn.Module, args: tuple, output: Tensor) -> None:
@@ -167,6 +178,10 @@ def _require_known(model: nn.Module, adapter: HeadAdapter) -> None:
                              'supported is CrossEntropyLoss with use_mask=True.')
     else:
         TaughtHead(adapter, soften=True).remove()  # refuses a class loss without a soft-target form
+
+
+def _detached(output: Any) -> Any:
+    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
 
 
 def _key(name: str) -> str:

@@ -37,6 +37,11 @@ class PoseDistiller:
                for key, value in losses.items()}
         return {**own, **self._logits.take()}
 
+    @property
+    def refused(self) -> int:
+        """int: Calls so far in which what the teacher said was not finite."""
+        return self._logits.refused
+
     def remove(self) -> None:
         """Leave the model as it was."""
         for part in (self._mirror, self._logits, *self.heads):

@@ -78,8 +78,8 @@ def _has_target(head: HeadAdapter) -> bool:
 
 
 def _no_head(model: nn.Module, missing: Sequence[str]) -> str:
-    candidates = [name for name, module in model.named_modules()
-                  if name and not adapter_of(name, module).refusal and _has_target(adapter_of(name, module))]
-    there = ', '.join(sorted(candidates)) or 'none'
+    heads = [adapter_of(name, module) for name, module in model.named_modules() if name]
+    there = ', '.join(sorted(head.name for head in heads if _has_target(head) and not head.refusal
+                             and not head.obstacle(model))) or 'none'
     return (f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or loss_module '
             f'are: {there}. Choose with the option `heads`.')

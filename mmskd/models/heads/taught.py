@@ -74,6 +74,11 @@ class TaughtHead:
         """bool: Whether its losses have met the teacher's prediction once."""
         return self._taught
 
+    @property
+    def refused(self) -> int:
+        """int: Calls so far in which what the teacher said was not finite."""
+        return sum(loss._refused for loss in self.losses.values() if isinstance(loss, SoftTargetLoss))
+
     def start(self, measure: bool = True) -> None:
         """A forward pass begins: count anew; ``measure`` how far student and teacher disagree in it."""
         self.calls = self.paired = 0

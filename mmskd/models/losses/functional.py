@@ -8,13 +8,18 @@ NKD and USKD add a loss beside the hard one, in two parts: the target class, and
 over all others (Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
 Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
 
-No function keeps state. No gradient flows into the past prediction.
+No function keeps state. No gradient flows into the past prediction. Of no samples at all a mean is 0,
+not NaN. Features, heatmaps and SimCC logits are taken to float32, since half precision ends at 65504; the
+modules do so with all others. In float32 each loss is what it is in float64 but for 1e-5 of its value
+and 2e-6 of the largest logit (tests/test_models/test_losses/test_any_numbers.py).
 """
 from typing import Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .soft_target import at_least_float32
 
 
 def progressive_target(hard: Tensor, past_prob: Tensor, alpha_t: float) -> Tensor:
@@ -213,9 +218,10 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
     """
     loss, teacher_beta = 0., beta if teacher_beta is None else teacher_beta
     for student, teacher in zip(student_xy, teacher_xy):
-        target = (teacher.detach() * teacher_beta).softmax(-1)
+        student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
+        target = (teacher * teacher_beta).softmax(-1)
         divergence = F.kl_div((student * beta).log_softmax(-1), target, reduction='none')
-        loss = loss + divergence.sum((1, 2)).mean()
+        loss = loss + mean_of(divergence.sum((1, 2)))
     return weight * loss / student_xy[0].size(1)
 
 
@@ -230,7 +236,7 @@ def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
     Returns:
         Tensor: The loss, a scalar.
     """
-    return weight * F.mse_loss(student, teacher.detach())
+    return weight * _squared_distance(student, teacher) / max(student.numel(), 1)
 
 
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
@@ -244,7 +250,7 @@ def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
     Returns:
         Tensor: The loss, a scalar.
     """
-    return weight * F.mse_loss(student, teacher.detach(), reduction='sum') / student.size(0)
+    return weight * _squared_distance(student, teacher) / max(student.size(0), 1)
 
 
 def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -261,7 +267,7 @@ def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         Tensor: Scalar in [0, 2]. A channel without variance counts as uncorrelated.
     """
-    mine, theirs = (_standardised(side.transpose(0, 1).flatten(1)) for side in (student, teacher.detach()))
+    mine, theirs = (_standardised(side) for side in (student, teacher.detach()))
     return 1 - (mine * theirs).sum(1).mean()
 
 
@@ -284,16 +290,27 @@ def channel_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     images, channels, height, width = student.shape
     logits = []
     for side in (student, teacher.detach()):
-        flat = _standardised(side.transpose(0, 1).flatten(1)) * (images * height * width)**0.5
-        logits.append((flat.view(channels, images, -1) / tau).log_softmax(-1))
+        flat = _standardised(side) * (images * height * width)**0.5
+        logits.append((flat.view(channels, images, height * width) / tau).log_softmax(-1))
     divergence = F.kl_div(*logits, reduction='none', log_target=True).sum(-1)
-    return tau**2 * divergence.mean()
+    return tau**2 * mean_of(divergence)
 
 
-def _standardised(rows: Tensor) -> Tensor:
-    """Each row less its mean, over its norm."""
+def _squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    return F.mse_loss(at_least_float32(student), at_least_float32(teacher.detach()), reduction='sum')
+
+
+def _standardised(maps: Tensor) -> Tensor:
+    """The rows (C, N * H * W) of a feature map, each less its mean, over its norm.
+
+    0 where all numbers of a row are the same but for the rounding of their mean: divided by its norm, that
+    would be a pattern with gradients beyond measure.
+    """
+    rows = at_least_float32(maps).transpose(0, 1).flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
-    return F.normalize(centred, dim=1)
+    norm = centred.norm(dim=1, keepdim=True)
+    varies = norm > 8 * torch.finfo(rows.dtype).eps * rows.detach().norm(dim=1, keepdim=True)
+    return centred * varies / norm.where(varies, torch.ones_like(norm))
 
 
 def nkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: float = 1.5,
@@ -317,8 +334,8 @@ def nkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: f
     """
     target = target_classes(labels)[0][:, :1]
     others = ~mask_of(target, student_logits)
-    return (nkd_target(student_logits, teacher_logits, target) +
-            gamma * nkd_nontarget(student_logits, teacher_logits, others, tau)).mean()
+    return mean_of(nkd_target(student_logits, teacher_logits, target) +
+                   gamma * nkd_nontarget(student_logits, teacher_logits, others, tau))
 
 
 def nkd_target(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
@@ -374,9 +391,9 @@ def uskd(logits: Tensor, weak_logits: Tensor, labels: Tensor, alpha: float = 1.0
         Tensor: Scalar.
     """
     others = ~mask_of(labels, logits)
-    return (alpha * uskd_target(logits, labels) +
-            beta * uskd_nontarget(logits, weak_logits, others) +
-            mu * uskd_weak(weak_logits, labels)).mean()
+    return mean_of(alpha * uskd_target(logits, labels) +
+                   beta * uskd_nontarget(logits, weak_logits, others) +
+                   mu * uskd_weak(weak_logits, labels))
 
 
 def uskd_target(logits: Tensor, labels: Tensor) -> Tensor:
@@ -501,6 +518,11 @@ def mask_of(labels: Tensor, logits: Tensor) -> Tensor:
     return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, labels.view(-1, 1), True)
 
 
+def mean_of(losses: Tensor) -> Tensor:
+    """Their mean; 0, with a graph, if there are none."""
+    return losses.sum() / max(losses.numel(), 1)
+
+
 def _among(logits: Tensor, classes: Tensor) -> Tensor:
     """Logits whose softmax is 0 outside of ``classes``; not -inf, of which a gradient may be NaN."""
     return logits.masked_fill(~classes, torch.finfo(logits.dtype).min)
@@ -515,6 +537,7 @@ def _bce(pred: Tensor, target: Tensor, activated: bool) -> Tensor:
 def _focus(difference: Tensor, exponent: float) -> Tensor:
     """``|difference|^exponent``, with a finite gradient where the difference is 0."""
     magnitude = difference.abs()
-    if 0 < exponent < 1:  # the power's slope is infinite at 0
-        magnitude = magnitude.clamp(min=torch.finfo(magnitude.dtype).eps)
-    return magnitude.pow(exponent)
+    if not 0 < exponent < 1:
+        return magnitude.pow(exponent)
+    differs = magnitude > 0  # the power's slope is infinite at 0
+    return magnitude.where(differs, torch.ones_like(magnitude)).pow(exponent) * differs

@@ -68,7 +68,7 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
         if weight is not None and weight.dim() < loss.dim():
             weight = weight.unsqueeze(-1)
         weight = valid.to(loss) if weight is None else weight.float() * valid
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction, avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid() if self.use_sigmoid else pred.softmax(-1)
@@ -133,7 +133,7 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
             rows = soft_focal_rows(pred, target, past, self.alpha_t, self.gamma, self.alpha)
             if reduction == 'mean' and avg_factor is None:
                 rows = rows / pred.size(1)
-            return self.loss_weight * weight_reduce_loss(rows, weight, reduction, avg_factor)
+            return self.loss_weight * _reduce(rows, weight, reduction, avg_factor)
         hard = target.to(pred) if target.dim() == pred.dim() else one_hot(
             target, pred.size(1), pred.dtype)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
@@ -141,7 +141,7 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
         if weight is not None and weight.shape != loss.shape:
             per_sample = weight.size(0) == loss.size(0)
             weight = weight.view(-1, 1) if per_sample else weight.view(loss.size(0), -1)
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction, avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred if self.activated else pred.sigmoid()
@@ -188,8 +188,8 @@ class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
             hard = one_hot(labels, pred.size(1), pred.dtype) * quality.to(pred).unsqueeze(-1)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
         loss = quality_focal_to_target(pred, soft, self.beta, self.activated).sum(1)
-        return self.loss_weight * weight_reduce_loss(loss, weight,
-                                                     reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
+                                          avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred if self.activated else pred.sigmoid()
@@ -226,11 +226,19 @@ class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
         hard = target.to(pred)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
         loss = varifocal_to_target(pred, soft, hard > 0, self.alpha, self.gamma, self.iou_weighted)
-        return self.loss_weight * weight_reduce_loss(loss, weight,
-                                                     reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
+                                          avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred.sigmoid()
+
+
+def _reduce(loss: Tensor, weight: Optional[Tensor], reduction: str,
+            avg_factor: Optional[float]) -> Tensor:
+    """As MMDetection does it; but the mean of nothing is 0, not NaN."""
+    if not loss.numel() and avg_factor is None and reduction == 'mean':
+        reduction = 'sum'
+    return weight_reduce_loss(loss, weight, reduction, avg_factor)
 
 
 for _stock, _soft in ((CrossEntropyLoss, PSKDCrossEntropyLoss), (FocalLoss, PSKDFocalLoss),

@@ -10,7 +10,7 @@ from mmpose.models.losses import KeypointMSELoss, KeypointOHKMMSELoss, KLDiscret
 from torch import Tensor
 
 from mmskd.registry import MODELS
-from .functional import progressive_target, pskd_simcc_kl
+from .functional import mean_of, progressive_target, pskd_simcc_kl
 from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
 
 
@@ -88,7 +88,7 @@ class PSKDKeypointMSELoss(SoftTargetLoss, KeypointMSELoss):
         soft = progressive_target(target.to(output), past, self.alpha_t)
         loss = F.mse_loss(output, soft, reduction='none')
         loss = loss if weight is None else loss * weight
-        return loss.mean() * self.loss_weight
+        return mean_of(loss) * self.loss_weight
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred
@@ -117,12 +117,13 @@ class PSKDKeypointOHKMMSELoss(SoftTargetLoss, KeypointOHKMMSELoss):
         output, past = self.split(output)
         if past is None:
             return super().forward(output, target, target_weights)
-        output, target = at_least_float32(output), target.to(output)
+        output = at_least_float32(output)
+        target = target.to(output)
         weight = target_weights[..., None, None] if self.use_target_weight else 1.
         soft = progressive_target(target, past, self.alpha_t)
         to_soft, to_hard = ((((output - each) * weight)**2).mean((2, 3)) for each in (soft, target))
         hardest = to_hard.topk(self.topk, dim=1).indices
-        return to_soft.gather(1, hardest).mean() * self.loss_weight
+        return mean_of(to_soft.gather(1, hardest)) * self.loss_weight
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred

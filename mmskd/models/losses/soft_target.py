@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from ..finite import all_finite
 from ..pairing import unpair
 from ..ranges import LOSS, record_function
 
@@ -29,6 +30,7 @@ class SoftTargetLoss:
 
     alpha_t: float = 0.0
     _differences: Optional[List[Tuple[Tensor, int]]] = None
+    _refused: int = 0
 
     def __call__(self, *args, **kwargs):
         with record_function(LOSS):
@@ -56,11 +58,14 @@ class SoftTargetLoss:
         Returns:
             tuple: The plain prediction, and the teacher's logits (or probabilities, where the loss
             works on these) in the same floating type, at least float32; None if the hard target is to be
-            used as it is.
+            used as it is: without a teacher, or if what it says is not finite.
         """
         one = isinstance(pred, Tensor)
         students, teachers = zip(*map(unpair, (pred, ) if one else pred))
         if any(teacher is None for teacher in teachers):
+            return (students[0] if one else students), None
+        if not all_finite(teachers):
+            self._refused += 1
             return (students[0] if one else students), None
         teachers = tuple(map(at_least_float32, teachers))
         self._compare(students, teachers)

@@ -1,13 +1,14 @@
 """The model as it was one refresh ago: PS-KD's teacher."""
-from typing import Dict
+from typing import Dict, Iterable, Optional, Tuple
 
 import torch
-from mmengine.dist import broadcast
+from mmengine.dist import all_gather, broadcast, get_world_size
 from torch import Tensor, nn
 
-from mmskd.errors import UsageError
+from mmskd.errors import RunStopped, UsageError
 
-from .frozen import FollowedModes, frozen_copy, named_tensors
+from ..finite import first_not_finite
+from .frozen import FollowedModes, device_of, frozen_copy, named_tensors
 
 
 class PastSelf:
@@ -34,13 +35,25 @@ class PastSelf:
         self._modes = FollowedModes(student, self.model)
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Become a copy of the student's present weights; the same on all ranks."""
+    def refresh(self) -> Optional[str]:
+        """Become a copy of the student's present weights; the same on all ranks.
+
+        Returns:
+            str, optional: None if it did. The name of a weight that is not finite, if it has remained as it was.
+
+        Raises:
+            RunStopped: If the ranks do not agree afterwards.
+        """
+        bad = first_not_finite(self._student)
+        if _of_first_rank(self._student, bad is not None):
+            return bad or 'a weight of rank 0'
         theirs = dict(named_tensors(self._student))
         for name, tensor in named_tensors(self.model):
             tensor.copy_(theirs[name])
             if tensor.is_floating_point():
                 broadcast(tensor)  # without SyncBN each rank has running statistics of its own
+        require_agreement(named_tensors(self.model))
+        return None
 
     def follow_modes(self) -> None:
         """Be in the modes of the student at this moment."""
@@ -61,4 +74,47 @@ class PastSelf:
             if name not in state:
                 raise UsageError(f'the past self in the checkpoint has no "{name}"; was it saved by '
                                'another model?')
+            if state[name].shape != tensor.shape:
+                raise UsageError(f'the past self in the checkpoint has "{name}" of shape '
+                                 f'{tuple(state[name].shape)}, and the model of {tuple(tensor.shape)}')
             tensor.copy_(state[name])
+        require_agreement(named_tensors(self.model))
+
+
+def _of_first_rank(model: nn.Module, answer: bool) -> bool:
+    """What rank 0 says, whose weights the past selves of all ranks get."""
+    flag = torch.tensor(float(answer), device=device_of(model))
+    broadcast(flag)
+    return bool(flag)
+
+
+def require_agreement(tensors: Iterable[Tuple[str, Tensor]]) -> None:
+    """Raise RunStopped if these tensors are not the same, bit by bit, on all ranks."""
+    if get_world_size() == 1:
+        return
+    prints = torch.stack(all_gather(fingerprint(tensor for _, tensor in tensors)))
+    others = (prints != prints[0]).nonzero().flatten().tolist()
+    if others:
+        raise RunStopped(f'the past self of rank {others[0]} is not that of rank 0 (fingerprints '
+                         f'{prints[others[0]].item():x} and {prints[0].item():x}): their memory or their '
+                         'connection is damaged. --resume goes on from the newest checkpoint')
+
+
+def fingerprint(tensors: Iterable[Tensor]) -> Tensor:
+    """A number that depends on each bit of some tensors, and on their order.
+
+    Returns:
+        Tensor: int64, a scalar, on their device.
+    """
+    total = torch.zeros((), dtype=torch.int64)
+    for tensor in tensors:
+        flat = tensor.detach().contiguous().flatten()
+        if flat.dtype == torch.bool:
+            flat = flat.to(torch.uint8)
+        bits = flat.view(_WORDS[flat.element_size()]).to(torch.int64)
+        places = torch.arange(1, 2 * len(bits), 2, device=bits.device)
+        total = total.to(bits.device) * 1_000_003 + (bits * places).sum() + len(bits)
+    return total
+
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

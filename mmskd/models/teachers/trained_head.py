@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmskd.checkpoint import load_weights
+from ..finite import require_finite
 from ..low_precision import FEATURE_PARTS
 from ..pairing import map_leaves
 from .compiled import CompiledTeacher, as_plain
@@ -26,6 +27,7 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     """
     trained = frozen_copy(model)
     trained.dataset_meta = metainfo_of_checkpoint(load_weights(trained, checkpoint))
+    require_finite(trained, checkpoint)
     return trained
 
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from mmskd.errors import UsageError
-from mmskd.evaluation.report import figures, page
+from mmskd.evaluation.report import figures, members, page
 from mmskd.evaluation.report.charts import chart as charts
 from mmskd.evaluation.report.page import write_report
 from mmskd.evaluation.report.results import number
@@ -33,6 +33,7 @@ LONG = 'retinanet_r50_fpn_1x_bccd_with_a_name_that_says_everything'
 def report_of(folders, out_dir, draw=True, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, 'NUM_CURVES', 6)
+        patch.setattr(members, 'DRAWS', 20)
         if not draw:  # what is drawn is looked at in two reports, which is enough
             patch.setattr(page.charts, 'save', lambda chart, folder: '')
             patch.setattr(page, 'NUM_PICTURES', 1)
@@ -303,6 +304,7 @@ def studies(tmp_path_factory):
             save, kept = quick_save(kept)
             patch.setattr(page.charts, 'save', save)
             patch.setattr(page, 'NUM_PICTURES', 1)
+            patch.setattr(members, 'DRAWS', 20)
             patch.setattr(page, 'MOST_MISTAKES', 20)
             found[name] = write_report(list(predictions), root / f'{name}_report', quiet=True)
     return found
@@ -315,6 +317,7 @@ def test_a_page_of_twelve_runs(studies):
     assert not content.unnamed and len(content.ids) == len(set(content.ids))
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium')
 class TestInABrowser:
 

@@ -245,6 +245,27 @@ def test_what_is_not_a_number_is_refused(detection_runs, key):
         module.check_finite(predictions)
 
 
+def test_calibrated_scores_are_those_of_the_test_alone(run, tmp_path):
+    from mmskd.evaluation.calibrators import fit_calibrator
+    rng, path = np.random.default_rng(0), tmp_path / 'calibrator.json'
+    names = predictions_of(run).names
+    scores = rng.random(200)
+    calibrator = fit_calibrator('platt', scores, rng.random(200) < scores**2,
+                                rng.integers(0, 5, 200), names)
+    calibrator.thresholds = [0.] * 5
+    calibrator.save(str(path))
+    run.cfg.custom_hooks = [*(run.cfg.custom_hooks or []), dict(
+        type='mmskd.CalibratedScores', calibrator=str(path))]
+    run.cfg.test_dataloader, run.cfg.test_evaluator = run.cfg.val_dataloader, []
+    plain, mapped = predictions_of(run), predictions_of(run, 'test')
+    assert not np.allclose(plain.scores, mapped.scores)
+    np.testing.assert_array_equal(np.argsort(plain.scores), np.argsort(mapped.scores))
+    content = json.loads(path.read_text())
+    content['maps'][0]['offset'] = 3.
+    path.write_text(json.dumps(content))
+    assert (predictions_of(run, 'test').scores > mapped.scores).mean() > .9, 'made again'
+
+
 def test_an_evaluator_that_fails_is_no_obstacle(run):
     run.cfg.val_evaluator = [dict(type='CocoMetric', ann_file='/nowhere.json', metric='bbox',
                                   prefix='gone'), run.cfg.val_evaluator[1]]

@@ -208,12 +208,39 @@ def test_without_predictions_the_logs_are_shown_and_not_compared(study, monkeypa
     assert own.why_not.startswith('it cannot be told whether all runs were measured on the same')
 
 
+@pytest.mark.parametrize('shared', [False, True])
+def test_thresholds_are_found_on_other_images(tmp_path, monkeypatch, shared):
+    """On the validation images, if these are not among those that are measured."""
+    study = Study(tmp_path, monkeypatch)
+
+    def predictions_of(run, split, *args):
+        paths = [f'{split if not (shared and i) else "val"}_{i}.png' for i in range(4)]
+        found = detections(run.seed, truth_seed=int(split == 'val'), paths=paths)
+        found.metrics = {METRIC: .5}
+        return found
+
+    monkeypatch.setattr(module, 'predictions_of', predictions_of)
+    groups = group_runs([Run(folder) for folder in study.folders])
+    for group in groups:
+        for run in group.runs:
+            run.cfg.test_dataloader = dict(dataset=dict(type='mmdet', ann_file='test.json'))
+    found = members_of(groups, 'test', 'last', DetectionRule(), [], True)
+    for member in found:
+        assert ('LaECE_0_own_thr' if shared else 'LaECE_0') in member.verdicts.values
+    row = rows(judged_table(found, 2, 'detection'))['LaECE_0']
+    assert row.says.endswith('of the same images') == shared
+
+
 def test_scores_that_are_no_probabilities_are_reported(tmp_path, monkeypatch):
     study = Study(tmp_path, monkeypatch, scope='mmpose',
                   make=lambda seed, skill: poses(seed, skill, scale=1.5))
-    judged, _ = study.tables()
+    for predictions in study.found.values():
+        predictions.metrics.update({'calibration/mean_ECE': predictions.scores.mean() / 9,
+                                    'calibration/clipped': .3})
+    judged, own = study.tables()
     found = rows(judged)
     assert found['clipped'].means[1].mean > .2
+    assert 'up to 30% of the scores' in rows(own)['mean_ECE'].why_not
     for key in ('ECE', 'NLL', 'Brier'):
         assert found[key].verdict(1) == '' and 'outside [0, 1]' in found[key].why_not
     assert found['AURC'].why_not == '', 'it needs the order alone'

@@ -1,1 +1,1 @@
-"""The report's charts, a file for each kind; :mod:`.chart` draws and saves, :mod:`.theme` colours."""
+"""The report's charts, a file for each kind; :mod:`.chart` draws and saves them."""

@@ -1,0 +1,56 @@
+"""The documentation site: all pages are reached, all links lead somewhere, all tools are named."""
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / 'docs'
+
+
+def test_each_page_is_in_the_contents():
+    contents = {line for block in re.findall(r'```{toctree}(.*?)```', (DOCS / 'index.md').read_text(), re.S)
+                for line in block.splitlines() if line and not line.startswith(':')}
+    assert contents == {page.stem for page in DOCS.glob('*.md')} - {'index'}
+
+
+def test_each_tool_is_named():
+    text = (DOCS / 'tools.md').read_text()
+    tools = {str(file.relative_to(ROOT)) for pattern in ('*.py', '*.sh', 'analysis/*.py')
+             for file in (ROOT / 'tools').glob(pattern)}
+    helpers = {'tools/analysis/small_models.py'}
+    assert not [tool for tool in tools - helpers if f'`{tool}`' not in text]
+
+
+def test_links_between_files_lead_somewhere():
+    pages = [*ROOT.glob('*.md'), *DOCS.glob('*.md'), ROOT / 'configs' / 'README.md']
+    for page in pages:
+        for target in re.findall(r'\]\((?!\w+:)([^)#\s]+)', page.read_text()):
+            assert (page.parent / target).exists(), f'{page.name}: {target}'
+
+
+def test_site_is_built_without_a_warning(tmp_path):
+    for package in ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton'):
+        pytest.importorskip(package)
+    done = subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', str(DOCS),
+                           str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'PSKDHook' in (tmp_path / 'api.html').read_text()
+    assert (tmp_path / 'searchindex.js').is_file()
+
+
+def test_notebook_runs(capsys):
+    pytest.importorskip('mmdet')
+    notebook = json.loads((DOCS / 'notebooks' / 'attach.ipynb').read_text())
+    names: dict = {}
+    for cell in notebook['cells']:
+        if cell['cell_type'] == 'code':
+            assert not cell['outputs'], 'outputs do not belong into the repository'
+            exec(compile(''.join(cell['source']), 'attach.ipynb', 'exec'), names)
+    said = capsys.readouterr().out
+    same, later = (float(re.search(rf'{when}\s+(\S+)', said)[1])
+                   for when in ('the same self', 'five steps later'))
+    assert same == 0 < later
