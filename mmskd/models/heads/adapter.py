@@ -129,9 +129,21 @@ def adapter_of(name: str, head: nn.Module) -> HeadAdapter:
     return HeadAdapter(name, head)
 
 
+def derives_from(module: nn.Module, name: str) -> bool:
+    """Whether a module is of a class of this name, which need not be installed, or of one that derives from it."""
+    return any(kind.__name__ == name for kind in type(module).__mro__)
+
+
 def refusal_of(model: nn.Module) -> str:
     """Why a whole model cannot be taught; empty if nothing is known against it."""
     return adapter_of('', model).refusal
+
+
+def require_teachable_model(model: nn.Module) -> None:
+    """Raise UsageError if a whole model cannot be taught."""
+    reason = refusal_of(model)
+    if reason:
+        raise UsageError(f'{type(model).__name__} cannot be taught: {reason}')
 
 
 def require_teachable(adapter: HeadAdapter) -> None:

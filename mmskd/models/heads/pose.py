@@ -3,7 +3,7 @@ from typing import Dict, List
 
 from torch import nn
 
-from .adapter import HeadAdapter, adapter_of, register_head
+from .adapter import HeadAdapter, adapter_of, derives_from, register_head
 
 
 @register_head('BaseHead')
@@ -18,8 +18,7 @@ class PoseHeadAdapter(HeadAdapter):
         """Heads that build on another one (SimCC on deconvolutions) leave the loss of that one alone."""
         outer = self.name.rpartition('.')[0]
         head = model.get_submodule(outer)
-        if 'BaseHead' in [kind.__name__ for kind in type(head).__mro__] and not isinstance(
-                adapter_of(outer, head), VisibilityHeadAdapter):
+        if derives_from(head, 'BaseHead') and not isinstance(adapter_of(outer, head), VisibilityHeadAdapter):
             return (f'it is a part of model.{outer} ({type(head).__name__}), and its own loss is not asked for. '
                     'Leave it out with the option `heads`.')
         return ''

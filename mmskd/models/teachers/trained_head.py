@@ -7,6 +7,7 @@ from torch import nn
 
 from mmskd.checkpoint import load_weights
 from ..finite import require_finite
+from ..heads.adapter import derives_from
 from ..low_precision import FEATURE_PARTS
 from ..pairing import map_leaves
 from .compiled import CompiledTeacher, as_plain
@@ -93,7 +94,7 @@ class FrozenParts:
                  for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
             module for name, module in model.named_modules()
-            if id(module) not in learning and name not in above and not _takes_one_image(module)
+            if id(module) not in learning and name not in above and not derives_from(module, ONE_IMAGE_AT_A_TIME)
         ]
         learns = {id(parameter) for name in heads
                   for parameter in model.get_submodule(name).parameters()}
@@ -111,7 +112,3 @@ class FrozenParts:
         """Let the parameters learn that learned before."""
         for parameter, requires_grad in self._flags:
             parameter.requires_grad_(requires_grad)
-
-
-def _takes_one_image(module: nn.Module) -> bool:
-    return any(kind.__name__ == ONE_IMAGE_AT_A_TIME for kind in type(module).__mro__)
