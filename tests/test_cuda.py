@@ -3,12 +3,14 @@ import io
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 pytest.importorskip('mmdet')
 
-from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook  # noqa: E402
+from mmskd.engine.hooks import CalibratedScores, DistillHook, HeadDistillHook, PSKDHook  # noqa: E402
+from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
 from mmskd.models.teachers.frozen import named_tensors  # noqa: E402
-from tests.support import detectors  # noqa: E402
+from tests.support import detectors, runs  # noqa: E402
 
 pytestmark = pytest.mark.cuda
 
@@ -100,3 +102,91 @@ def test_folding_is_seen_on_a_gpu_too(model, data):
     norms = [module for module in hook._asked.model.backbone.modules()
              if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and all('forward' in vars(norm) for norm in norms)
+
+
+@pytest.mark.parametrize('name', ['rtmpose', 'heatmap'])
+@pytest.mark.parametrize('dtype', [None, torch.float16])  # MMPose's own losses know no bfloat16
+def test_keypoints(name, dtype):
+    poses = pytest.importorskip('tests.support.poses')
+    model = poses.build(name)
+    inputs, samples = poses.batch(model)
+    model, data = model.cuda(), (inputs.cuda(), [sample.cuda() for sample in samples])
+    hook = PSKDHook()
+    hook.attach(model)
+    hook.refresh_teacher()
+    hook.alpha_t = 0.5
+    with torch.autocast('cuda', dtype=dtype or torch.float16, enabled=dtype is not None):
+        loss = poses.total(poses.losses(model, data))
+    loss.backward()
+    assert loss.isfinite() and places(hook._asked.model) == {'cuda'} and hook.disagreement < 5e-2
+
+
+@pytest.mark.parametrize('name', ['faster_rcnn', 'fcos', 'gfl', 'detr', 'dino'])
+def test_families(name):
+    model = detectors.build(name).cuda()
+    inputs, samples = detectors.batch()
+    hook = PSKDHook()
+    hook.attach(model)
+    hook.refresh_teacher()
+    hook.alpha_t = 0.5
+    step(model, (inputs.cuda(), [sample.cuda() for sample in samples]))
+    assert all(head.taught for head in hook.heads_taught)
+    assert places(hook._asked.model) == {'cuda'}
+
+
+@pytest.mark.parametrize('amp', [None, 'float16', 'bfloat16'])
+def test_a_run_that_is_resumed(tmp_path, amp):
+    """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the past self."""
+    def config(name):
+        cfg = runs.config(root, tmp_path / name, length=5, hook=dict(interval=2))
+        if amp:
+            cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=amp)
+        return cfg
+
+    root = runs.data(tmp_path / 'data')
+    whole = runs.train(config('whole'))
+    first = runs.runner(config('stopped'))
+    first.register_hook(StopAfter(7))
+    with pytest.raises(InterruptedError):
+        first.train()
+    cfg = config('stopped')
+    cfg.resume = True
+    resumed = runs.train(cfg)
+    assert resumed.iter == whole.iter == 10
+    expected, found = runs.weights(whole), runs.weights(resumed)
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        assert value.device.type == found[key].device.type == 'cuda'
+        torch.testing.assert_close(found[key], value, rtol=1e-2, atol=1e-3, msg=key)
+
+
+class StopAfter(Hook):
+    """Pulls the plug in the middle of an iteration."""
+    priority = 'LOWEST'
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            raise InterruptedError
+
+
+def test_calibrated_scores(tmp_path):
+    """A calibrator maps what is predicted on a GPU, and leaves it there."""
+    path = str(tmp_path / 'calibrator.json')
+    Calibrator('detection', 'platt', 'iou', list('abcde'), [LogitMap(1.5, -.5)] * 5, [.2] * 5, ()).save(path)
+    model = detectors.build('retinanet', **{'bbox_head.num_classes': 5}).cuda().eval()
+    model.dataset_meta = dict(classes=list('abcde'))
+    torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=.3)
+    inputs, samples = detectors.batch()
+    inputs = inputs.cuda()
+    with torch.no_grad():
+        plain = model(inputs, [sample.clone() for sample in samples], mode='predict')
+        hook = CalibratedScores(path)
+        hook.attach(model)
+        mapped = model(inputs, [sample.clone() for sample in samples], mode='predict')
+    for before, after in zip(plain, mapped):
+        assert after.pred_instances.scores.device.type == 'cuda' and len(before.pred_instances)
+        expected = (before.pred_instances.scores.logit() * 1.5 - .5).sigmoid()
+        torch.testing.assert_close(after.pred_instances.scores, expected, rtol=1e-4, atol=1e-5)

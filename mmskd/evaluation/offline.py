@@ -1,5 +1,5 @@
 """What the tools that measure calibration have in common."""
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config

@@ -5,7 +5,9 @@ from functools import partial
 from typing import Any, Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .pairing import map_leaves
 
@@ -59,8 +61,27 @@ def _patched(model: nn.Module) -> Iterator[None]:
 
 def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
     args = map_leaves(_channels_last, args)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.autocast('cpu', dtype=torch.bfloat16), NarrowMapsInFloat32():
         return map_leaves(_float32, forward(*args, **kwargs))
+
+
+class NarrowMapsInFloat32(TorchFunctionMode):
+    """Within it a convolution of a map that is narrower than its stride runs in float32, even under autocast.
+
+    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3 convolution of stride 2
+    on a map of width 1, as in the extra levels of an FPN on a small image): these hold whatever the memory held.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.conv2d and _is_narrow(*args, **kwargs):
+            with torch.autocast('cpu', enabled=False):
+                return func(*map_leaves(_float32, args), **map_leaves(_float32, kwargs))
+        return func(*args, **kwargs)
+
+
+def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args, **kwargs) -> bool:
+    return x.size(-1) < (stride if isinstance(stride, int) else stride[-1])
 
 
 def _channels_last(value: Any) -> Any:

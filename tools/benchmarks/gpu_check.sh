@@ -3,11 +3,12 @@
 #
 #   bash tools/benchmarks/gpu_check.sh PACKAGES [RESULTS]
 #
-# PACKAGES is a folder with the wheels of what is not installed (mmengine, mmdet, mmpose and what they need, without
-# torch) and the source of mmcv (mmcv-*.tar.gz, or a folder mmcv*). The operators of mmcv are compiled for the GPU that is
-# there, into a new environment on top of the one whose Python runs (MMSKD_PYTHON, default: python3), which has torch; that
-# one is not changed. Then: the tests marked `cuda`, tools/benchmarks/step_cost.py and scaling.py with --device cuda. What
-# they measure, and the logs, go to RESULTS (default: results/gpu).
+# PACKAGES is a folder with the wheels (sources, where there are none) of what is not installed (mmengine, mmdet, mmpose
+# and what they need, without torch) and the source of mmcv (mmcv-*.tar.gz, or a folder mmcv*). The operators of mmcv are
+# compiled for the GPU that is there, into a new environment on top of the one whose Python runs (MMSKD_PYTHON, default:
+# python3), which has torch; that one is not changed. Compiled, they are kept for the next time in MMSKD_CACHE (default:
+# ~/.cache/mmskd). Then: the tests marked `cuda`, step_cost.py (also --amp) and scaling.py with --device cuda. What they
+# measure, and the logs, go to RESULTS (default: results/gpu).
 #
 # Ends with 0 if all went well, 1 if something failed, and 77, with the reason, where it cannot run at all.
 # MMSKD_BUDGET is how many seconds it may take, 570 by default; what does not fit any more is named.
@@ -65,6 +66,19 @@ TORCH_CUDA_ARCH_LIST="$("$BASE" -c 'import torch; print("%d.%d" % torch.cuda.get
 PIP_FLAGS=(--disable-pip-version-check --no-input --quiet --no-index --no-deps)
 
 # `timeout` runs programs, not functions
+KEPT="${MMSKD_CACHE:-$HOME/.cache/mmskd}/mmcv-$("$BASE" -c 'import sys, torch
+print("py%d%d-torch%s-sm%d%d" % (*sys.version_info[:2], torch.__version__, *torch.cuda.get_device_capability()))')"
+mkdir -p "$KEPT"
+cat > "$WORK/operators.sh" <<'END'
+set -eu
+python=$1 kept=$2 source=$3
+shift 3
+if ! ls "$kept"/*.whl >/dev/null 2>&1; then
+    "$python" -m pip wheel "$@" --no-build-isolation -w "$kept.part" "$source"
+    mv "$kept.part"/*.whl "$kept"
+fi
+"$python" -m pip install "$@" "$kept"/*.whl
+END
 cat > "$WORK/environment.sh" <<'END'
 set -eu
 base=$1 venv=$2 packages=$3
@@ -76,21 +90,27 @@ shift 3
 if ls "$packages"/*.whl >/dev/null 2>&1; then
     "$venv/bin/python" -m pip install "$@" "$packages"/*.whl
 fi
+find "$packages" -maxdepth 1 -name '*.tar.gz' ! -name 'mmcv-*' -print0 |   # xtcocotools has no wheels
+    xargs -0 -r "$venv/bin/python" -m pip install "$@" --no-build-isolation
 END
 
 PY="$WORK/venv/bin/python"
-export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" MPLBACKEND=Agg
+# Where the base has ninja, without which one file is compiled after the other
+PATH="$(dirname "$("$BASE" -c 'import sys; print(sys.executable)')"):$PATH"
+export PATH PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" MPLBACKEND=Agg
 if step 'environment' environment 120 \
         bash "$WORK/environment.sh" "$BASE" "$WORK/venv" "$PACKAGES" "${PIP_FLAGS[@]}" &&
     step "operators of mmcv for compute capability $TORCH_CUDA_ARCH_LIST" mmcv 420 \
-        "$PY" -m pip install "${PIP_FLAGS[@]}" --no-build-isolation "$SOURCE" &&
+        bash "$WORK/operators.sh" "$PY" "$KEPT" "$SOURCE" "${PIP_FLAGS[@]}" &&
     step 'an operator of mmcv on the GPU' operators 60 "$PY" -c \
         'import torch; from mmcv.ops import nms
 boxes = torch.tensor([[0., 0., 2., 2.], [0., 0., 2., 1.9]]).cuda()
 assert len(nms(boxes, boxes[:, 2], 0.5)[0]) == 1'; then
-    step 'tests marked cuda' tests 180 "$PY" -m pytest -q -m cuda -p no:cacheprovider tests
+    step 'tests marked cuda' tests 180 "$PY" -m pytest -q -m cuda -p no:cacheprovider tests/test_cuda.py
     step 'cost of a step' step_cost 180 \
         "$PY" tools/benchmarks/step_cost.py --device cuda --memory --out "$RESULTS/step_cost.json"
+    step 'cost of a step in mixed precision' step_cost_amp 180 \
+        "$PY" tools/benchmarks/step_cost.py --device cuda --amp --memory --out "$RESULTS/step_cost_amp.json"
     step 'scaling' scaling 120 \
         "$PY" tools/benchmarks/scaling.py --device cuda --out "$RESULTS/scaling.json" --plot "$RESULTS/scaling.png"
 fi

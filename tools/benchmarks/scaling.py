@@ -1,6 +1,7 @@
 """How the cost of PS-KD moves with the size of the images, the batch, the priors, the model and the processes.
 
-One thing is varied at a time, from a RetinaNet-R18 on two images of 320x320 pixels. Each point is measured as
+One thing is varied at a time, from a RetinaNet-R18 on two images of 320x320 pixels (a RetinaNet-R50 on two of 800x800
+on a GPU). Each point is measured as
 step_cost.py does it: stock and PS-KD take turns in one process. Two processes train under DDP, over NCCL with a GPU
 for each, else over gloo; the time is that of the first.
 
@@ -14,7 +15,7 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 import torch.multiprocessing
@@ -29,7 +30,7 @@ WAYS = 'stock', 'PS-KD'
 DEPTHS = {18: [64, 128, 256, 512], 50: [256, 512, 1024, 2048], 101: [256, 512, 1024, 2048]}  # of the neck
 
 
-def work(size: int = 320, batch: int = 2, priors: int = 9, depth: int = 18) -> Work:
+def work(size: int, depth: int, batch: int = 2, priors: int = 9) -> Work:
     """A RetinaNet; ``priors`` is how many there are at a place, a multiple of 3."""
     title = f'RetinaNet-R{depth}, {size}x{size}, batch {batch}, {priors} priors a place'
     changes = (('backbone.depth', depth), ('neck.in_channels', DEPTHS[depth]),
@@ -37,27 +38,36 @@ def work(size: int = 320, batch: int = 2, priors: int = 9, depth: int = 18) -> W
     return Work(title, RETINANET, WAYS, (size, size), batch, changes=changes)
 
 
-AXES: Dict[str, List[Tuple[Any, dict]]] = {
-    'size': [(size, dict(size=size)) for size in (192, 320, 512)],
-    'batch': [(batch, dict(batch=batch)) for batch in (1, 2, 4)],
-    'priors': [(priors, dict(priors=priors)) for priors in (3, 9, 18)],
-    'depth': [(depth, dict(depth=depth)) for depth in DEPTHS],
-    'processes': [(1, {}), (2, {})],
-}
+BASE = {'cpu': dict(size=320, depth=18), 'cuda': dict(size=800, depth=50)}
+SIZES = {'cpu': (192, 320, 512), 'cuda': (320, 800, 1280)}
+BATCHES = {'cpu': (1, 2, 4), 'cuda': (1, 2, 8)}
+
+
+def axes(device: str) -> Dict[str, List[Tuple[Any, Work]]]:
+    """The places on each axis, and what is trained there."""
+    def along(name: str, values: Sequence[int]) -> List[Tuple[Any, Work]]:
+        return [(value, work(**{**BASE[device], name: value})) for value in values]
+
+    base = work(**BASE[device])
+    return {'size': along('size', SIZES[device]), 'batch': along('batch', BATCHES[device]),
+            'priors': along('priors', (3, 9, 18)), 'depth': along('depth', tuple(DEPTHS)),
+            'processes': [(1, base), (2, base)]}
+
+
 LABELS = {'size': 'sides of the images, pixels', 'batch': 'images in a step', 'priors': 'priors at a place',
           'depth': 'layers of the backbone', 'processes': 'processes'}
 
 
-def point(axis: str, value: Any, options: dict, args: argparse.Namespace) -> dict:
+def point(axis: str, value: Any, what: Work, args: argparse.Namespace) -> dict:
     """The ratio at one place of an axis.
 
     Returns:
         dict: ``value``, ``seconds`` of the stock step, ``ratio`` and ``ratio_range`` (quartiles) of PS-KD.
     """
     if axis == 'processes' and value > 1:
-        ways = in_processes(work(**options), value, args)
+        ways = in_processes(what, value, args)
     else:
-        ways = measure(work(**options), args.steps, args.warmup, args.device)['ways']
+        ways = measure(what, args.steps, args.warmup, args.device)['ways']
     return dict(value=value, seconds=ways['stock']['seconds'], ratio=ways['PS-KD']['ratio'],
                 ratio_range=ways['PS-KD']['ratio_range'])
 
@@ -108,10 +118,10 @@ def _averaged(losses_of: Any, setting: Setting) -> tuple:
 def plot(report: dict, path: Path) -> None:
     """A picture with one diagram for each axis."""
     from matplotlib.figure import Figure
-    axes = report['axes']
-    figure = Figure(figsize=(3 * len(axes), 3), layout='constrained')
-    for place, (axis, points) in zip(figure.subplots(1, len(axes), sharey=True, squeeze=False)[0],
-                                     axes.items()):
+    drawn = report['axes']
+    figure = Figure(figsize=(3 * len(drawn), 3), layout='constrained')
+    for place, (axis, points) in zip(figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0],
+                                     drawn.items()):
         values = range(len(points))
         ratios = [each['ratio'] for each in points]
         errors = [[abs(each['ratio'] - each['ratio_range'][side]) for each in points] for side in (0, 1)]
@@ -128,16 +138,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('axes', nargs='*', metavar='AXIS',
-                        help=f'which of {", ".join(AXES)}; default: all')
+                        help=f'which of {", ".join(LABELS)}; default: all')
     parser.add_argument('--steps', type=int, default=10, help='of each way, default: 10')
     parser.add_argument('--warmup', type=int, default=2, help='steps before them, default: 2')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--out', type=Path, help='write the report here, as JSON')
     parser.add_argument('--plot', type=Path, help='draw it here')
     args = parser.parse_args()
-    unknown = [axis for axis in args.axes if axis not in AXES]
+    unknown = [axis for axis in args.axes if axis not in LABELS]
     if unknown:
-        parser.error(f'there is no axis {unknown[0]}; there are {", ".join(AXES)}')
+        parser.error(f'there is no axis {unknown[0]}; there are {", ".join(LABELS)}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
     return args
@@ -146,10 +156,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     report: Dict[str, Any] = dict(machine=machine(args.device), axes={})
-    for axis in args.axes or AXES:
+    places = axes(args.device)
+    for axis in args.axes or places:
         points = report['axes'][axis] = []
-        for value, options in AXES[axis]:
-            points.append(point(axis, value, options, args))
+        for value, what in places[axis]:
+            points.append(point(axis, value, what, args))
             low, high = points[-1]['ratio_range']
             print(f'{axis} {value}: {points[-1]["seconds"]:.3f} s, ratio {points[-1]["ratio"]:.3f} '
                   f'({low:.3f} - {high:.3f})', flush=True)

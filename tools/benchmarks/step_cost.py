@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
+import re
 import statistics
 import sys
 import tempfile
@@ -51,6 +51,7 @@ class Work(NamedTuple):
         ways (tuple[str]): Keys of ``WAYS``; the first is what the others are compared with.
         size (tuple): Height and width of the images. A pose estimator has its own.
         batch (int): Images a step.
+        on_gpu (tuple): What a GPU gets in their place: small images would measure how fast Python is.
         teacher (str, optional): Config of a bigger model.
         changes (tuple): Pairs of a dotted key in the model's config and its value.
     """
@@ -59,32 +60,40 @@ class Work(NamedTuple):
     ways: Tuple[str, ...]
     size: Tuple[int, int] = (320, 320)
     batch: int = 2
+    on_gpu: Tuple[Tuple[int, int], int] = ((800, 1344), 4)
     teacher: Optional[str] = None
     changes: Tuple[Tuple[str, Any], ...] = ()
 
 
+CROPS = dict(size=(256, 192), batch=8, on_gpu=((256, 192), 128))
 WORKS = {
-    'pskd_retinanet': Work('PS-KD, RetinaNet-R50, 320x320, batch 2', RETINANET,
+    'pskd_retinanet': Work('PS-KD, RetinaNet-R50', RETINANET,
                            ('stock', 'nothing to teach', 'PS-KD', 'PS-KD, float32')),
-    'pskd_faster_rcnn': Work('PS-KD, Faster R-CNN R50, 320x320, batch 2', FASTER_RCNN,
+    'pskd_faster_rcnn': Work('PS-KD, Faster R-CNN R50', FASTER_RCNN,
                              ('stock', 'PS-KD', 'PS-KD, float32')),
-    'pskd_rtmpose': Work('PS-KD, RTMPose-m, 256x192, batch 8', RTMPOSE.format('m'),
-                         ('stock', 'PS-KD', 'PS-KD, float32'), batch=8),
-    'dwpose_stage1': Work('DWPose stage 1, RTMPose l -> m, batch 8', RTMPOSE.format('m'),
+    'pskd_rtmpose': Work('PS-KD, RTMPose-m', RTMPOSE.format('m'),
+                         ('stock', 'PS-KD', 'PS-KD, float32'), **CROPS),
+    'dwpose_stage1': Work('DWPose stage 1, RTMPose l -> m', RTMPOSE.format('m'),
                           ('mmpose stage 1', 'stock', 'distillation', 'distillation, float32'),
-                          batch=8, teacher=RTMPOSE.format('l')),
-    'dwpose_stage2': Work('DWPose stage 2, RTMPose m -> m, batch 8', RTMPOSE.format('m'),
+                          **CROPS, teacher=RTMPOSE.format('l')),
+    'dwpose_stage2': Work('DWPose stage 2, RTMPose m -> m', RTMPOSE.format('m'),
                           ('mmpose stage 2', 'stock', 'second stage', 'second stage, float32'),
-                          batch=8, teacher=RTMPOSE.format('m')),
-    'distill_retinanet': Work('Distillation, RetinaNet R101 -> R50, 320x320, batch 2', RETINANET,
+                          **CROPS, teacher=RTMPOSE.format('m')),
+    'distill_retinanet': Work('Distillation, RetinaNet R101 -> R50', RETINANET,
                               ('stock', 'distillation', 'distillation, float32'),
                               teacher=RETINANET_101),
-    'stage2_retinanet': Work('Second stage, RetinaNet-R50, 320x320, batch 2', RETINANET,
+    'stage2_retinanet': Work('Second stage, RetinaNet-R50', RETINANET,
                              ('stock', 'second stage', 'second stage, float32', 'heads alone')),
-    'amp_retinanet': Work('Training on a CPU, RetinaNet-R18, 320x320, batch 2', RETINANET,
+    'amp_retinanet': Work('Training on a CPU, RetinaNet-R18', RETINANET,
                           ('stock', 'stock, --amp on a CPU'),
                           changes=(('backbone.depth', 18), ('neck.in_channels', [64, 128, 256, 512]))),
 }
+
+
+def work_on(work: Work, device: str) -> Work:
+    """The work with the images that a device gets, which its title says."""
+    size, batch = work.on_gpu if device == 'cuda' else (work.size, work.batch)
+    return work._replace(title=f'{work.title}, {size[0]}x{size[1]}, batch {batch}', size=size, batch=batch)
 
 
 class Setting(NamedTuple):
@@ -283,13 +292,19 @@ def _random_crops(model: nn.Module, images: int, device: str) -> tuple:
 # Measuring ------------------------------------------------------------------------------------------
 
 
-def prepare(work: Work, way: str, device: str, folder: str) -> Tuple[Callable, Setting]:
-    """A model of its own, ready for steps of this kind."""
+def prepare(work: Work, way: str, device: str, folder: str, amp: bool = False) -> Tuple[Callable, Setting]:
+    """A model of its own, ready for steps of this kind; ``amp``: under float16 autocast, as AmpOptimWrapper has it."""
     torch.manual_seed(0)
     model = _build(work.config, work.changes).to(device)
     setting = Setting(model, work, folder, random_batch(model, work.size, work.batch, device))
     attach, options = WAYS[way]
-    return attach(setting, **options), setting
+    losses_of = attach(setting, **options)
+
+    def with_autocast():
+        with torch.autocast(device, torch.float16):
+            return losses_of()
+
+    return (with_autocast if amp else losses_of), setting
 
 
 def step_seconds(losses_of: Callable, setting: Setting, device: str) -> float:
@@ -310,7 +325,7 @@ def step_seconds(losses_of: Callable, setting: Setting, device: str) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = False) -> dict:
+def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = False, amp: bool = False) -> dict:
     """All ways of a work; see the module.
 
     Returns:
@@ -318,11 +333,18 @@ def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = Fal
         (lower and upper quartile), ``peak_bytes`` (if ``memory``), ``parameter_bytes``, ``checkpoint_bytes``.
     """
     with tempfile.TemporaryDirectory() as folder:
-        ready = {way: prepare(work, way, device, folder) for way in work.ways}
+        ready, held = {}, {}
+        for way in work.ways:
+            before = allocated(device)
+            ready[way] = prepare(work, way, device, folder, amp)
+            held[way] = allocated(device) - before
         rows = measure_ready(ready, steps, warmup, device)
-    if memory:
+        if memory and device == 'cuda':
+            for way, row in rows.items():
+                row['peak_bytes'] = held[way] + peak_of_step(*ready[way])
+    if memory and device == 'cpu':
         for way, row in rows.items():
-            row['peak_bytes'] = peak_bytes(work, way, device)
+            row['peak_bytes'] = peak_bytes(work, way)
     return dict(title=work.title, config=work.config, size=list(work.size), batch=work.batch,
                 steps=steps, ways=rows)
 
@@ -354,31 +376,45 @@ def _bytes(model: nn.Module) -> dict:
                 checkpoint_bytes=buffer.getbuffer().nbytes)
 
 
-def peak_bytes(work: Work, way: str, device: str) -> int:
-    """Peak of a process that does nothing but three such steps (on a GPU: of what is allocated there)."""
+def allocated(device: str) -> int:
+    """Bytes that tensors hold on a GPU."""
+    return torch.cuda.memory_allocated() if device == 'cuda' else 0
+
+
+def peak_of_step(losses_of: Callable, setting: Setting) -> int:
+    """What a step on a GPU holds at most, beside what was there before it."""
+    setting.model.zero_grad()
+    before = allocated('cuda')
+    torch.cuda.reset_peak_memory_stats()
+    step_seconds(losses_of, setting, 'cuda')
+    return torch.cuda.max_memory_allocated() - before
+
+
+def peak_bytes(work: Work, way: str) -> int:
+    """Peak of a process that does nothing but three such steps on a CPU."""
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak_here, (work, way, device, torch.get_num_threads()))
+        return pool.apply(_peak_here, (work, way, torch.get_num_threads()))
 
 
-def _peak_here(work: Work, way: str, device: str, threads: int) -> int:
+def _peak_here(work: Work, way: str, threads: int) -> int:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        losses_of, setting = prepare(work, way, device, folder)
+        losses_of, setting = prepare(work, way, 'cpu', folder)
         for _ in range(3):
-            step_seconds(losses_of, setting, device)
-    if device == 'cuda':
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            step_seconds(losses_of, setting, 'cpu')
+    # Not ru_maxrss, which a new process takes over from the one that started it
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(r'VmHWM:\s*(\d+) kB', status).group(1)) * 1024
 
 
 # Reporting --------------------------------------------------------------------------------------------
 
 
-def machine(device: str) -> dict:
-    """Where it was measured."""
+def machine(device: str, amp: bool = False) -> dict:
+    """Where it was measured, and in which precision."""
     name = torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or platform.machine()
     return dict(device=device, name=name, threads=torch.get_num_threads(),
-                torch=torch.__version__.split('+')[0], python=platform.python_version(),
+                torch=torch.__version__.split('+')[0], python=platform.python_version(), amp=amp,
                 bfloat16=_fast_bfloat16(device))
 
 
@@ -403,8 +439,8 @@ def table(report: dict) -> str:
 MARKS = '<!-- step_cost: begin -->', '<!-- step_cost: end -->'
 
 
-def render(report: dict, doc: Path) -> None:
-    """Put the table into a document, between its marks.
+def render(reports: Sequence[dict], doc: Path) -> None:
+    """Put the tables into a document, between its marks.
 
     Raises:
         SystemExit: If it has none.
@@ -413,12 +449,17 @@ def render(report: dict, doc: Path) -> None:
     if not all(mark in text for mark in MARKS):
         sys.exit(f'step_cost.py: {doc} has no lines {" and ".join(MARKS)} to put the table between')
     before, rest = text.split(MARKS[0])
-    where = report['machine']
-    fast = 'with' if where['bfloat16'] else 'without'
-    about = (f'Measured on {where["device"]} ({where["name"]}), {where["threads"]} thread(s), torch '
-             f'{where["torch"]}, {fast} fast bfloat16. Ratios are to the first way of each work.')
-    doc.write_text(f'{before}{MARKS[0]}\n{about}\n\n{table(report)}\n{MARKS[1]}'
-                   f'{rest.split(MARKS[1])[1]}')
+    parts = '\n\n'.join(f'{about(report["machine"])}\n\n{table(report)}' for report in reports)
+    doc.write_text(f'{before}{MARKS[0]}\n{parts}\n{MARKS[1]}{rest.split(MARKS[1])[1]}')
+
+
+def about(where: dict) -> str:
+    """A sentence on a machine."""
+    what = ', '.join(filter(None, (
+        f'{where["device"]} ({where["name"]})', '' if where['device'] == 'cuda' else f'{where["threads"]} thread(s)',
+        f'torch {where["torch"]}', f'{"with" if where["bfloat16"] else "without"} fast bfloat16',
+        'all ways under float16 autocast' if where['amp'] else '')))
+    return f'Measured on {what}. Ratios are to the first way of each work.'
 
 
 def parse_args() -> argparse.Namespace:
@@ -433,11 +474,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--steps', type=int, default=10, help='of each way, default: 10')
     parser.add_argument('--warmup', type=int, default=2, help='steps before them, default: 2')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--amp', action='store_true', help='with --device cuda: under float16 autocast')
     parser.add_argument('--memory', action='store_true',
-                        help='measure peak memory too, in a process for each way')
+                        help='measure peak memory too; on a CPU in a process for each way')
     parser.add_argument('--out', type=Path, help='write the report here, as JSON')
-    parser.add_argument('--render', type=Path, metavar='JSON',
-                        help='measure nothing; put the table of this report into --doc')
+    parser.add_argument('--render', type=Path, nargs='+', metavar='JSON',
+                        help='measure nothing; put the tables of these reports into --doc')
     parser.add_argument('--doc', type=Path, default=DEFAULT_DOC, help='default: docs/cost.md')
     args = parser.parse_args()
     unknown = [name for name in args.works if name not in WORKS]
@@ -445,26 +487,29 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'there is no work {unknown[0]}; there are {", ".join(WORKS)}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
+    if args.amp and args.device != 'cuda':
+        parser.error('--amp: float16 autocast is for --device cuda; amp_retinanet is --amp of a CPU')
     return args
 
 
 def main() -> None:
     args = parse_args()
     if args.render:
-        render(json.loads(args.render.read_text()), args.doc)
+        render([json.loads(path.read_text()) for path in args.render], args.doc)
         return
-    works = {name: WORKS[name] for name in args.works or WORKS
+    works = {name: work_on(WORKS[name], args.device) for name in args.works or WORKS
              if args.device == 'cpu' or args.works or name != 'amp_retinanet'}
     if args.config:
         works = {'config': Work(args.config, args.config, ('stock', 'PS-KD', 'PS-KD, float32'),
                                 tuple(args.size), args.batch)}
-    report = dict(machine=machine(args.device), works={})
+    report = dict(machine=machine(args.device, args.amp), works={})
     if args.out and args.out.exists():
         before = json.loads(args.out.read_text())
         if before['machine'] == report['machine']:  # works that are not measured again stay in it
             report = before
     for name, work in works.items():
-        report['works'][name] = measure(work, args.steps, args.warmup, args.device, args.memory)
+        report['works'][name] = measure(
+            work, args.steps, args.warmup, args.device, args.memory, args.amp)
         print(table(dict(works={name: report['works'][name]})), flush=True)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)

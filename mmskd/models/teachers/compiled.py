@@ -92,23 +92,24 @@ class CompiledTeacher:
 
         The first time it is called twice, once to see which norm layers may be folded.
         """
+        device = device_of(self.model)
         if question not in self._known:
-            self._look_on(question, args, kwargs)
-        return self._answer(question, *args, **kwargs)
+            self._look_on(device, question, args, kwargs)
+        return self._answer(device, question, *args, **kwargs)
 
-    def _answer(self, question: Callable, *args, **kwargs) -> Any:
+    def _answer(self, device: torch.device, question: Callable, *args, **kwargs) -> Any:
         if self.dtype is None:
             with as_the_student(self.model):
                 return question(*args, **kwargs)
         if question not in self._islands:
             try:
-                with torch.autocast(device_of(self.model).type, dtype=self.dtype):
+                with torch.autocast(device.type, dtype=self.dtype):
                     return question(*args, **kwargs)
             except RuntimeError as error:  # NotImplementedError is one
                 if not _is_about_precision(error):
                     raise
                 self._give_up(question, error)
-        return _plainly(device_of(self.model), question, *args, **kwargs)
+        return _plainly(device, question, *args, **kwargs)
 
     def _give_up(self, question: Callable, error: RuntimeError) -> None:
         """Let a part that does not run in low precision run in float32 from here on."""
@@ -140,13 +141,12 @@ class CompiledTeacher:
                 found[module] = Layer(module, theirs[name])
         return list(found.values())
 
-    def _look_on(self, question: Callable, args: tuple, kwargs: dict) -> None:
+    def _look_on(self, device: torch.device, question: Callable, args: tuple, kwargs: dict) -> None:
         """Ask once, and drop the answer, to see which norm layers may be folded."""
         self._known.add(question)
-        device = device_of(self.model)
         self._unfold()
         with torch.random.fork_rng([device] if device.type == 'cuda' else []), self._watch:
-            self._answer(question, *args, **kwargs)
+            self._answer(device, question, *args, **kwargs)
         norms = self._watch.pairs()
         theirs = {mine: source for source, mine in self._pairs}
         for layer in self._layers:

@@ -129,7 +129,7 @@ def test_all_ranks_ask_the_past_self_until_all_have_been_taught(monkeypatch):
     monkeypatch.setattr(pskd, 'all_reduce', lambda value, op: value.mul_(next(others)))
     asked = []
     start = hook._mirror.start
-    hook._mirror.start = lambda teacher: (asked.append(teacher), start(teacher))
+    hook._mirror.start = lambda teacher, *ask: (asked.append(teacher), start(teacher, *ask))
     for _ in range(4):
         detectors.losses(model)
     assert len(asked) == 2  # then all were taught
@@ -146,7 +146,7 @@ def test_disagreement_is_the_mean_over_all_predictions():
     seen = []
     model.bbox_head.loss_cls.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     detectors.losses(model)
-    mine, theirs = (torch.cat([getattr(each, side).sigmoid().flatten() for each in seen])
+    mine, theirs = (torch.cat([getattr(each, side).float().sigmoid().flatten() for each in seen])
                     for side in ('student', 'teacher'))
     assert hook.disagreement == pytest.approx((mine - theirs).abs().mean().item(), rel=1e-5)
 
@@ -184,7 +184,7 @@ def test_a_teacher_that_equals_the_student_says_nothing_new():
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    hook = DistillHook(teacher=copy.deepcopy(model))
+    hook = DistillHook(teacher=copy.deepcopy(model), precision=None)
     hook.attach(model)
     scores = []
     model.mask_head.loss_cls.register_forward_pre_hook(
