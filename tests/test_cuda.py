@@ -15,11 +15,18 @@ from tests.support import detectors, runs  # noqa: E402
 pytestmark = pytest.mark.cuda
 
 PRECISIONS = [None, torch.float16, torch.bfloat16]
+KNOWN = [('retinanet', None), ('retinanet', torch.float16), ('gfl', torch.bfloat16)]
+"""RetinaNet's own focal loss, MMCV's operator, knows no bfloat16."""
 
 
 @pytest.fixture
-def model():
-    return detectors.build('retinanet').cuda()
+def family():
+    return 'retinanet'
+
+
+@pytest.fixture
+def model(family):
+    return detectors.build(family).cuda()
 
 
 @pytest.fixture
@@ -73,23 +80,23 @@ def test_a_state_comes_back_to_the_gpu(model, data):
     assert hook.disagreement > 0
 
 
-@pytest.mark.parametrize('dtype', PRECISIONS)
-def test_projections(model, data, dtype):
-    teacher = detectors.build('retinanet')  # on the CPU as it is given
+@pytest.mark.parametrize('family, dtype', KNOWN)
+def test_projections(model, data, family, dtype):
+    teacher = detectors.build(family)  # on the CPU as it is given
     hook = DistillHook(teacher, [dict(type='mmskd.FeatureDistillLoss'), dict(type='mmskd.ClassDistillLoss')])
     hook.attach(model)
     step(model, data, dtype)
     assert places(hook._asked.model) == {'cuda'} and places(hook.losses) <= {'cuda'}
 
 
-@pytest.mark.parametrize('dtype', PRECISIONS)
+@pytest.mark.parametrize('family, dtype', KNOWN)
 def test_second_stage(model, data, dtype, tmp_path):
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'trained.pth')
     hook = HeadDistillHook(str(tmp_path / 'trained.pth'))
     hook.attach(model)
     step(model, data, dtype)
     assert all(p.grad is None for p in model.backbone.parameters())
-    assert model.bbox_head.retina_cls.weight.grad.device.type == 'cuda'
+    assert model.bbox_head.cls_convs[0].conv.weight.grad.device.type == 'cuda'
 
 
 def test_folding_is_seen_on_a_gpu_too(model, data):
@@ -134,7 +141,7 @@ def test_families(name):
     assert places(hook._asked.model) == {'cuda'}
 
 
-@pytest.mark.parametrize('amp', [None, 'float16', 'bfloat16'])
+@pytest.mark.parametrize('amp', [None, 'float16'])
 def test_a_run_that_is_resumed(tmp_path, amp):
     """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the past self."""
     def config(name):

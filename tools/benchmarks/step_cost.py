@@ -11,6 +11,7 @@ the median of the ratios of steps that follow each other.
 """
 import argparse
 import copy
+import gc
 import io
 import json
 import multiprocessing
@@ -378,6 +379,7 @@ def _bytes(model: nn.Module) -> dict:
 
 def allocated(device: str) -> int:
     """Bytes that tensors hold on a GPU."""
+    gc.collect()  # what is no longer used by what came before
     return torch.cuda.memory_allocated() if device == 'cuda' else 0
 
 

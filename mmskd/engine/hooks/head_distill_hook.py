@@ -56,8 +56,9 @@ class HeadDistillHook(TeachingHook):
         heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
             None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
             heads of a two-stage one.
-        precision (str, optional): In which the frozen backbone and neck run while the heads learn: 'auto',
-            'bfloat16', 'float16', or None for that of the model, as in PSKDHook. Defaults to 'auto'.
+        precision (str, optional): In which the frozen backbone and neck run while the heads learn, and the
+            trained heads of a detector: 'auto', 'bfloat16', 'float16', or None for that of the model, as in
+            PSKDHook. Defaults to 'auto'.
 
     Raises:
         UsageError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
@@ -98,7 +99,8 @@ class HeadDistillHook(TeachingHook):
         weights = {} if self._resumed else self._first_weights(trained, heads)
         if self._resumed:
             self._require_same_features(model, trained, heads)
-        self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
+        self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight,
+                                 self.precision)
         undo.callback(self._distiller.remove)
         model.load_state_dict(weights, strict=False)
         self._freeze(model, heads)

@@ -187,7 +187,7 @@ class PlainTeacher:
 
 
 def teacher_to_ask(source: nn.Module, precision: Optional[str],
-                   heads: Sequence[HeadAdapter]) -> Union[CompiledTeacher, PlainTeacher]:
+                   heads: Sequence[HeadAdapter] = ()) -> Union[CompiledTeacher, PlainTeacher]:
     """The form of a frozen model for a hook's option ``precision``: without one, the model itself."""
     return CompiledTeacher(source, precision, heads) if precision else PlainTeacher(source)
 
