@@ -13,6 +13,7 @@ from mmdet.models import RetinaNet  # noqa: E402
 from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
                                 USKDHook)
 from mmskd.engine.hooks import pskd_hook as pskd  # noqa: E402
@@ -62,7 +63,7 @@ def test_resume_that_finds_nothing_starts_with_the_trained_features(data_root, t
     cfg = runs.config(data_root, tmp_path, length=1, custom_hooks=[hook])
     cfg.resume = True
     runner = runs.train(cfg)
-    theirs = torch.load(trained, weights_only=True)['state_dict']
+    theirs = load_checkpoint_safely(trained)['state_dict']
     mine = runner.model.state_dict()
     frozen = [key for key in theirs if not key.startswith('bbox_head.')]
     assert frozen and all(torch.equal(mine[key], theirs[key]) for key in frozen)
