@@ -6,7 +6,7 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.hub import hub
@@ -14,7 +14,7 @@ from mmengine.hub import hub
 from mmskd.errors import UsageError
 
 OURS = 'mmskd::'
-METRICS_OF = {'DetCalibrationMetric': 'mmdet', 'PoseCalibrationMetric': 'mmpose'}
+CALIBRATION_METRICS = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
 
 
 def config_root(package: str) -> Path:
@@ -97,6 +97,19 @@ def project_of(cfg: Config) -> str:
     return 'mmdet'
 
 
+def type_name(node: dict) -> str:
+    """The class that a dict of a config is of, without its package; '' if it does not say."""
+    kind = node.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
+
+
+def metrics_of(evaluator: Any) -> List[dict]:
+    """The settings of the metrics of an evaluator, in whichever form a config has it."""
+    if isinstance(evaluator, dict):
+        return metrics_of(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
+    return [metric for metric in evaluator or [] if isinstance(metric, dict)]
+
+
 def require_parts(cfg: Config, *keys: str) -> None:
     """Raise UsageError if a config lacks one of the parts that a tool runs."""
     for key in keys:
@@ -115,12 +128,12 @@ def check_metrics(cfg: Config, split: str, project: str) -> None:
     Raises:
         UsageError: If one is for the models of the other project.
     """
-    evaluator = cfg.get(f'{split}_evaluator') or []
-    for metric in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]:
-        kind = metric.get('type', '') if isinstance(metric, dict) else ''
+    ours = {name: owner for owner, name in CALIBRATION_METRICS.items()}
+    for metric in metrics_of(cfg.get(f'{split}_evaluator')):
+        kind = metric.get('type', '')
         kind = kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__name__}'
-        owner = METRICS_OF.get(kind.rpartition('.')[2], kind.partition('.')[0])
-        if owner in ('mmdet', 'mmpose') and owner != project:
+        owner = ours.get(type_name(metric), kind.partition('.')[0])
+        if owner in CALIBRATION_METRICS and owner != project:
             raise UsageError(f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
                              f'of {project}; take it out')
 

@@ -8,9 +8,12 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import Registry
 
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmskd', locations=['mmskd.engine.hooks'])
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmskd', locations=['mmskd.models'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmskd', locations=['mmskd.evaluation'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmskd', locations=['mmskd.datasets'])
+OPTIM_WRAPPERS = Registry('optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmskd',
+                          locations=['mmskd.engine.optim'])

@@ -2,17 +2,27 @@
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import config as mmengine_config
 
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'browser: opens pages in Chromium; skipped where it is not')
+    config.addinivalue_line('markers', 'cuda: needs a GPU; skipped without one')
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker('cuda') and not torch.cuda.is_available():
+        pytest.skip('torch sees no GPU here')
 
 
 @pytest.fixture(autouse=True, scope='session')
 def unformatted_configs():
-    """Each Runner formats its config with yapf, which takes longer than a small training."""
-    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True)):
+    """Each Runner formats its config with yapf, which takes longer than a small training.
+
+    The forks' MMEngine does so in another way, and goes on doing it.
+    """
+    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True), create=True):
         yield
 
 

@@ -6,6 +6,7 @@ import os
 from typing import Optional
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -20,6 +21,7 @@ from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.errors import UsageError
 
+PROFILED = 10  # iterations
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
 # What a method adds to the name of the work dir, so that it is not the baseline's
 METHOD_SUFFIXES = {'--pskd': '_pskd', '--distill-from': '_distill', '--head-distill': '_head_distill'}
@@ -54,7 +56,12 @@ def parse_args() -> argparse.Namespace:
         '--keep-going', action='store_true',
         help='train on when the weights have become NaN or infinite, as MMEngine does')
     parser.add_argument(
-        '--amp', action='store_true', help='train with automatic mixed precision')
+        '--amp', action='store_true',
+        help='train with automatic mixed precision; without a GPU: backbone and neck in bfloat16')
+    parser.add_argument(
+        '--profile', nargs='?', type=int, const=PROFILED, metavar='ITERATIONS',
+        help=f'profile the first so many iterations (default: {PROFILED}), with what mmskd does in them under '
+        'mmskd/teacher, mmskd/pairing, mmskd/loss and mmskd/refresh: a table, and trace.json in the work dir')
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate with the batch size that is used')
@@ -239,21 +246,43 @@ def make_resume_exact(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config, project: str) -> None:
-    """Mixed precision, as the config's project does it.
+    """Mixed precision, as the config's project does it; without a GPU by CPUAmpOptimWrapper.
 
     Raises:
-        UsageError: If an MMPose config has another optimizer wrapper of its own.
+        UsageError: If there is no wrapper for the config's, which is another.
     """
     wrapper = cfg.optim_wrapper
+    kind = wrapper.get('type', 'OptimWrapper')
+    name = (kind if isinstance(kind, str) else kind.__name__).rpartition('.')[2]
+    on_cpu = get_device() == 'cpu'
+    if (project == 'mmpose' or on_cpu) and name not in (
+            'OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper'):
+        raise UsageError(f'--amp cannot replace the optimizer wrapper {name}')
+    if on_cpu:
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        wrapper.type = 'mmskd.CPUAmpOptimWrapper'
+        return
     if project == 'mmpose':
-        kind = wrapper.get('type', 'OptimWrapper')
-        name = kind if isinstance(kind, str) else kind.__name__
-        if name not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UsageError(f'--amp cannot replace the optimizer wrapper {name}')
         wrapper.setdefault('loss_scale', 'dynamic')
     else:
         wrapper.loss_scale = 'dynamic'
     wrapper.type = 'AmpOptimWrapper'
+
+
+def profile(cfg: Config, iterations: int) -> None:
+    """Add MMEngine's ProfilerHook.
+
+    Raises:
+        UsageError: If there is nothing to profile.
+    """
+    if iterations < 1:
+        raise UsageError(f'--profile: {iterations} iterations are none')
+    hook = dict(type='ProfilerHook', by_epoch=False, profile_times=iterations,
+                activity_with_cuda=get_device() == 'cuda',
+                on_trace_ready=dict(type='log_trace', sort_by='cpu_time_total', row_limit=40),
+                json_trace_path=os.path.join(cfg.work_dir, 'trace.json'))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
@@ -296,6 +325,8 @@ def prepare(args: argparse.Namespace) -> Config:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     add_method(cfg, args)
     check_methods(cfg)
+    if args.profile is not None:
+        profile(cfg, args.profile)
     make_resume_exact(cfg)
     use_safe_hooks(cfg, args.keep_going)
     choose_checkpoint(cfg, args, start_from)

@@ -2,7 +2,7 @@
 import logging
 import re
 from collections import OrderedDict
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -16,7 +16,8 @@ MISMATCH = re.compile(r'size mismatch for (\S+): .* torch\.Size\((.*)\) from che
                       r'.* torch\.Size\((.*)\)\.')
 
 
-def load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
+def load_weights(model: nn.Module, path: str,
+                 checkpoint: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
     """Load the weights of a checkpoint into a model.
 
     A file goes in as by MMEngine's ``load_checkpoint``: a ``state_dict`` or bare weights, also of a
@@ -35,6 +36,8 @@ def load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
     Args:
         model (nn.Module): As the checkpoint's model was built.
         path (str): A file, or a URL (http, https).
+        checkpoint (dict, optional): What it holds, where that has been read already. Defaults to
+            None: it is read.
 
     Returns:
         dict: The ``meta`` of the checkpoint; empty if it has none.
@@ -45,7 +48,7 @@ def load_weights(model: nn.Module, path: str) -> Dict[str, Any]:
             another shape; names the file and the keys. The model is then unchanged.
         pickle.UnpicklingError, RuntimeError: If it is not a checkpoint.
     """
-    checkpoint = _read(path)
+    checkpoint = _read(path) if checkpoint is None else checkpoint
     weights = _weights(checkpoint, path)
     before = {key: value.clone() for key, value in model.state_dict().items()
               if isinstance(value, Tensor)}

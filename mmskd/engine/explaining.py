@@ -7,6 +7,7 @@ from typing import Any, Iterator, Optional, Tuple
 from mmengine.config import Config
 
 from mmskd.checkpoint.saving import NO_ROOM, no_room_for
+from mmskd.config import type_name
 from mmskd.errors import RunStopped, UsageError
 
 
@@ -98,11 +99,11 @@ def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[
     kind, option = match.groups()
     # The constructor that refuses it may be that of a class which the one in the config derives from
     found = [(key, node) for key, node in _nodes(cfg) if option in node and 'type' in node]
-    found = [(key, node) for key, node in found if _type_name(node) == kind] or found
+    found = [(key, node) for key, node in found if type_name(node) == kind] or found
     if len(found) != 1:
         return f'{kind} has no option {option}'
     key, node = found[0]
-    return f'{key}: {_type_name(node)} has no option {option}'
+    return f'{key}: {type_name(node)} has no option {option}'
 
 
 def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
@@ -115,7 +116,7 @@ def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str
 
 def _key_of(cfg: Optional[Config], kind: str) -> str:
     """Where a config names a type, as ``'model.backbone: '``; '' if it does not, or more than once."""
-    found = [key for key, node in _nodes(cfg) if _type_name(node) == kind.rpartition('.')[2]]
+    found = [key for key, node in _nodes(cfg) if type_name(node) == kind.rpartition('.')[2]]
     return f'{found[0]}: ' if len(found) == 1 else ''
 
 
@@ -131,8 +132,3 @@ def _nodes(node: Any, key: str = '') -> Iterator[Tuple[str, dict]]:
         return
     for name, child in children:
         yield from _nodes(child, f'{key}.{name}' if key else str(name))
-
-
-def _type_name(node: dict) -> str:
-    kind = node.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')

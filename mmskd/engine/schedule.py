@@ -14,6 +14,7 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS, DefaultScope, Registry
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from mmskd.config import type_name
 from mmskd.errors import UsageError
 
 LOOPS = dict(epochs=EpochBasedTrainLoop, iters=IterBasedTrainLoop)
@@ -193,7 +194,7 @@ def _shorten_loop(loop: dict, unit: str, clock: Clock) -> float:
 def _schedulers(node: Any, place: str = 'param_scheduler') -> Iterator[Scheduler]:
     """All of a config: one, a list, or those of several optimizers by name."""
     if isinstance(node, dict) and 'type' in node:
-        kind = re.sub('(LR|Momentum|ParamScheduler)$', '', _name(node))
+        kind = re.sub('(LR|Momentum|ParamScheduler)$', '', type_name(node))
         yield Scheduler(place, node, kind, 'epochs' if node.get('by_epoch', True) else 'iters')
         return
     for key, child in _children(node):
@@ -250,7 +251,7 @@ def _shorten_decay(scheduler: Scheduler, clock: Clock, length: int) -> None:
 
 
 def _shorten_patience(cfg: dict, validations: float, registry: Registry) -> None:
-    if _name(cfg) == 'EarlyStoppingHook' or _name(cfg).startswith('ReduceOnPlateau'):
+    if type_name(cfg) == 'EarlyStoppingHook' or type_name(cfg).startswith('ReduceOnPlateau'):
         for key in ('patience', 'cooldown'):
             value = cfg.get(key, _defaults(_class(cfg, registry)).get(key))
             if value:
@@ -272,7 +273,7 @@ def _hooks(cfg: Config) -> Iterator[Hook]:
         for key, hook in _children(cfg.get(group)):
             if isinstance(hook, dict):
                 # The Runner adds the type where a config only says dict(interval=1)
-                kind = _name(hook) or dict(checkpoint='CheckpointHook').get(key, '')
+                kind = type_name(hook) or dict(checkpoint='CheckpointHook').get(key, '')
                 yield Hook(f'{group}.{key}', hook, kind)
 
 
@@ -375,12 +376,6 @@ def _children(node: Any) -> List[Tuple[Any, Any]]:
     if isinstance(node, dict):
         return list(node.items())
     return list(enumerate(node)) if isinstance(node, (list, tuple)) else []
-
-
-def _name(cfg: dict) -> str:
-    """The class name in the config of a hook or scheduler, without its package."""
-    kind = cfg.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def _class(cfg: dict, registry: Registry) -> Optional[type]:

@@ -1,17 +1,17 @@
 """What the tools that measure calibration have in common."""
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional, Sequence
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import DATASETS
 from rich.table import Table
 
-from mmskd.config import project_of
+from mmskd.config import CALIBRATION_METRICS, metrics_of, project_of, type_name
 from mmskd.registry import METRICS
 
 from .measures import COUNTS, MEASURES, OWN_THR
-
-METRIC_OF = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
+from .metrics.samples import check_repeats
 
 
 def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) -> BaseMetric:
@@ -27,9 +27,9 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
     Raises:
         ValueError: If an option is not the metric's, or has a wrong value.
     """
-    name = METRIC_OF[project_of(cfg)]
+    name = CALIBRATION_METRICS[project_of(cfg)]
     metrics = metrics_of(cfg.get(f'{split}_evaluator'))
-    settings = next((dict(metric) for metric in metrics if _class_name(metric) == name), None)
+    settings = next((dict(metric) for metric in metrics if type_name(metric) == name), None)
     if settings is None:
         files = [metric['ann_file'] for metric in metrics if metric.get('ann_file')]
         settings = dict(ann_file=files[0]) if files and name == 'DetCalibrationMetric' else {}
@@ -37,6 +37,21 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
         return METRICS.build(dict(settings, **{**(options or {}), 'type': f'mmskd.{name}'}))
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def check_poses(results: Sequence[Any]) -> None:
+    """Look for a pose of the same image and annotation twice, in what a results file holds.
+
+    It changes no mean, but two tests in one file are no test. While a model is tested the same may come
+    from two data sets of the same images.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    instances = [sample for sample in results if isinstance(sample, dict) and
+                 isinstance(sample.get('id'), (int, np.integer))]
+    check_repeats([f'{sample.get("img_path") or sample.get("img_id")} (instance {sample["id"]})'
+                   for sample in instances], 'PoseCalibrationMetric')
 
 
 def dataset_meta(dataset: dict) -> dict:
@@ -75,17 +90,3 @@ def incomparable(values: Dict[str, float], task: str) -> str:
         lines.append(f'{OWN_THR}: at thresholds that were found on these very images; thresholds='
                      'FILE takes them from what tools/analysis/calibrate.py wrote')
     return '\n'.join(lines)
-
-
-def metrics_of(evaluator: Any) -> List[dict]:
-    """The settings of the metrics of an evaluator, in whichever form a config has it."""
-    if not evaluator:
-        return []
-    if isinstance(evaluator, dict):
-        return metrics_of(evaluator['metrics']) if 'metrics' in evaluator else [evaluator]
-    return [metric for metric in evaluator if isinstance(metric, dict)]
-
-
-def _class_name(metric: dict) -> str:
-    kind = metric['type']
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__

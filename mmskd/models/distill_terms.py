@@ -14,8 +14,10 @@ from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLo
                              HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
+from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair, map_leaves, teacher_side
+from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
 from .teachers.probe import feature_maps
@@ -73,7 +75,8 @@ class LogitTerms:
             return own
         for term in self._losses if self.scale else ():
             call = LossCall(loss, args, kwargs, teacher_loss, self.keypoint_weights())
-            value = term.of_call(call) * self.scale
+            with record_function(LOSS):
+                value = term.of_call(call) * self.scale
             if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
                 own = MinedLoss.of(own + value, output)
             else:
@@ -120,7 +123,8 @@ class FeatureTerm:
             # 0, but a function of the projections, which DDP waits for
             teacher = [torch.zeros_like(level) for level in maps['teacher']]
             return {FeatureDistillLoss.log_name: self._loss(maps['student'], teacher) * 0}
-        return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
+        with record_function(LOSS):
+            return {FeatureDistillLoss.log_name: self._loss(maps['student'], maps['teacher'])}
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -132,7 +136,7 @@ class FeatureTerm:
 
         def keep(module: nn.Module, args: tuple, output: Any) -> None:
             if self._listening:
-                self._maps[side] = feature_maps(student, output)
+                self._maps[side] = list(map(at_least_float32, feature_maps(student, output)))
 
         return keep
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmskd.errors import UsageError
+from .ranges import PAIRING, record_function
 
 # Operations that move, select or recast elements without looking at their values. Only these are
 # applied to the teacher's side; what any other operation returns is a plain tensor.
@@ -54,7 +55,7 @@ class Pair(Tensor):
             return out
         name = getattr(func, '__name__', '')
         if name in _SHAPE_OPS:
-            with torch.no_grad():
+            with torch.no_grad(), record_function(PAIRING):
                 teacher_out = func(*map_leaves(teacher_side, args),
                                    **map_leaves(teacher_side, kwargs))
             return map_leaves(lambda s, t: _wrap(s, t, source.overrides), out, teacher_out)

@@ -22,43 +22,6 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 custom_hooks = [dict(type='EMAHook', momentum=0.5)]
 """
 
-POSE = """
-_base_ = 'mmpose::_base_/default_runtime.py'
-codec = dict(type='MSRAHeatmap', input_size=(64, 64), heatmap_size=(8, 8), sigma=1)
-model = dict(
-    type='TopdownPoseEstimator',
-    data_preprocessor=dict(type='PoseDataPreprocessor', mean=[127.5] * 3, std=[64.0] * 3),
-    backbone=dict(type='ResNet', depth=18, stem_channels=8, base_channels=8),
-    head=dict(
-        type='HeatmapHead', in_channels=64, out_channels=13, deconv_out_channels=(16, 16),
-        deconv_kernel_sizes=(4, 4), loss=dict(type='KeypointMSELoss', use_target_weight=True),
-        decoder=codec),
-    test_cfg=dict(flip_test=False))
-before = [
-    dict(type='LoadImage'),
-    dict(type='GetBBoxCenterScale'),
-    dict(type='TopdownAffine', input_size=codec['input_size'])
-]
-loader = dict(batch_size=4, num_workers=0, persistent_workers=False)
-dataset = dict(type='mmskd.StickFigureDataset', data_root='data/figures')
-train_dataloader = dict(
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        ann_file='annotations/train.json', data_prefix=dict(img='train/'),
-        pipeline=[*before, dict(type='GenerateTarget', encoder=codec),
-                  dict(type='PackPoseInputs')], **dataset), **loader)
-val_dataloader = dict(
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        ann_file='annotations/val.json', data_prefix=dict(img='val/'), test_mode=True,
-        pipeline=[*before, dict(type='PackPoseInputs')], **dataset), **loader)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='PCKAccuracy', thr=0.2)
-test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
-optim_wrapper = dict(optimizer=dict(type='Adam', lr=1e-3))
-"""
-
 
 @contextlib.contextmanager
 def working_in(folder):
@@ -143,7 +106,7 @@ def tiny_folder(tmp_path_factory):
     write_demo_data(folder / 'data' / 'shapes', train=8, val=4)
     write_demo_data(folder / 'data' / 'figures', kind='stick-figures', train=6, val=4)
     (folder / 'tiny.py').write_text(DETECTOR)
-    (folder / 'tiny_pose.py').write_text(POSE)
+    (folder / 'tiny_pose.py').write_text(tool_module('stress/tiny').FIGURES)
     return folder
 
 

@@ -351,13 +351,13 @@ def fewer(sample, key):
 
 
 HOSTILE = {
-    'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
     'no predictions': (lambda first, *rest: [dict(img_id=1), *rest], 'in its pred_instances'),
     'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest], 'in its pred_instances'),
     'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest], 'a sample has no'),
     'another': (lambda first, *rest: [{}], 'a sample has no'),
 }
 OF_BOXES = {
+    'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
     **{f'fewer {key}': (lambda first, *rest, key=key: [fewer(first, key), *rest],
                         'not of one number of detections') for key in ('bboxes', 'scores', 'labels')},
     'labels of another': (lambda first, *rest: [dict(first, pred_instances=dict(
@@ -407,6 +407,14 @@ def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_resul
         assert ending.value.code == 2 and line.startswith('eval_calibration.py: ')
     with pytest.raises(ValueError):
         run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--traceback')
+
+
+def test_a_pose_twice_in_a_file_is_refused(run_tool, tiny):
+    sample = dict(id=3, img_id=1, img_path='a.png')
+    Path('twice.pkl').write_bytes(pickle.dumps([sample, sample]))
+    with pytest.raises(SystemExit, match=r'image a.png \(instance 3\) was predicted twice'):
+        run_tool('analysis/eval_calibration', 'twice.pkl', 'tiny_pose.py')
+
 
 
 @pytest.mark.parametrize('tool, argv, message', [

@@ -40,6 +40,7 @@ CONFIGS = {
     'crowddet': 'mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
     'cascade rpn': 'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
     'tracker': 'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/simcc_res50_8xb32-140e_coco-384x288.py',
     'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/s1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
     'rle': f'{BODY}regression/coco/td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192.py',
 }
@@ -83,6 +84,7 @@ def test_refused(tool, stock, family, reason):
     ('crowddet', 'PSKDHook', 'the smaller one of two pairings'), ('crowddet', 'USKDHook', 'two pairings'),
     ('cascade rpn', 'other heads', 'the stage before it has moved'),
     ('tracker', 'NKDHook', 'from frame to frame'), ('tracker', 'other heads', 'from frame to frame'),
+    ('simcc on deconvolutions', 'other heads', 'it is a part of model.head'),
     ('distiller', 'NKDHook', 'a teacher of its own'), ('distiller', 'USKDHook', 'a teacher of its own'),
     ('double heads', 'USKDHook', "Set layer='roi_head.bbox_head.fc_branch.0'")])
 def test_refused_before_the_first_iteration(tool, stock, family, hook, reason):
@@ -119,6 +121,15 @@ class Idle:
         pass
 
 
+class Hardened(PSKDHook):
+    """Teaches only where there is nothing to learn: where the past self is the present one."""
+
+    def begin(self, model):
+        if not all(map(torch.equal, model.parameters(), self.teacher.parameters())):
+            self.alpha_t = 0.
+        return super().begin(model)
+
+
 class Spoiled(PSKDHook):
     """Changes a loss that has no class."""
 
@@ -150,6 +161,7 @@ class Broken(PSKDHook):
 
 @pytest.mark.parametrize('hook, reason', [
     (Idle, 'with itself for a past self the class loss has a gradient'),
+    (Hardened, 'untaught: a call of bbox_head.loss_cls is the stock one at alpha 1'),
     (Spoiled, 'loss_bbox changes as well'), (Untidy, 'left traces in model.bbox_head'),
     (Broken, 'ZeroDivisionError')])
 def test_all_else_is_a_fault(tool, stock, monkeypatch, hook, reason):

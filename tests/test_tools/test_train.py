@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import shutil
@@ -109,7 +110,13 @@ def test_pskd_before_the_config_is_explained(run_tool, capsys):
     assert 'positional arguments go before --pskd' in capsys.readouterr().err
 
 
-def test_mmdet_flags(prepare):
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with a GPU, as far as the tool asks."""
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+
+
+def test_mmdet_flags(prepare, gpu):
     cfg = prepare('train', RETINANET, '--amp', '--auto-scale-lr', '--no-validate', '--resume',
                   '--show-dir', 'drawn', '--work-dir', 'flag', '--cfg-options', 'work_dir=option',
                   'train_cfg.max_epochs=3')
@@ -124,7 +131,7 @@ def test_mmdet_flags(prepare):
 
 
 @needs_mmpose
-def test_mmpose_flags(prepare):
+def test_mmpose_flags(prepare, gpu):
     cfg = prepare('train', POSE, '--amp', '--auto-scale-lr', '--resume', 'x.pth', '--show',
                   '--work-dir', 'flag', '--cfg-options', 'work_dir=option',
                   'preprocess_cfg.type=PoseDataPreprocessor')
@@ -134,6 +141,23 @@ def test_mmpose_flags(prepare):
     assert hook.enable and hook.show and hook.wait_time == 1 and hook.interval == 1
     assert cfg.model.data_preprocessor.type == 'PoseDataPreprocessor'
     assert cfg.work_dir == 'option', '--cfg-options win over a flag'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_amp_without_a_gpu(prepare):
+    wrapper = prepare('train', RETINANET, '--amp', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper',
+                      'optim_wrapper.dtype=float16', 'optim_wrapper.clip_grad.max_norm=1').optim_wrapper
+    assert wrapper.type == 'mmskd.CPUAmpOptimWrapper' and wrapper.clip_grad.max_norm == 1
+    assert 'dtype' not in wrapper and 'loss_scale' not in wrapper
+
+
+def test_profile(prepare, tiny, capsys, run_tool):
+    with pytest.raises(ValueError, match='--profile: 0 iterations'):
+        prepare('train', RETINANET, '--profile', '0')
+    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate', '--work-dir', 'profiled')
+    names = {event.get('name') for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']}
+    assert {'mmskd/teacher', 'mmskd/pairing', 'mmskd/loss', 'mmskd/refresh'} <= names
+    assert 'mmskd/teacher' in capsys.readouterr().out
 
 
 @needs_mmpose

@@ -4,10 +4,10 @@
 """
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,6 +203,7 @@ def main() -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--page', type=Path, default=ROOT / 'docs/calibration.md',
                         help='default: docs/calibration.md')
+    add_traceback(parser)
     args = parser.parse_args()
     try:
         for name, file, text in (
@@ -211,7 +212,7 @@ def main() -> None:
             path = ROOT / 'results' / file
             fill(args.page, name, text(json.loads(path.read_text())) if path.is_file() else '')
     except UsageError as error:
-        sys.exit(f'calibration_page.py: {error}')
+        end_in_a_line('calibration_page.py', error, args.traceback)
 
 
 if __name__ == '__main__':

@@ -26,14 +26,14 @@ from itertools import product
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-from calibration_page import fill, study_text
+from calibration_page import MEASURES, fill, study_text
 
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 
 from mmskd.checkpoint import use_safe_loading
-from mmskd.config import check_data, load_config, project_of
+from mmskd.config import check_data, load_config, metrics_of, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
@@ -41,11 +41,9 @@ from mmskd.evaluation import calibrate_sample
 from mmskd.evaluation.calibrating import Predicted, build_model, build_splits, predict_apart
 from mmskd.evaluation.calibrators import TARGETS, Calibrator
 from mmskd.evaluation.held_out import image_keys
-from mmskd.evaluation.offline import metrics_of
 from mmskd.evaluation.report.runs import Run
 
 MAPS = ('temperature', 'platt', 'isotonic')
-SHOWN = ('LaECE_0', 'LaACE_0', 'ECE', 'NLL', 'OCE')
 
 
 def parse_args() -> argparse.Namespace:
@@ -187,11 +185,11 @@ def digest_of(checkpoint: str) -> Optional[str]:
 def show(rows: List[dict]) -> None:
     """The values that matter most."""
     key = next((key for key in rows[0]['values'] if key.endswith('mAP')), None)
-    print(f'{"":28}' + ''.join(f'{name:>9}' for name in (*SHOWN, *['mAP'] * bool(key))))
+    print(f'{"":28}' + ''.join(f'{name:>9}' for name in (*MEASURES, *['mAP'] * bool(key))))
     for row in rows:
         name = row['kind'] if row['kind'] == 'none' else (
             f'{row["kind"]}, {row["target"]}, {"each class" if row["classwise"] else "all"}')
-        values = [row['values'][f'calibration/{shown}'] for shown in SHOWN]
+        values = [row['values'][f'calibration/{shown}'] for shown in MEASURES]
         values += [row['values'][key]] * bool(key)
         print(f'{name:28}' + ''.join(f'{"-" if v is None else round(v, 4):>9}' for v in values))
 

@@ -961,7 +961,7 @@ def collect(families: Sequence[Family], unread: Dict[str, str], results: Dict[st
     return dict(
         versions=versions(), date=str(date.today()), code=code_version(), every_config=every_config,
         command=shlex.join(['python', 'tools/analysis/coverage.py', *sys.argv[1:]]),
-        unread=unread,
+        unread={name: re.sub(r', the current sys\.path is.*', '', reason) for name, reason in unread.items()},
         families=[
             dict(key=list(family.key), configs=len(family.configs),
                  results={name: results[name] for name in family.configs if name in results})

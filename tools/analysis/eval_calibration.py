@@ -10,7 +10,7 @@ from mmskd.config import load_config, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction
 from mmskd.errors import UsageError
-from mmskd.evaluation.offline import (calibration_metric, dataset_meta, incomparable,
+from mmskd.evaluation.offline import (calibration_metric, check_poses, dataset_meta, incomparable,
                                       metrics_table)
 from mmskd.evaluation.results import load_results
 
@@ -36,6 +36,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     cfg.merge_from_dict(args.cfg_options)
     init_default_scope(cfg.get('default_scope', project_of(cfg)))
     results = load_results(args.results)
+    if project_of(cfg) == 'mmpose':
+        check_poses(results)
     evaluator = Evaluator([calibration_metric(cfg, 'test', args.options)])
     evaluator.dataset_meta = dataset_meta(cfg.test_dataloader.dataset)
     try:

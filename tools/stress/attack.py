@@ -95,6 +95,9 @@ CHECKPOINT_DOORS = {
     'publish_model.py': ('publish_model.py', ['c.pth', 'published.pth']),
     'convert_dwpose_checkpoint.py': ('convert_dwpose_checkpoint.py', ['c.pth', 'converted.pth']),
     'calibrate.py': ('analysis/calibrate.py', ['detector.py', 'c.pth', '--out', 'calibrator.json']),
+    'calibration_study.py': ('analysis/calibration_study.py',
+                             ['--run', 'detector.py', 'c.pth', '--out', 'study.json', '--fit', 'val', '--halves', '0']),
+    'report.py': ('analysis/report.py', ['attacked']),
 }
 RESULTS_DOORS = {
     'eval_calibration.py': ('analysis/eval_calibration.py', ['results.pkl', 'detector.py']),
@@ -111,8 +114,8 @@ def through_a_door(tool: str, argv: list) -> Optional[str]:
     """What went wrong when a tool was given a crafted file."""
     for folder in ('attacked', 'work_dirs'):
         shutil.rmtree(folder, ignore_errors=True)
-    if '--work-dir' in argv:
-        Path('attacked').mkdir()
+    if 'attacked' in argv:  # a run whose checkpoint is the crafted file
+        shutil.copytree('made', 'attacked')
         shutil.copy('c.pth', 'attacked/epoch_1.pth')
     ending = tiny.run(tiny.tool(tool, *argv))
     if Path(MARK).exists():

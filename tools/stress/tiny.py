@@ -38,7 +38,7 @@ default_hooks = dict(checkpoint=dict(interval=2, by_epoch=False))
 log_processor = dict(by_epoch=False)
 """
 
-POSE = """
+FIGURES = """
 _base_ = 'mmpose::_base_/default_runtime.py'
 codec = dict(type='MSRAHeatmap', input_size=(64, 64), heatmap_size=(8, 8), sigma=1)
 model = dict(
@@ -70,8 +70,12 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='PCKAccuracy', thr=0.2)
 test_evaluator = val_evaluator
-train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=1, val_interval=1)
 optim_wrapper = dict(optimizer=dict(type='Adam', lr=1e-3))
+"""
+
+POSE = FIGURES + """
+train_cfg.update(max_epochs=3)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=1))
 randomness = dict(seed=0)
 log_level = 'ERROR'
@@ -173,6 +177,7 @@ def tool(path: str, *argv: Any) -> Callable[[], None]:
     def call() -> None:
         import runpy
         sys.argv = [str(TOOLS / path), *map(str, argv)]
+        sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as Python does for a script
         runpy.run_path(sys.argv[0], run_name='__main__')
 
     return call

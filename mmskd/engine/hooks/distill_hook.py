@@ -13,6 +13,7 @@ from mmskd.models.finite import require_finite
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, mirror_of
 from mmskd.models.teachers.answering import answering, features_from
+from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import Given, TeacherOption
 from mmskd.models.teachers.probe import probe_features
@@ -70,6 +71,7 @@ class DistillHook(TeachingHook):
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
         heads (sequence[str], optional): As in PSKDHook.
+        precision (str, optional): Of the teacher, as in PSKDHook. Defaults to 'auto'.
 
     Attributes:
         losses (nn.ModuleList): The loss modules, while attached.
@@ -86,11 +88,13 @@ class DistillHook(TeachingHook):
     binding = ('losses', )
 
     def __init__(self, teacher: Given, losses: Optional[Sequence[dict]] = None,
-                 decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None):
+                 decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None,
+                 precision: Optional[str] = 'auto'):
         super().__init__()
         name = type(self).__name__
         options = Options(name)
         self._given = TeacherOption(name, teacher)
+        self.precision = options.choice('precision', precision, PRECISIONS)
         self.loss_cfgs = options.configs('losses', losses, optional=True)
         self.decay = options.flag('decay', decay)
         self.gt_weight = options.number('gt_weight', gt_weight, least=0)
@@ -127,7 +131,10 @@ class DistillHook(TeachingHook):
         logit_losses = [loss for loss in losses if loss not in feature_losses]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
-        self._features = [FeatureTerm(model, features_from(teacher), loss) for loss in feature_losses]
+        self._asked = teacher_to_ask(teacher, self.precision,
+                                     [head.adapter for head in self.heads_taught])
+        self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
+                          for loss in feature_losses]
         for part in (self._mirror, self._logits, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
@@ -136,7 +143,7 @@ class DistillHook(TeachingHook):
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
         super().detach()
-        self._teacher = self.losses = None
+        self._teacher = self._asked = self.losses = None
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the teacher."""
@@ -144,7 +151,8 @@ class DistillHook(TeachingHook):
             feature.listen()
         self._logits.scale = self.r_t
         self._modes.apply(model.training)
-        self._mirror.start(self._teacher)
+        self._asked.follow()
+        self._mirror.start(self._asked.model, self._asked.ask)
         return True
 
     def rest(self) -> None:

@@ -15,10 +15,12 @@ from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.finite import named_weights
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.answering import answering_on_features
+from mmskd.models.teachers.compiled import PRECISIONS
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import TeacherOption
 from mmskd.models.teachers.question import check_names
-from mmskd.models.teachers.trained_head import FrozenParts, feature_weights, trained_copy
+from mmskd.models.teachers.trained_head import (FastFeatures, FrozenParts, feature_weights,
+                                                trained_copy)
 from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
 from mmskd.registry import HOOKS
@@ -60,6 +62,9 @@ class HeadDistillHook(TeachingHook):
         heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
             None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
             heads of a two-stage one.
+        precision (str, optional): In which the frozen backbone and neck run while the heads learn, and the
+            trained heads of a detector: 'auto', 'bfloat16', 'float16', or None for that of the model, as in
+            PSKDHook. Defaults to 'auto'.
         teacher (dict, optional): In place of ``checkpoint``, a trained estimator with other keypoints but the same
             backbone and neck: ``config``, ``checkpoint`` and ``keypoints``, as in DistillHook, and ``weight_by`` if
             wanted. The head always starts anew. Defaults to None.
@@ -75,7 +80,7 @@ class HeadDistillHook(TeachingHook):
 
     def __init__(self, checkpoint: Optional[str] = None, gamma: float = 1.0, gt_weight: float = 0.0,
                  reinit_head: bool = True, heads: Optional[Sequence[str]] = None,
-                 teacher: Optional[dict] = None):
+                 precision: Optional[str] = 'auto', teacher: Optional[dict] = None):
         super().__init__()
         options = Options('HeadDistillHook')
         self.checkpoint = options.text('checkpoint', checkpoint, optional=teacher is not None)
@@ -87,6 +92,8 @@ class HeadDistillHook(TeachingHook):
             raise UsageError('HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
         self.reinit_head = options.flag('reinit_head', reinit_head)
         self.heads = options.names('heads', heads, optional=True)
+        self.precision = options.choice('precision', precision, PRECISIONS)
+        self._features: Optional[FastFeatures] = None
         self._frozen: Optional[FrozenParts] = None
         self._metainfo: Optional[Mapping[str, Any]] = None
 
@@ -108,30 +115,41 @@ class HeadDistillHook(TeachingHook):
             theirs = dict(named_weights(trained)) if self._given is None else weights
             self._require_same_features(model, theirs, heads)
             weights = {}
-        self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight)
+        self._distiller = distil(model, trained, heads, self.gamma, self.gt_weight, self.precision)
         undo.callback(self._distiller.remove)
         model.load_state_dict(weights, strict=False)
         self._freeze(model, heads)
         undo.callback(self._release)
+        if self.precision:
+            self._features = FastFeatures(model, self.precision)
+            undo.callback(self._features.stop)
         self.heads_taught += self._distiller.heads
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the trained heads."""
         self._frozen.keep_eval()
+        if self._features:
+            self._features.start()
         self._distiller.start()
         return True
 
     def rest(self) -> None:
         """Ask nobody."""
+        self._stop_features()
         self._distiller.stop()
 
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The trained heads' terms, and the model's losses by ``gt_weight``."""
+        self._stop_features()
         return self._distiller.finish(losses)
 
     def refusals(self) -> int:
         """Those of the trained heads."""
         return self._distiller.refused
+
+    def _stop_features(self) -> None:
+        if self._features:
+            self._features.stop()
 
     def _first_weights(self, trained: nn.Module, heads: Sequence[HeadAdapter]) -> Dict[str, Tensor]:
         """Those of the trained model that the student begins with."""

@@ -5,7 +5,7 @@ from torch import nn
 
 from mmskd.errors import UsageError
 from mmskd.models.heads import HeadAdapter, is_detector, is_pose_estimator
-from mmskd.models.heads.adapter import refusal_of
+from mmskd.models.heads.adapter import require_teachable_model
 from mmskd.models.heads.classifier import classifier_head
 from mmskd.options import Options
 from mmskd.registry import HOOKS
@@ -56,13 +56,11 @@ class NKDHook(DistillHook):
                  loss: Optional[dict] = None):
         options = Options('NKDHook')
         loss = options.config('loss', loss, optional=True) or dict(type='mmskd.NKDLoss')
-        super().__init__(teacher, [loss], decay=False)
+        super().__init__(teacher, [loss], decay=False, precision=None)
         self.loss_module = options.text('loss_module', loss_module)
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
-        reason = refusal_of(model)
-        if reason:
-            raise UsageError(f'{type(model).__name__} cannot be taught: {reason}')
+        require_teachable_model(model)
         if is_detector(model) or is_pose_estimator(model):
             raise UsageError(
                 f'{type(model).__name__} is no classifier: its heads are asked about places that only DistillHook '

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
@@ -16,13 +17,13 @@ from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
 from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import choose_heads
+from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import PastSelf, mirror_of
+from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from .teaching_hook import TeachingHook
-
-PRECISIONS = {'float16': torch.float16, 'bfloat16': torch.bfloat16, None: None}
 
 
 @HOOKS.register_module()
@@ -52,8 +53,8 @@ class PSKDHook(TeachingHook):
         losses = model(inputs, data_samples, mode='loss')
         hook.detach()
 
-    Logged each iteration: ``pskd_alpha`` (alpha_t, 0 while there is no past self) and
-    ``pskd_disagreement`` (mean absolute difference between the class probabilities of the present and
+    Logged: ``pskd_alpha`` (alpha_t, 0 while there is no past self), and in the iterations that MMEngine's
+    LoggerHook writes down ``pskd_disagreement`` (mean absolute difference between the class probabilities of the present and
     the past self, over all predictions that enter a loss).
 
     Args:
@@ -63,9 +64,11 @@ class PSKDHook(TeachingHook):
             iteration-based loop. An "epoch" of an iteration-based loop is a matter of choice, so it has
             to be possible to make one. Defaults to None: 1 epoch, or as many iterations as one pass
             over the data set takes.
-        precision (str, optional): 'bfloat16' or 'float16' runs the past self under autocast with that
-            type: it needs no gradient, so it can do with less than the student, and costs less.
-            Defaults to None: the student's own.
+        precision (str, optional): Of the past self, which needs no gradient and can do with less than the
+            student: 'bfloat16', 'float16', or None for the student's own, exactly. Defaults to 'auto': bfloat16
+            where the device is fast in it (see :func:`~mmskd.models.teachers.compiled.fast_dtype`), else float32.
+            All but None ask a copy that is compiled for inference (see
+            :class:`~mmskd.models.teachers.compiled.CompiledTeacher`).
         heads (sequence[str], optional): Names of the classification heads whose targets are softened,
             e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
             out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
@@ -85,7 +88,7 @@ class PSKDHook(TeachingHook):
     state_key = 'mmskd_past_self'
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
-                 precision: Optional[str] = None, heads: Optional[Sequence[str]] = None,
+                 precision: Optional[str] = 'auto', heads: Optional[Sequence[str]] = None,
                  loss: Optional[dict] = None):
         super().__init__()
         options = Options('PSKDHook')
@@ -96,6 +99,7 @@ class PSKDHook(TeachingHook):
         self.loss = options.config('loss', loss, optional=True)
         self.alpha_t = 0.0
         self._past: Optional[PastSelf] = None
+        self._asked: Any = None
         self._terms: Optional[LogitTerms] = None
         self._has_past = self._proven = False
         self._resuming = self._resting = False
@@ -105,18 +109,18 @@ class PSKDHook(TeachingHook):
     def set_up(self, model: nn.Module, undo: ExitStack) -> None:
         """Let the losses of classes or keypoints accept a past self."""
         past = PastSelf(model)
-        self.teach(model, choose_heads(model, self.heads), undo, soften=True)
+        heads = choose_heads(model, self.heads)
+        self.teach(model, heads, undo, soften=True)
         self._terms = self._loss_terms(undo)
         self._mirror = mirror_of(model, self.heads_taught)
-        self._mirror.dtype = PRECISIONS[self.precision]
         undo.callback(self._mirror.remove)
-        self._past = past
+        self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads)
         self._has_past = self._proven = False
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
         super().detach()
-        self._past = self._terms = None
+        self._past = self._asked = self._terms = None
         self._has_past = False
 
     def refresh_teacher(self) -> None:
@@ -130,7 +134,8 @@ class PSKDHook(TeachingHook):
         """
         if self._past is None:
             raise UsageError('PSKDHook: there is no model to make a past self of; call attach(model) first')
-        bad = self._past.refresh()
+        with record_function(REFRESH):
+            bad = self._past.refresh()
         if bad is None:
             self._has_past = True
         else:
@@ -176,7 +181,8 @@ class PSKDHook(TeachingHook):
         if self._terms is not None:
             self._terms.scale = alpha_t
         self._past.follow_modes()
-        self._mirror.start(self._past.model)
+        self._asked.follow()
+        self._mirror.start(self._asked.model, self._asked.ask)
         return True
 
     def rest(self) -> None:
@@ -230,6 +236,7 @@ class PSKDHook(TeachingHook):
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Iteration loop: the same every ``interval`` iterations."""
         super().before_train_iter(runner, batch_idx, data_batch)
+        self.measures = _is_logged(runner, batch_idx)
         if not self._by_epoch:
             self._begin_interval(runner.iter)
             self.alpha_t = self.alpha_T * (runner.iter // self._every + 1) / self._total
@@ -240,7 +247,8 @@ class PSKDHook(TeachingHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         alpha_t = self.alpha_t if self._has_past else 0.0
         runner.message_hub.update_scalar('train/pskd_alpha', alpha_t)
-        runner.message_hub.update_scalar('train/pskd_disagreement', self.disagreement)
+        if self.measures:
+            runner.message_hub.update_scalar('train/pskd_disagreement', self.disagreement)
         if not self._by_epoch:
             self._resting = (runner.iter + 1) % self._every == 0
 
@@ -270,7 +278,8 @@ class PSKDHook(TeachingHook):
         means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} {unit}(s) of '
-            f'{self._length}, and runs in {self.precision or "the precision of the student"}',
+            f'{self._length}, and runs in '
+            f'{_name_of(self._asked.dtype)}',
             *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
         ]
 
@@ -283,6 +292,18 @@ class PSKDHook(TeachingHook):
         overdue = resuming and not self._has_past and finished > self._every
         if due or overdue:
             self.refresh_teacher()
+
+
+def _is_logged(runner, batch_idx: int) -> bool:
+    """Whether LoggerHook writes this iteration down. Measuring takes a pass over all predictions and a wait."""
+    loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+    last = batch_idx + 1 == len(runner.train_dataloader) or runner.iter + 1 == runner.max_iters
+    return last or any((batch_idx + 1) % hook.interval == 0 or (runner.iter + 1) % hook.interval == 0
+                       for hook in loggers)
+
+
+def _name_of(dtype: Optional[torch.dtype]) -> str:
+    return str(dtype).rpartition('.')[2] if dtype else 'the precision of the student'
 
 
 def _on_all_ranks(true_here: bool) -> bool:

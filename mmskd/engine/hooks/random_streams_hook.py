@@ -61,6 +61,8 @@ class SeededIterator:
         return self
 
     def __next__(self) -> Any:
+        # The forks' loop makes its iterator with the first batch, for which torch draws a number
+        getattr(self._iterator, '_ensure_iterator', int)()
         self._before()
         return next(self._iterator)
 

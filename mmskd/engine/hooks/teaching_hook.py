@@ -32,6 +32,9 @@ class TeachingHook(Hook):
     state_key = ''
     """Under which :meth:`state` is saved in a checkpoint; empty for a method that needs none."""
 
+    measures = True
+    """Whether the next passes measure how far student and teacher disagree. In a Runner, those that are logged."""
+
     goes_with: Tuple[str, ...] = ()
     """The hooks that may teach the same model beside this one; one of the two says it of the other."""
 
@@ -154,7 +157,7 @@ class TeachingHook(Hook):
         self._passes += 1
         self._objects = has_objects(args, kwargs)
         for head in self.heads_taught:
-            head.start()
+            head.start(self.measures)
         self._inside = self.begin(model)
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,

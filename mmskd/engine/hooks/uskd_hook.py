@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmskd.engine.extra_parameters import join_optimizer, wrap_for_ddp
 from mmskd.errors import UsageError
-from mmskd.models.heads.adapter import adapter_of, refusal_of
+from mmskd.models.heads.adapter import adapter_of, derives_from, refusal_of
 from mmskd.models.heads.classifier import classifier_head, find_module
 from mmskd.models.losses.softmax_call import SoftmaxCall, read_softmax_calls
 from mmskd.models.pairing import student_side
@@ -254,7 +254,7 @@ class USKDHook(TeachingHook):
 
 def _classifies_priors(head: nn.Module) -> str:
     """Why a one-stage head has no weak logits; empty for other heads."""
-    dense = any(kind.__name__ == 'BaseDenseHead' for kind in type(head).__mro__)
+    dense = derives_from(head, 'BaseDenseHead')
     return 'it classifies priors, of which a feature in the middle of the network knows nothing' if dense else ''
 
 
@@ -265,8 +265,7 @@ def _refuse_double_head(model: nn.Module, layer: str) -> None:
         UsageError: If ``layer`` is what takes them.
     """
     roi_head = getattr(model, 'roi_head', None)
-    if any(kind.__name__ == 'DoubleHeadRoIHead' for kind in type(roi_head).__mro__) and \
-            layer == 'roi_head.bbox_roi_extractor':
+    if derives_from(roi_head, 'DoubleHeadRoIHead') and layer == 'roi_head.bbox_roi_extractor':
         raise UsageError('USKDHook: model.roi_head.bbox_roi_extractor is called twice in DoubleHeadRoIHead, for classes '
                          "and for boxes. Set layer='roi_head.bbox_head.fc_branch.0', which is of the classes, with "
                          f'channels={roi_head.bbox_head.fc_out_channels}.')

@@ -15,7 +15,7 @@ from ..ground_truth import image_files
 from ..held_out import image_keys
 from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
                     pose_intervals, pose_measures)
-from .samples import check_repeats, check_same_calibrator
+from .samples import check_same_calibrator
 
 class GatheredKeypoints(NamedTuple):
     """The keypoints of N instances, and whose they are.
@@ -149,7 +149,7 @@ class PoseCalibrationMetric(BaseMetric):
                                  f'{error}') from error
             self.results.append(dict(
                 scores=scores, hits=hits[0], counts=counts[0],
-                image=str(sample.get('img_path') or sample.get('img_id')), id=sample.get('id'),
+                image=str(sample.get('img_path') or sample.get('img_id')),
                 calibrator=sample.get('calibrator')))
 
     def compute_metrics(self, results: List[dict]) -> Dict[str, float]:
@@ -194,8 +194,6 @@ class PoseCalibrationMetric(BaseMetric):
             self.dataset_meta or {}).get('num_keypoints', 0)
         _require(all(len(result['scores']) == n_keypoints for result in results),
                  'the samples have different numbers of keypoints')
-        check_repeats([(f'{result["image"]} (instance {result["id"]})', ) for result in results
-                       if isinstance(result['id'], (int, np.integer))], type(self).__name__)
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
         keypoints = Keypoints(

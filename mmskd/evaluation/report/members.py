@@ -5,6 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from mmskd.config import metrics_of, type_name
 from mmskd.errors import UsageError
 from mmskd.progress import track
 
@@ -12,7 +13,7 @@ from ..held_out import shared_images
 from .judging import Verdicts, verdicts
 from .predictions import (DataSets, Predictions, annotation_files, calibrator_files,
                           predictions_of)
-from .rules import Rule, evaluator_list
+from .rules import Rule
 from .runs import MISSING, Group, Run, config_differences
 
 # What a run whose data, checkpoint or code is gone may end in; the others are still reported
@@ -189,9 +190,8 @@ def _word(value: Any) -> str:
 def _essence(run: Run, split: str) -> Dict[str, dict]:
     """What of a run's evaluators decides what they say, by kind."""
     found: Dict[str, dict] = {}
-    for metric in evaluator_list(run.cfg.get(f'{split}_evaluator')):
-        kind = metric.get('type', MISSING)
-        kind = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    for metric in metrics_of(run.cfg.get(f'{split}_evaluator')):
+        kind = type_name(metric) or MISSING
         settings = {key: value for key, value in metric.items()
                     if key not in INCIDENTAL + ('type', 'ann_file')}
         if metric.get('ann_file'):

@@ -182,7 +182,7 @@ def predictions_of(run: Run, split: str = 'val', which: str = 'last', quiet: boo
     if predictions is None:
         state = load_checkpoint_safely(str(checkpoint), map_location='cpu')
         _check_age(state, checkpoint, run)
-        predictions = _predict(cfg, checkpoint, split, dataset, f'{run.name}, {split}',
+        predictions = _predict(cfg, checkpoint, state, split, dataset, f'{run.name}, {split}',
                                quiet)
         with contextlib.suppress(OSError):  # somebody else's folder: made again next time
             predictions.save(path, fingerprint)
@@ -261,8 +261,8 @@ def check_finite(predictions: Predictions) -> None:
                              'not finite, as of a training that diverged')
 
 
-def _predict(cfg: Config, checkpoint: Path, split: str, dataset: BaseDataset, title: str,
-             quiet: bool) -> Predictions:
+def _predict(cfg: Config, checkpoint: Path, state: dict, split: str, dataset: BaseDataset,
+             title: str, quiet: bool) -> Predictions:
     task = 'pose' if project_of(cfg) == 'mmpose' else 'detection'
     # Metrics report to the current logger; the page shows what they say
     MMLogger.get_instance('mmskd_report').setLevel(logging.WARNING)
@@ -274,7 +274,7 @@ def _predict(cfg: Config, checkpoint: Path, split: str, dataset: BaseDataset, ti
     with contextlib.redirect_stdout(io.StringIO()):
         loader = Runner.build_dataloader(loader_cfg, seed=0)
         evaluator = _build_evaluator(cfg.get(f'{split}_evaluator'))
-        model = _load_model(cfg, checkpoint)
+        model = _load_model(cfg, checkpoint, state)
     evaluator.dataset_meta = dataset.metainfo
     calibrators = [Calibrator.load(path) for path in calibrator_files(cfg) if split == 'test']
     records, failure = [], ''
@@ -309,11 +309,11 @@ def _build_evaluator(cfg: Any):
     return EVALUATOR.build(dict(type='Evaluator', metrics=cfg or []))
 
 
-def _load_model(cfg: Config, checkpoint: Path) -> torch.nn.Module:
+def _load_model(cfg: Config, checkpoint: Path, state: dict) -> torch.nn.Module:
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model = MODELS.build(cfg.model)
-    load_weights(model, str(checkpoint))
+    load_weights(model, str(checkpoint), state)
     return model.to(get_device()).eval()
 
 

@@ -1,15 +1,14 @@
 """The one rule by which all runs of a report are judged."""
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Sequence, Tuple, Union
 
 from mmengine.config import Config
 
-from mmskd.config import project_of
+from mmskd.config import CALIBRATION_METRICS, metrics_of, project_of, type_name
 from mmskd.errors import UsageError
 
 from ..detection import DetectionRule
 from ..pose import THRESHOLDS, PoseRule
 from .runs import Run
-
 
 Rule = Union[DetectionRule, PoseRule]
 
@@ -23,8 +22,9 @@ def rule_of(cfg: Config, split: str = 'val') -> Rule:
     """
     pose, values = project_of(cfg) == 'mmpose', {}
     rule = PoseRule if pose else DetectionRule
-    for kind, metric in _evaluators(cfg.get(f'{split}_evaluator')):
-        if kind == ('PoseCalibrationMetric' if pose else 'DetCalibrationMetric'):
+    for metric in metrics_of(cfg.get(f'{split}_evaluator')):
+        kind = type_name(metric)
+        if kind == CALIBRATION_METRICS['mmpose' if pose else 'mmdet']:
             values = {key: metric[key] for key in rule._fields if metric.get(key) is not None}
             if pose:
                 values.setdefault('thr', THRESHOLDS.get(values.get('hit', 'pck'), 1))
@@ -59,19 +59,6 @@ def common_rule(runs: Sequence[Run], split: str) -> Tuple[Rule, str]:
               for field in rules[0]._fields
               if len({getattr(rule, field) for rule in rules}) > 1]
     return rules[0], ' and '.join(differ)
-
-
-def _evaluators(cfg) -> Iterator[Tuple[str, dict]]:
-    for metric in evaluator_list(cfg):
-        kind = metric.get('type', '')
-        yield kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__, metric
-
-
-def evaluator_list(cfg: Optional[Union[dict, list]]) -> List[dict]:
-    """The settings of the metrics of an evaluator, in whichever form a config has it."""
-    if isinstance(cfg, dict):
-        return evaluator_list(cfg['metrics']) if 'metrics' in cfg else [cfg]
-    return [metric for metric in cfg or [] if isinstance(metric, dict)]
 
 
 def _checked(rule: Rule) -> Rule:

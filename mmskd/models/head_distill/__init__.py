@@ -40,7 +40,7 @@ def heads_to_distill(model: nn.Module, names: Optional[Sequence[str]] = None) ->
 
 
 def distil(model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter], gamma: float,
-           gt_weight: float) -> Distiller:
+           gt_weight: float, precision: Optional[str] = None) -> Distiller:
     """Let heads of a model learn from those of a trained one.
 
     Args:
@@ -49,6 +49,10 @@ def distil(model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter], g
         heads (sequence[HeadAdapter]): As :func:`heads_to_distill` returned.
         gamma (float): Factor of the distillation.
         gt_weight (float): Factor of the heads' own losses.
+        precision (str, optional): In which trained heads of a detector are asked, see
+            :class:`~mmskd.models.teachers.compiled.CompiledTeacher`. Defaults to None: that of the model, in which
+            those of a pose estimator, which cost next to nothing, are asked anyway.
     """
-    distiller = PoseDistiller if is_pose_estimator(model) else DetectorDistiller
-    return distiller(model, trained, heads, gamma, gt_weight)
+    if is_pose_estimator(model):
+        return PoseDistiller(model, trained, heads, gamma, gt_weight)
+    return DetectorDistiller(model, trained, heads, gamma, gt_weight, precision)

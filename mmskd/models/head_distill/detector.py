@@ -1,6 +1,6 @@
 """Trained heads of a detector teach others: what the student's heads are asked, they are asked too."""
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ..heads.choosing import members
 from ..heads.roi import BoxHeadAdapter, MaskHeadAdapter
 from ..pairing import map_leaves
 from ..taps import Tap
+from ..teachers.compiled import CompiledTeacher, PlainTeacher, as_plain, teacher_to_ask
 from ..teachers.frozen import FollowedModes
 from .dense import DenseDistiller
 from .roi import BoxDistiller, mask_term
@@ -33,7 +34,7 @@ class DetectorDistiller:
     """
 
     def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter],
-                 gamma: float, gt_weight: float):
+                 gamma: float, gt_weight: float, precision: Optional[str] = None):
         self.heads: List[TaughtHead] = []
         self.teacher = nn.ModuleDict(
             {_key(head.name): trained.get_submodule(head.name) for head in heads})
@@ -47,8 +48,11 @@ class DetectorDistiller:
         self.refused = 0
         self._handles: list = []
         self._modes: Dict[str, FollowedModes] = {}
+        self._forms: Dict[str, Union[CompiledTeacher, PlainTeacher]] = {}
         for head in heads:
-            self._modes[head.name] = FollowedModes(head.head, self.teacher[_key(head.name)])
+            teacher = self.teacher[_key(head.name)]
+            self._modes[head.name] = FollowedModes(head.head, teacher)
+            self._forms[head.name] = teacher_to_ask(teacher, precision)
             self._tap(head)
 
     def start(self) -> None:
@@ -106,7 +110,9 @@ class DetectorDistiller:
         """The teacher's answer, in the form in which the student gives it."""
         self._asked.add(name)
         self._modes[name].apply()
-        answer = self.teacher[_key(name)](*args)
+        form = self._forms[name]
+        form.follow()
+        answer = map_leaves(as_plain, form.ask(form.model, *args))
         if all_finite(tensors_in(answer)):
             return answer
         self.refused += 1

@@ -1,5 +1,5 @@
 """What a head is, in one place for each family; and the register in which it is looked up."""
-from typing import Any, Callable, ClassVar, Dict, List, Type, Union
+from typing import Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
 
 from torch import Tensor, nn
 
@@ -30,6 +30,9 @@ class HeadAdapter:
 
     untaught: ClassVar[str] = ''
     """What it predicts that a trained head of its kind would not teach a fresh one; empty if there is nothing."""
+
+    beside: ClassVar[Tuple[str, ...]] = ()
+    """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
 
     scores: ClassVar[int] = 0
     """Which of its outputs are the class scores, where it returns several."""
@@ -130,9 +133,21 @@ def adapter_of(name: str, head: nn.Module) -> HeadAdapter:
     return HeadAdapter(name, head)
 
 
+def derives_from(module: nn.Module, name: str) -> bool:
+    """Whether a module is of a class of this name, which need not be installed, or of one that derives from it."""
+    return any(kind.__name__ == name for kind in type(module).__mro__)
+
+
 def refusal_of(model: nn.Module) -> str:
     """Why a whole model cannot be taught; empty if nothing is known against it."""
     return adapter_of('', model).refusal
+
+
+def require_teachable_model(model: nn.Module) -> None:
+    """Raise UsageError if a whole model cannot be taught."""
+    reason = refusal_of(model)
+    if reason:
+        raise UsageError(f'{type(model).__name__} cannot be taught: {reason}')
 
 
 def require_teachable(adapter: HeadAdapter) -> None:

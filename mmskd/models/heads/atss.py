@@ -10,6 +10,7 @@ class ATSSAdapter(DenseAdapter):
     """See the module."""
 
     quality = 'loss_centerness'
+    beside = ('reg_convs', 'atss_reg', 'atss_centerness')
 
     def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_anchors(prediction, priors)

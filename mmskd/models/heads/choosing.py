@@ -4,7 +4,7 @@ from typing import Dict, List, Optional, Sequence
 from torch import nn
 
 from mmskd.errors import UsageError
-from .adapter import HeadAdapter, adapter_of, refusal_of
+from .adapter import HeadAdapter, adapter_of, derives_from, require_teachable_model
 
 # Where MMDetection keeps the heads that name an object's class, and MMPose the one that places keypoints
 # (first the one within a head that also predicts their visibility).
@@ -22,9 +22,7 @@ def choose_heads(model: nn.Module, names: Optional[Sequence[str]] = None) -> Lis
     Raises:
         UsageError: If there is no such head, or the model cannot be taught.
     """
-    reason = refusal_of(model)
-    if reason:
-        raise UsageError(f'{type(model).__name__} cannot be taught: {reason}')
+    require_teachable_model(model)
     modules = dict(model.named_modules())
     groups = [[adapter_of(name, modules[name]) for name in members(modules, place)] for place in names or PLACES]
     if names is None:
@@ -61,16 +59,12 @@ def stage_weight(model: nn.Module, name: str) -> float:
 
 def is_pose_estimator(model: nn.Module) -> bool:
     """Whether it is a model of MMPose."""
-    return _derives_from(model, 'BasePoseEstimator')
+    return derives_from(model, 'BasePoseEstimator')
 
 
 def is_detector(model: nn.Module) -> bool:
     """Whether it is a model of MMDetection."""
-    return _derives_from(model, 'BaseDetector')
-
-
-def _derives_from(model: nn.Module, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(model).__mro__)
+    return derives_from(model, 'BaseDetector')
 
 
 def _has_target(head: HeadAdapter) -> bool:
@@ -78,8 +72,8 @@ def _has_target(head: HeadAdapter) -> bool:
 
 
 def _no_head(model: nn.Module, missing: Sequence[str]) -> str:
-    candidates = [name for name, module in model.named_modules()
-                  if name and not adapter_of(name, module).refusal and _has_target(adapter_of(name, module))]
-    there = ', '.join(sorted(candidates)) or 'none'
+    heads = [adapter_of(name, module) for name, module in model.named_modules() if name]
+    there = ', '.join(sorted(head.name for head in heads if _has_target(head) and not head.refusal
+                             and not head.obstacle(model))) or 'none'
     return (f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or loss_module '
             f'are: {there}. Choose with the option `heads`.')

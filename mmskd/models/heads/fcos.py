@@ -10,6 +10,7 @@ class FCOSAdapter(DenseAdapter):
     """See the module."""
 
     quality = 'loss_centerness'
+    beside = ('reg_convs', 'conv_reg', 'conv_centerness')
 
     def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(prediction)

@@ -12,6 +12,8 @@ from .dense import DenseAdapter, Priors, corners_from_distances
 class GFLAdapter(DenseAdapter):
     """The means of the distributions are distances."""
 
+    beside = ('reg_convs', 'gfl_reg')
+
     def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(self.head.integral(prediction))
 

@@ -3,7 +3,7 @@ from typing import Any, Dict, List
 
 from torch import nn
 
-from .adapter import HeadAdapter, register_head
+from .adapter import HeadAdapter, adapter_of, derives_from, register_head
 
 
 @register_head('BaseHead')
@@ -13,6 +13,15 @@ class PoseHeadAdapter(HeadAdapter):
     @property
     def config_key(self) -> str:
         return f'model.{self.name}.loss'
+
+    def obstacle(self, model: nn.Module) -> str:
+        """Heads that build on another one (SimCC on deconvolutions) leave the loss of that one alone."""
+        outer = self.name.rpartition('.')[0]
+        head = model.get_submodule(outer)
+        if derives_from(head, 'BaseHead') and not isinstance(adapter_of(outer, head), VisibilityHeadAdapter):
+            return (f'it is a part of model.{outer} ({type(head).__name__}), and its own loss is not asked for. '
+                    'Leave it out with the option `heads`.')
+        return ''
 
     def target_losses(self) -> Dict[str, nn.Module]:
         found = getattr(self.head, 'loss_module', None)

@@ -9,6 +9,8 @@ from .dense import DenseAdapter, Priors, corners_from_anchors
 class RetinaAdapter(DenseAdapter):
     """Its box loss compares offsets as they are, unless it decodes them."""
 
+    beside = ('reg_convs', 'retina_reg')
+
     @property
     def compares_boxes(self) -> bool:
         return self.head.reg_decoded_bbox

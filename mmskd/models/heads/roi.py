@@ -11,6 +11,7 @@ class BoxHeadAdapter(HeadAdapter):
     """Scores (N, C + 1) and offsets at RoIs, of which there may be none."""
 
     rests = True
+    beside = ('reg_convs', 'reg_fcs', 'fc_reg')
 
     def obstacle(self, model: nn.Module) -> str:
         """HTC and SCNet add features of another branch to those of a RoI."""

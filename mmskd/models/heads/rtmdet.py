@@ -9,5 +9,7 @@ from .dense import DenseAdapter, Priors, corners_from_distances
 class RTMDetAdapter(DenseAdapter):
     """See the module."""
 
+    beside = ('reg_convs', 'rtm_reg')
+
     def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(prediction)

@@ -13,6 +13,8 @@ from .retina import RetinaAdapter
 class SSDAdapter(RetinaAdapter):
     """It keeps the negatives with the largest losses, so many for each positive."""
 
+    beside = ('reg_convs', )
+
     def loss_functions(self) -> Dict[Callable, nn.Module]:
         from ..losses import PSKDCrossEntropyLoss
         return {F.cross_entropy: PSKDCrossEntropyLoss()}

@@ -79,12 +79,12 @@ class TaughtHead:
         """int: Calls so far in which what the teacher said was not finite."""
         return sum(loss._refused for loss in self.losses.values() if isinstance(loss, SoftTargetLoss))
 
-    def start(self) -> None:
-        """A forward pass begins: count anew."""
+    def start(self, measure: bool = True) -> None:
+        """A forward pass begins: count anew; ``measure`` how far student and teacher disagree in it."""
         self.calls = self.paired = 0
         for loss in self.losses.values():
             if isinstance(loss, SoftTargetLoss):
-                loss.reset()
+                loss.reset(measure)
 
     def check(self, objects: bool = True) -> None:
         """Whether the forward pass that is over has taught this head.

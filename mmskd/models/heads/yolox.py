@@ -12,6 +12,7 @@ class YOLOXAdapter(DenseAdapter):
     quality = 'loss_obj'
     objectness = True
     rests = True
+    beside = ('multi_level_reg_convs', 'multi_level_conv_reg', 'multi_level_conv_obj')
 
     def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
         return self.head._bbox_decode(priors.of(prediction, with_stride=True), prediction)

@@ -13,7 +13,7 @@ from mmskd.options import Options
 from mmskd.registry import MODELS
 from ..pairing import map_leaves, student_side, teacher_side
 from .functional import density_kl, feature_l2, heatmap_l2, simcc_kl
-from .soft_target import soft_form
+from .soft_target import at_least_float32, soft_form
 from .softmax_call import is_simcc_loss
 
 Maps = Union[Tensor, Sequence[Tensor]]
@@ -49,8 +49,8 @@ class LossCall(NamedTuple):
 
     @property
     def teacher(self) -> Any:
-        """What the teacher predicts of the same."""
-        return map_leaves(teacher_side, self.args[0])
+        """What the teacher predicts of the same, at least in float32."""
+        return map_leaves(lambda side: at_least_float32(teacher_side(side)), self.args[0])
 
 
 @MODELS.register_module()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .blockwise import soft_focal_rows
 from .functional import (focal_to_target, one_hot, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, quality_focal_to_target, varifocal_to_target)
 from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
@@ -127,6 +128,12 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
         if past is None:
             return super().forward(pred, target, weight, avg_factor, reduction_override)
         pred = at_least_float32(pred)
+        reduction = reduction_override or self.reduction
+        if self._sums_rows(pred, weight, reduction):
+            rows = soft_focal_rows(pred, target, past, self.alpha_t, self.gamma, self.alpha)
+            if reduction == 'mean' and avg_factor is None:
+                rows = rows / pred.size(1)
+            return self.loss_weight * _reduce(rows, weight, reduction, avg_factor)
         hard = target.to(pred) if target.dim() == pred.dim() else one_hot(
             target, pred.size(1), pred.dtype)
         soft = progressive_target(hard, self.probability(past), self.alpha_t)
@@ -134,11 +141,16 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
         if weight is not None and weight.shape != loss.shape:
             per_sample = weight.size(0) == loss.size(0)
             weight = weight.view(-1, 1) if per_sample else weight.view(loss.size(0), -1)
-        return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
-                                          avg_factor)
+        return self.loss_weight * _reduce(loss, weight, reduction, avg_factor)
 
     def probability(self, pred: Tensor) -> Tensor:
         return pred if self.activated else pred.sigmoid()
+
+    def _sums_rows(self, pred: Tensor, weight: Optional[Tensor], reduction: str) -> bool:
+        """Whether the sums over the classes are enough: then it is done block by block."""
+        per_sample = weight is None or weight.shape == pred.shape[:1]
+        return (per_sample and pred.dim() == 2 and reduction != 'none' and self.gamma >= 1
+                and not self.activated)
 
 
 @MODELS.register_module()

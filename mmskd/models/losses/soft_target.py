@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmskd.errors import UsageError
 from ..finite import all_finite
 from ..pairing import unpair
+from ..ranges import LOSS, record_function
 
 Prediction = Union[Tensor, Sequence[Tensor]]
 
@@ -31,9 +32,13 @@ class SoftTargetLoss:
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
 
-    def reset(self) -> None:
-        """Forget the calls so far."""
-        self._differences = []
+    def __call__(self, *args, **kwargs):
+        with record_function(LOSS):
+            return super().__call__(*args, **kwargs)
+
+    def reset(self, measure: bool = True) -> None:
+        """Forget the calls so far; ``measure`` the differences in those that follow."""
+        self._differences = [] if measure else None
 
     def differences(self) -> List[Tuple[Tensor, int]]:
         """Of each call since :meth:`reset` that had a teacher.

@@ -137,7 +137,7 @@ def features_from(teacher: nn.Module) -> nn.Module:
     """
     if not isinstance(teacher, TranslatedTeacher):
         return teacher
-    models: List[nn.Module] = [one.model for one in teacher.teachers if isinstance(one, MMPoseTeacher)]
+    models: List[nn.Module] = [one.asked for one in teacher.teachers if isinstance(one, MMPoseTeacher)]
     if len(models) != 1 or len(teacher.teachers) != 1:
         raise UsageError('features are compared with those of one model of MMPose; leave FeatureDistillLoss out of '
                          '`losses` with several teachers, or those of another kind')

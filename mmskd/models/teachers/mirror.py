@@ -20,7 +20,6 @@ So the teacher answers the student's questions, about the same places:
   the one which the student's assignment has matched. Positional codes that the detector adds outside of
   its modules (query and level embeddings) are part of the question and so the student's.
 """
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -31,8 +30,8 @@ from ..heads.adapter import HeadAdapter
 from ..heads.choosing import members
 from ..heads.taught import TaughtHead
 from ..pairing import has_pair, map_leaves, ride, student_side, teacher_side
+from ..ranges import TEACHER, record_function
 from ..taps import Tap
-from .frozen import device_of
 
 # What every detector calls first: the one with the images, the other with what that makes of them. What lies
 # between these and a head is known to its adapter, and asked only when it is called with pairs.
@@ -49,12 +48,11 @@ class Mirror:
 
     Attributes:
         teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
-        dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
     """
 
     def __init__(self, student: nn.Module, heads: Sequence[TaughtHead]):
         self.teacher: Optional[nn.Module] = None
-        self.dtype: Optional[torch.dtype] = None
+        self._call: Callable = plain_call
         self._student = student
         self._known: Optional[nn.Module] = None  # whose modules these are
         self._counterparts: Dict[nn.Module, nn.Module] = {}
@@ -68,9 +66,16 @@ class Mirror:
         for name in {**dict.fromkeys(_stations(student, modules)), **joins}:
             self._tap(name, modules[name], joins.get(name))
 
-    def start(self, teacher: nn.Module) -> None:
-        """Mirror the forward pass that follows with this teacher."""
+    def start(self, teacher: nn.Module, call: Optional[Callable] = None) -> None:
+        """Mirror the forward pass that follows.
+
+        Args:
+            teacher (nn.Module): Who is asked.
+            call (Callable, optional): Calls a module of it with arguments (see
+                :meth:`~mmskd.models.teachers.compiled.CompiledTeacher.ask`). Defaults to None: just so.
+        """
         self._answers.clear()
+        self._call = call or plain_call
         if teacher is not self._known:
             theirs = dict(teacher.named_modules())
             self._counterparts = {
@@ -117,17 +122,20 @@ class Mirror:
 
     @torch.no_grad()
     def _ask(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        precision = nullcontext() if self.dtype is None else torch.autocast(
-            device_of(self.teacher).type, dtype=self.dtype)
         args, kwargs = map_leaves(self._as_teacher, args), map_leaves(self._as_teacher, kwargs)
-        with precision:
-            return self._counterparts[module](*args, **kwargs)
+        with record_function(TEACHER):
+            return self._call(self._counterparts[module], *args, **kwargs)
 
     def _as_teacher(self, value: Any) -> Any:
         """An argument as the teacher gets it: its own tensor, its own module."""
         if isinstance(value, nn.Module):
             return self._counterparts.get(value, value)
         return teacher_side(value)
+
+
+def plain_call(question: Callable, *args, **kwargs) -> Any:
+    """Ask a teacher in the precision of the student."""
+    return question(*args, **kwargs)
 
 
 def feature_links(model: nn.Module, heads: Sequence[HeadAdapter]) -> List[str]:

@@ -5,7 +5,6 @@ the same images is the answer. It is brought in where the student's output meets
 MMPose's heads call ``self.forward(feats)`` inside ``loss()``: forward hooks on the head do not fire
 there.
 """
-from contextlib import nullcontext
 from typing import Any, Callable, List, Optional, Sequence
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 
 from ..heads.taught import TaughtHead
 from ..pairing import map_leaves, pair
+from ..ranges import TEACHER, record_function
 from ..taps import Tap
-from .frozen import device_of
-from .mirror import ROOT
+from .mirror import ROOT, plain_call
 from .pose_teacher import stages
 from .translated import TranslatedTeacher
 
@@ -30,7 +29,6 @@ class OutputMirror:
 
     Attributes:
         teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
-        dtype (torch.dtype, optional): Autocast the teacher to it. Defaults to None, the student's own.
         keypoint_weights (Tensor, optional): How much the latest answers on each keypoint count, (N, K). Defaults to
             None: 1.
     """
@@ -38,7 +36,7 @@ class OutputMirror:
 
     def __init__(self, heads: Sequence[TaughtHead]):
         self.teacher: Optional[nn.Module] = None
-        self.dtype: Optional[torch.dtype] = None
+        self._call: Callable = plain_call
         self._answers: List[Any] = []
         # Before those that look at what the loss is given
         self._handles = [loss.register_forward_pre_hook(Tap(self._join), prepend=True)
@@ -64,9 +62,10 @@ class OutputMirror:
         self._handles.append(module.register_forward_hook(Tap(after)))
         return self
 
-    def start(self, teacher: nn.Module) -> None:
-        """Ask this teacher in the forward pass that follows."""
+    def start(self, teacher: nn.Module, call: Optional[Callable] = None) -> None:
+        """As :meth:`~mmskd.models.teachers.mirror.Mirror.start`."""
         self._answers, self.keypoint_weights = [], None
+        self._call = call or plain_call
         self.teacher = teacher
 
     def stop(self) -> None:
@@ -83,10 +82,8 @@ class OutputMirror:
 
     @torch.no_grad()
     def _ask(self, answer: Answer, args: tuple) -> None:
-        precision = nullcontext() if self.dtype is None else torch.autocast(
-            device_of(self.teacher).type, dtype=self.dtype)
-        with precision:
-            self._answers = answer(self.teacher, args)
+        with record_function(TEACHER):
+            self._answers = self._call(answer, self.teacher, args)
 
     def _join(self, loss: nn.Module, args: tuple) -> Optional[tuple]:
         """A prediction enters its loss: let the teacher's ride along."""

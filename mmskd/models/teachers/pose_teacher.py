@@ -9,6 +9,7 @@ from mmskd.errors import UsageError
 from ..distributions import Axis
 from ..heads import choose_heads
 from ..losses.softmax_call import is_simcc_loss
+from .compiled import teacher_to_ask
 from .crops import Images
 from .probe import input_size
 
@@ -75,6 +76,16 @@ class MMPoseTeacher(PoseTeacher):
         super().__init__()
         self.model = model
         self.head = choose_heads(model)[0].name
+        self._form = teacher_to_ask(model, None)
+
+    @property
+    def asked(self) -> nn.Module:
+        """nn.Module: What computes the answers: the model, or its compiled form."""
+        return self._form.model
+
+    def ask_in(self, precision: Optional[str]) -> None:
+        """Compute them in this precision from here on, see :class:`~mmskd.models.teachers.compiled.CompiledTeacher`."""
+        self._form = teacher_to_ask(self.model, precision)
 
     def images(self) -> Images:
         return images_of(self.model)
@@ -83,11 +94,15 @@ class MMPoseTeacher(PoseTeacher):
         return answers_of(self.model, 'teacher')
 
     def forward(self, images: Tensor) -> Answer:
-        return self.answer_on(self.model.extract_feat(images))
+        self._form.follow()
+        return self._form.ask(self._answer, images)
 
     def answer_on(self, features: Any) -> Answer:
         """Its answers on the features of its backbone and neck: those of its last stage."""
-        return stages(self.model.get_submodule(self.head).forward(features))[-1]
+        return stages(self.asked.get_submodule(self.head).forward(features))[-1]
+
+    def _answer(self, images: Tensor) -> Answer:
+        return self.answer_on(self.asked.extract_feat(images))
 
 
 class HeadTeacher(PoseTeacher):

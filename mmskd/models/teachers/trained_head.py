@@ -1,15 +1,20 @@
 """A trained head that teaches another on the same frozen features: DWPose's second stage."""
-from typing import Dict, List, Sequence
+from functools import partial
+from typing import Any, Dict, List, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mmskd.checkpoint import load_weights
 from mmskd.errors import UsageError
 from ..finite import require_finite
+from ..heads.adapter import derives_from
+from ..low_precision import FEATURE_PARTS
+from ..pairing import map_leaves
+from .compiled import CompiledTeacher, as_plain
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
-FEATURE_PARTS = ('backbone', 'neck')
 ONE_IMAGE_AT_A_TIME = 'GuidedAnchorHead'
 """Heads of this class run masked convolutions in eval mode, and these take one image: frozen, they stay in train mode."""
 
@@ -63,6 +68,46 @@ def without_features(trained: nn.Module) -> nn.Module:
     return trained
 
 
+class FastFeatures:
+    """Lets a model whose backbone and neck are frozen compute its features in the form that is fastest.
+
+    Its own modules stay as they are: their ``forward`` is replaced between :meth:`start` and :meth:`stop`.
+    The features come out in float32.
+
+    Args:
+        model (nn.Module): The model.
+        precision (str): See :class:`~mmskd.models.teachers.compiled.CompiledTeacher`.
+    """
+
+    def __init__(self, model: nn.Module, precision: str):
+        parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
+                 if isinstance(part, nn.Module)]
+        self._parts = [(part, CompiledTeacher(part, precision)) for part in parts]
+        self._before: List[tuple] = []
+
+    def start(self) -> None:
+        """A forward pass begins in which they are frozen."""
+        self.stop()
+        for part, fast in self._parts:
+            fast.follow()
+            self._before.append((part, vars(part).get('forward')))
+            part.forward = partial(_features, fast)
+
+    def stop(self) -> None:
+        """From here on the modules compute what they computed before."""
+        for part, forward in self._before:
+            if forward is None:
+                vars(part).pop('forward', None)
+            else:
+                part.forward = forward
+        self._before.clear()
+
+
+def _features(fast: CompiledTeacher, *args, **kwargs) -> Any:
+    with torch.no_grad():
+        return map_leaves(as_plain, fast.ask(fast.model, *args, **kwargs))
+
+
 class FrozenParts:
     """Everything of a model but some heads, without gradients and in eval mode.
 
@@ -77,7 +122,7 @@ class FrozenParts:
                  for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
             module for name, module in model.named_modules()
-            if id(module) not in learning and name not in above and not _takes_one_image(module)
+            if id(module) not in learning and name not in above and not derives_from(module, ONE_IMAGE_AT_A_TIME)
         ]
         learns = {id(parameter) for name in heads
                   for parameter in model.get_submodule(name).parameters()}
@@ -95,7 +140,3 @@ class FrozenParts:
         """Let the parameters learn that learned before."""
         for parameter, requires_grad in self._flags:
             parameter.requires_grad_(requires_grad)
-
-
-def _takes_one_image(module: nn.Module) -> bool:
-    return any(kind.__name__ == ONE_IMAGE_AT_A_TIME for kind in type(module).__mro__)

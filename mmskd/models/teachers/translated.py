@@ -9,7 +9,7 @@ from ..distributions import (SMALLEST, bridge, heatmap_to_heatmap, heatmap_to_si
                              simcc_to_heatmap, simcc_to_simcc)
 from .crops import Crops, Images
 from .keypoints import Keypoints, Mapped, describe_mapping, map_keypoints, untaught
-from .pose_teacher import Answers, HeadTeacher, PoseTeacher, confidence
+from .pose_teacher import Answers, HeadTeacher, MMPoseTeacher, PoseTeacher, confidence
 
 Masses = Union[Tensor, Tuple[Tensor, ...]]
 
@@ -73,6 +73,12 @@ class TranslatedTeacher(nn.Module):
     def teachers(self) -> List[PoseTeacher]:
         """list[PoseTeacher]: Each of them once."""
         return list(dict.fromkeys(view.teacher for view in self._views))
+
+    def ask_in(self, precision: Optional[str]) -> None:
+        """Ask the models of MMPose in this precision from here on; others know their own."""
+        for teacher in self.teachers:
+            if isinstance(teacher, MMPoseTeacher):
+                teacher.ask_in(precision)
 
     @torch.no_grad()
     def forward(self, images: Any) -> Tuple[List[Masses], Tensor]:

@@ -59,7 +59,7 @@ def test_losses_are_those_of_dwpose_distiller(tmp_path, epoch):
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', seed=1, **WIDE)
     distiller = dwpose_distiller(tmp_path, student, teacher)
     inputs, samples = poses.batch(student)
-    hook = DistillHook(teacher=teacher, losses=DWPOSE)
+    hook = DistillHook(precision=None, teacher=teacher, losses=DWPOSE)
     hook.attach(student)
     hook.losses[0].projections[0].load_state_dict(distiller.distill_losses['loss_fea'].align.state_dict())
     hook.r_t = 1 - epoch / 10
@@ -85,7 +85,7 @@ def test_losses_are_those_of_dwpose_distiller(tmp_path, epoch):
 def test_the_teacher_stays_in_eval_and_invisible_keypoints_count():
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', seed=1)
     statistics = {name: value.clone() for name, value in teacher.named_buffers()}
-    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')])
+    hook = DistillHook(precision=None, teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')])
     hook.attach(student)
     student.train()
     inputs, samples = poses.batch(student)
@@ -105,7 +105,7 @@ def test_pose_families(family):
     """The stock losses as they were, terms that teach, and no trace afterwards."""
     student, teacher = poses.build(family).eval(), poses.build(family, seed=1)
     stock, before, keys = poses.losses(student), snapshot(student), list(student.state_dict())
-    hook = DistillHook(teacher=teacher)
+    hook = DistillHook(precision=None, teacher=teacher)
     hook.attach(student)
     assert list(student.state_dict()) == keys
     taught = poses.losses(student)
@@ -125,7 +125,7 @@ def test_pose_families(family):
 @needs_mmpose
 def test_a_teacher_that_agrees_has_nothing_to_say():
     student = poses.build('rtmpose').eval()
-    hook = DistillHook(teacher=copy.deepcopy(student), gt_weight=0., losses=DWPOSE)
+    hook = DistillHook(precision=None, teacher=copy.deepcopy(student), gt_weight=0., losses=DWPOSE)
     hook.attach(student)
     losses = poses.losses(student)
     assert losses['loss_feature'] == 0 and losses['loss_logit'].abs() < 1e-7
@@ -143,7 +143,7 @@ def test_autocast_to_bfloat16(monkeypatch):
                                                               for item in pred] if isinstance(
                                                                   pred, tuple) else pred.numpy())
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', seed=1, **WIDE)
-    hook = DistillHook(teacher=teacher)
+    hook = DistillHook(precision=None, teacher=teacher)
     hook.attach(student)
     exact = poses.losses(student)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -166,7 +166,7 @@ def test_detector_families(family):
             if 'cls' in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     stock, before = detectors.losses(student), snapshot(student)
-    hook = DistillHook(teacher=teacher)
+    hook = DistillHook(precision=None, teacher=teacher)
     hook.attach(student)
     taught = detectors.losses(student)
     if family == 'ssd':  # picks its hardest negatives by the sum of both
@@ -185,7 +185,7 @@ def test_detector_families(family):
 def test_a_bigger_detector_teaches_features_at_the_neck_and_logits(family):
     wide = {'backbone.depth': 50, 'neck.in_channels': [256, 512, 1024, 2048]}
     student, teacher = detectors.build(family), detectors.build(family, **wide)
-    hook = DistillHook(teacher=teacher, losses=[
+    hook = DistillHook(precision=None, teacher=teacher, losses=[
         dict(type='mmskd.FeatureDistillLoss', weight=1e-6), dict(type='mmskd.ClassDistillLoss')])
     hook.attach(student)
     losses = detectors.losses(student)
@@ -199,7 +199,7 @@ def test_generations_mix_hard_and_soft_target():
     student, teacher = detectors.build('faster_rcnn').eval(), detectors.build('faster_rcnn').eval()
     with torch.no_grad():
         teacher.roi_head.bbox_head.fc_cls.bias.normal_()
-    hook = DistillHook(teacher=copy.deepcopy(teacher), decay=False, gt_weight=0.7,
+    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), decay=False, gt_weight=0.7,
                        losses=[dict(type='mmskd.ClassDistillLoss', weight=0.3)])
     hook.attach(student)
     born_again = detectors.losses(student)
@@ -335,7 +335,7 @@ class Oracle(torch.nn.Module):
 @needs_mmpose
 def test_a_teacher_without_parameters():
     student = poses.build('heatmap')
-    hook = DistillHook(teacher=Oracle(), losses=[dict(type='mmskd.HeatmapDistillLoss')])
+    hook = DistillHook(precision=None, teacher=Oracle(), losses=[dict(type='mmskd.HeatmapDistillLoss')])
     hook.attach(student)
     assert poses.losses(student)['loss_logit'] > 0
 
@@ -372,7 +372,7 @@ def test_mismatches_are_refused_with_both_sides(change, message):
 def test_a_loss_of_another_kind_of_head_is_refused(family, loss, wanted):
     student, teacher = poses.build(family), poses.build(family, seed=1)
     before = snapshot(student)
-    hook = DistillHook(teacher=teacher, losses=[dict(type=f'mmskd.{loss}DistillLoss')])
+    hook = DistillHook(precision=None, teacher=teacher, losses=[dict(type=f'mmskd.{loss}DistillLoss')])
     with pytest.raises(ValueError, match=f'{loss}DistillLoss goes with {wanted}'):
         hook.attach(student)
     assert snapshot(student) == before

@@ -132,7 +132,7 @@ def requires_grad(model: nn.Module) -> dict:
 @pytest.mark.parametrize('family', FAMILIES)
 def test_the_trained_heads_have_nothing_to_learn_from_themselves(family, tmp_path):
     model = build(family)
-    hook = HeadDistillHook(checkpoint=trained(family, tmp_path), reinit_head=False)
+    hook = HeadDistillHook(checkpoint=trained(family, tmp_path), reinit_head=False, precision=None)
     hook.attach(model)
     losses = losses_of(model.train())
     assert all(loss_value({key: value}, 'loss') == 0 for key, value in losses.items() if 'loss' in key)
@@ -214,7 +214,7 @@ def test_heads_can_be_chosen(tmp_path):
 
 def test_what_is_no_training_step_is_left_alone(tmp_path):
     model = build('fcos')
-    hook = HeadDistillHook(checkpoint=trained('fcos', tmp_path))
+    hook = HeadDistillHook(checkpoint=trained('fcos', tmp_path), precision=None)
     hook.attach(model)
     asked = []
     hook._distiller.teacher['bbox_head'].register_forward_hook(lambda *args: asked.append(1))
@@ -291,7 +291,7 @@ def checkpoints(data_root, tmp_path_factory):
 @pytest.mark.parametrize('reinit', [True, False], ids=['fresh', 'continued'])
 def test_a_run_leaves_all_but_the_heads_bit_equal(data_root, checkpoints, tmp_path, kind, reinit):
     cfg = config(kind, data_root, tmp_path / 'run', checkpoints[kind], reinit_head=reinit,
-                 gt_weight=0. if reinit else 0.5)
+                 gt_weight=0. if reinit else 0.5, precision=None)
     runner = runs.train(cfg)
     state = load_checkpoint_safely(str(tmp_path / 'run' / 'epoch_4.pth'))['state_dict']
     before = load_checkpoint_safely(checkpoints[kind])['state_dict']

@@ -110,7 +110,7 @@ def test_stock_models(name, tmp_path):
 
 def test_each_of_133_moves_the_keypoint_that_learns_from_it(tmp_path):
     model = student()
-    hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'))
+    hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'), precision=None)
     whole = hook._teacher.teachers[0].model
     whole.extract_feat = lambda images: images
     quiet = torch.zeros(1, 133, 192), torch.zeros(1, 133, 256)
@@ -217,7 +217,7 @@ def test_dsnt_learns_the_teachers_heatmaps():
         gt_fields=PixelData(heatmaps=torch.rand(17, 64, 64).flatten(1).softmax(1).view(17, 64, 64)))
     data = torch.randn(1, 3, 256, 256), [sample]
     stock = poses.losses(model, data)
-    hook = attached(model, teacher=teacher)
+    hook = attached(model, teacher=teacher, precision=None)
     losses = poses.losses(model, data)
     assert set(losses) - set(stock) == {'loss_logit'} and torch.equal(losses['loss_kpt'], stock['loss_kpt'])
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_dsnt_learns_the_teachers_heatmaps():
     expected = (theirs * (theirs.log() - mine.log())).sum((2, 3)).mean()
     assert losses['loss_logit'].item() == pytest.approx(0.1 * expected.item(), rel=1e-3)
     hook.detach()
-    attached(model, teacher=copy.deepcopy(model))
+    attached(model, teacher=copy.deepcopy(model), precision=None)
     assert poses.losses(model, data)['loss_logit'].abs() < 1e-6
 
 
@@ -303,3 +303,19 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
     assert os.path.isabs(dumped.custom_hooks[0].teacher.config)
     saved = torch.load(str(tmp_path / 'run' / 'epoch_1.pth'), weights_only=False)
     assert saved['state_dict'].keys() == poses.build('rtmpose').state_dict().keys()
+
+
+def test_a_translated_teacher_is_compiled_too(tmp_path):
+    """Its model of MMPose answers in bfloat16; what becomes of the answers is float32, and close."""
+    model = student().eval()
+    data = poses.batch(model)
+    terms = []
+    for precision in (None, 'bfloat16'):
+        hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'),
+                        precision=precision)
+        terms.append(poses.losses(model, data)['loss_logit'])
+        asked = hook._teacher.teachers[0].asked
+        assert {parameter.dtype for parameter in asked.backbone.parameters()} == (
+            {torch.float32} if precision is None else {torch.float32, torch.bfloat16})
+        hook.detach()
+    assert 0 < (terms[0] - terms[1]).abs() < 0.05 * terms[0]

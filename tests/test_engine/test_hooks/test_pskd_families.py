@@ -24,7 +24,7 @@ LOSS_CALLS = {
 
 
 def attached(model: nn.Module, alpha_t: float, **options) -> PSKDHook:
-    hook = PSKDHook(**options)
+    hook = PSKDHook(**{'precision': None, **options})  # exactly
     hook.attach(model)
     hook.refresh_teacher()
     hook.alpha_t = alpha_t

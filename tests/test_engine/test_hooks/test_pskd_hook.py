@@ -116,7 +116,8 @@ def test_training_with_alpha_zero_is_stock_training(data_root, tmp_path):
 
 
 def test_alpha_and_disagreement_are_logged(data_root, tmp_path):
-    runner = runs.train(runs.config(data_root, tmp_path / 'run', length=3, log_level='INFO'))
+    runner = runs.train(runs.config(data_root, tmp_path / 'run', length=3, hook=dict(precision=None),
+                                     log_level='INFO'))
     lines = next(tmp_path.glob('run/*/vis_data/scalars.json')).read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if 'pskd_alpha' in row]
     assert [row['pskd_alpha'] for row in rows] == pytest.approx(
@@ -358,7 +359,7 @@ def test_the_past_self_runs_in_the_norm_modes_of_the_student():
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.fill_(3.)
-    hook = PSKDHook()
+    hook = PSKDHook(precision=None)
     hook.attach(model)
     hook.refresh_teacher()
     detectors.losses(model)
@@ -374,7 +375,7 @@ def test_the_past_self_runs_in_the_norm_modes_of_the_student():
 
 def test_the_past_self_takes_no_gradient_and_no_part_in_prediction():
     model = detectors.build('retinanet')
-    hook = PSKDHook()
+    hook = PSKDHook(precision=None)
     hook.attach(model)
     hook.refresh_teacher()
     hook.alpha_t = 0.5

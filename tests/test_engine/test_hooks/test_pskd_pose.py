@@ -20,7 +20,7 @@ LOSS_CALLS = {'mspn': 8, 'cpm': 6}
 
 
 def attached(model: nn.Module, alpha_t: float, **options) -> PSKDHook:
-    hook = PSKDHook(**options)
+    hook = PSKDHook(**{'precision': None, **options})  # exactly
     hook.attach(model)
     hook.refresh_teacher()
     hook.alpha_t = alpha_t

@@ -13,6 +13,7 @@ from mmdet.models import RetinaNet  # noqa: E402
 from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
+from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
                                 USKDHook)
 from mmskd.engine.hooks import pskd_hook as pskd  # noqa: E402
@@ -62,7 +63,7 @@ def test_resume_that_finds_nothing_starts_with_the_trained_features(data_root, t
     cfg = runs.config(data_root, tmp_path, length=1, custom_hooks=[hook])
     cfg.resume = True
     runner = runs.train(cfg)
-    theirs = torch.load(trained, weights_only=True)['state_dict']
+    theirs = load_checkpoint_safely(trained)['state_dict']
     mine = runner.model.state_dict()
     frozen = [key for key in theirs if not key.startswith('bbox_head.')]
     assert frozen and all(torch.equal(mine[key], theirs[key]) for key in frozen)
@@ -129,7 +130,7 @@ def test_all_ranks_ask_the_past_self_until_all_have_been_taught(monkeypatch):
     monkeypatch.setattr(pskd, 'all_reduce', lambda value, op: value.mul_(next(others)))
     asked = []
     start = hook._mirror.start
-    hook._mirror.start = lambda teacher: (asked.append(teacher), start(teacher))
+    hook._mirror.start = lambda teacher, *ask: (asked.append(teacher), start(teacher, *ask))
     for _ in range(4):
         detectors.losses(model)
     assert len(asked) == 2  # then all were taught
@@ -146,7 +147,7 @@ def test_disagreement_is_the_mean_over_all_predictions():
     seen = []
     model.bbox_head.loss_cls.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     detectors.losses(model)
-    mine, theirs = (torch.cat([getattr(each, side).sigmoid().flatten() for each in seen])
+    mine, theirs = (torch.cat([getattr(each, side).float().sigmoid().flatten() for each in seen])
                     for side in ('student', 'teacher'))
     assert hook.disagreement == pytest.approx((mine - theirs).abs().mean().item(), rel=1e-5)
 
@@ -184,7 +185,7 @@ def test_a_teacher_that_equals_the_student_says_nothing_new():
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    hook = DistillHook(teacher=copy.deepcopy(model))
+    hook = DistillHook(teacher=copy.deepcopy(model), precision=None)
     hook.attach(model)
     scores = []
     model.mask_head.loss_cls.register_forward_pre_hook(

@@ -39,12 +39,13 @@ def pose_runs(tmp_path_factory):
 
     from mmskd.datasets import write_demo_data
     from tests.support import runs
-    from tests.test_tools.conftest import POSE
+    from tests.test_tools.conftest import tool_module
+    figures = tool_module('stress/tiny').FIGURES
     root = tmp_path_factory.mktemp('pose')
     write_demo_data(root / 'data', kind='stick-figures', train=6, val=IMAGES)
     folders = []
     for name, lr in (('slow', 1e-4), ('fast', 1e-2)):
-        cfg = Config.fromstring(POSE.replace('data/figures', str(root / 'data')), '.py')
+        cfg = Config.fromstring(figures.replace('data/figures', str(root / 'data')), '.py')
         cfg.merge_from_dict({
             'optim_wrapper.optimizer.lr': lr, 'work_dir': str(root / name), 'experiment_name': name,
             'randomness': dict(seed=0), 'log_level': 'ERROR', 'train_cfg.max_epochs': 2,

@@ -1,0 +1,97 @@
+"""Backbone and neck in bfloat16 and channels-last, all behind them in float32: training on a CPU."""
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .pairing import map_leaves
+
+FEATURE_PARTS = ('backbone', 'neck')
+_IN_LOW_PRECISION: ContextVar[bool] = ContextVar('features in low precision', default=False)
+
+
+@contextmanager
+def low_precision_features(model: nn.Module) -> Iterator[None]:
+    """Within it backbone and neck of ``model`` run under bfloat16 autocast; their features come out in float32.
+
+    So do those of a teacher that is asked in the precision of the student (:func:`as_the_student`).
+
+    Args:
+        model (nn.Module): A model with a ``backbone``.
+    """
+    token = _IN_LOW_PRECISION.set(True)
+    try:
+        with _patched(model):
+            yield
+    finally:
+        _IN_LOW_PRECISION.reset(token)
+
+
+@contextmanager
+def as_the_student(teacher: nn.Module) -> Iterator[None]:
+    """Within it ``teacher`` computes its features in the precision in which the student does at this moment."""
+    if not _IN_LOW_PRECISION.get():
+        yield
+        return
+    with _patched(teacher):
+        yield
+
+
+@contextmanager
+def _patched(model: nn.Module) -> Iterator[None]:
+    parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
+             if isinstance(part, nn.Module)]
+    before = [(part, vars(part).get('forward')) for part in parts]
+    for part in parts:
+        part.forward = partial(_in_bfloat16, part.forward)
+    try:
+        yield
+    finally:
+        for part, forward in before:
+            if forward is None:
+                vars(part).pop('forward', None)
+            else:
+                part.forward = forward
+
+
+def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
+    args = map_leaves(_channels_last, args)
+    with torch.autocast('cpu', dtype=torch.bfloat16), NarrowMapsInFloat32():
+        return map_leaves(_float32, forward(*args, **kwargs))
+
+
+class NarrowMapsInFloat32(TorchFunctionMode):
+    """Within it a convolution of a map that is narrower than its stride runs in float32, even under autocast.
+
+    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3 convolution of stride 2
+    on a map of width 1, as in the extra levels of an FPN on a small image): these hold whatever the memory held.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.conv2d and _is_narrow(*args, **kwargs):
+            with torch.autocast('cpu', enabled=False):
+                return func(*map_leaves(_float32, args), **map_leaves(_float32, kwargs))
+        return func(*args, **kwargs)
+
+
+def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args, **kwargs) -> bool:
+    return x.size(-1) < (stride if isinstance(stride, int) else stride[-1])
+
+
+def _channels_last(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dim() == 4:
+        return value.contiguous(memory_format=torch.channels_last)
+    return value
+
+
+def _float32(value: Any) -> Any:
+    """In the ordinary layout: some operators of mmcv read channels-last tensors in the wrong order."""
+    if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
+        return value.float().contiguous()
+    return value
