@@ -59,8 +59,9 @@ def test_what_is_saved_is_plain_and_whole(tmp_path):
 def test_a_copy_of_a_hook_has_its_options():
     hook = copy.deepcopy(PSKDHook(alpha_T=.5))
     assert hook.given_options['alpha_T'] == .5
-    with pytest.raises(TypeError, match='checkpoint'):
-        HeadDistillHook()
+    with pytest.raises(TypeError, match='teacher'):
+        DistillHook()
+
 
 
 def test_the_same_run_goes_on_without_a_word():
