@@ -90,9 +90,9 @@ def test_any_backend_and_a_validation_alone(data_root, tmp_path, monkeypatch):
 @needs_mmpose
 def test_pose_estimator(tmp_path, drawn):
     from tests.support import runs
-    from tests.test_tools.conftest import POSE
+    from tests.test_tools.conftest import tool_module
     write_demo_data(tmp_path / 'data', kind='stick-figures', train=6, val=4)
-    text = POSE.replace('data/figures', str(tmp_path / 'data'))
+    text = tool_module('stress/tiny').FIGURES.replace('data/figures', str(tmp_path / 'data'))
     trained = []
     for name, hooks in (('plain', []), ('seen', [HOOK])):
         cfg = Config.fromstring(text, '.py')
