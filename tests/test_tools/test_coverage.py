@@ -111,6 +111,9 @@ class Idle:
 
     alpha_t = 0.
 
+    def __init__(self, **options):
+        pass
+
     def attach(self, model):
         self.teacher = copy.deepcopy(model)
 

@@ -52,6 +52,8 @@ SOURCE = Path(mmskd.__file__).resolve().parent
 TAUGHT, REFUSED, NOT_APPLICABLE, FAULT = 'taught', 'refused', '-', 'FAULT'
 PACKAGES = ('mmdet', 'mmpose')
 TOLERANCE = 1e-4
+EXACT = dict(precision=None)
+"""In the precision of the student a teacher says exactly what the student says."""
 """A gradient counts as none below this part of the stock one."""
 
 
@@ -325,7 +327,7 @@ def take_stock(name: str) -> Stock:
 def check_pskd(stock: Stock, **options) -> None:
     """See the module."""
     small = stock.small
-    model, hook = small.copy(), PSKDHook(**options)
+    model, hook = small.copy(), PSKDHook(**options, **EXACT)
 
     def start(alpha_t: float) -> None:
         attach(hook, model)
@@ -342,7 +344,7 @@ def check_pskd(stock: Stock, **options) -> None:
 
 def _check_fixed_point(stock: Stock, options: dict) -> None:
     """Where the past self is the present one, the class loss has no gradient."""
-    model, hook = without_dropout(stock.small.copy()), PSKDHook(**options)
+    model, hook = without_dropout(stock.small.copy()), PSKDHook(**options, **EXACT)
 
     def start() -> None:
         attach(hook, model)
@@ -360,7 +362,7 @@ def _check_fixed_point(stock: Stock, options: dict) -> None:
 
 def _check_other_past(stock: Stock, options: dict) -> None:
     """Where it differs, each call of a class loss of a head that is taught changes, and nothing else."""
-    small, model, hook = stock.small, stock.small.copy(), PSKDHook(**options)
+    small, model, hook = stock.small, stock.small.copy(), PSKDHook(**options, **EXACT)
 
     def start() -> None:
         attach(hook, model)
@@ -402,7 +404,7 @@ def check_other_heads(stock: Stock) -> None:
     names = dict.fromkeys(re.sub(r'\.\w+(\.\d+)?$', '', name) for name in class_loss_modules(stock.small.stock))
     names = dict.fromkeys(re.sub(r'\.\d+$', '', name) for name in names)
     try:
-        attach(PSKDHook(), stock.small.copy())
+        attach(PSKDHook(**EXACT), stock.small.copy())
         names = [name for name in names if name not in DEFAULT_HEADS]
     except Refused:
         pass
@@ -427,7 +429,7 @@ def check_distill(stock: Stock, **options) -> None:
     """See the module."""
     small = stock.small
     model = small.copy()
-    hook = DistillHook(teacher=small.another(), decay=False, **options)
+    hook = DistillHook(teacher=small.another(), decay=False, **options, **EXACT)
     taught = step(small, model, lambda: attach(hook, model))
     require_finite(taught.losses, 'with a teacher')
     terms = _terms(stock, taught)
@@ -441,7 +443,7 @@ def check_distill(stock: Stock, **options) -> None:
         return
     model = with_frozen_norms(without_dropout(small.copy()))
     teacher = without_dropout(small.copy())
-    hook = DistillHook(teacher=teacher, decay=False, **options)
+    hook = DistillHook(teacher=teacher, decay=False, **options, **EXACT)
     agreed = step(small, model, lambda: attach(hook, model))
     if _added(stock, agreed):
         size = gradient(sum(value.sum() for value in _added(stock, agreed).values()), model)
@@ -474,7 +476,7 @@ def check_head_distill(stock: Stock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = os.path.join(folder, 'trained.pth')
         torch.save(dict(state_dict=small.another().state_dict(), meta={}), checkpoint)
-        model, hook = small.copy(), HeadDistillHook(checkpoint)
+        model, hook = small.copy(), HeadDistillHook(checkpoint, **EXACT)
         taught = step(small, model, lambda: attach(hook, model))
         require_finite(taught.losses, 'with a trained head')
         terms = _added(stock, taught)
@@ -496,7 +498,7 @@ def check_head_distill(stock: Stock) -> None:
                    if parameter.grad is not None)
         hook.detach()
         model = with_frozen_norms(without_dropout(small.copy()))
-        hook = HeadDistillHook(checkpoint, reinit_head=False)
+        hook = HeadDistillHook(checkpoint, reinit_head=False, **EXACT)
         agreed = step(small, model, lambda: attach(hook, model))
         total = sum(agreed.losses[key].sum() for key in terms)
         total.backward()
@@ -527,7 +529,7 @@ def check_nkd(stock: Stock) -> None:
     _terms(stock, taught)
     hook.detach()
     try:
-        attach(DistillHook(teacher=small.another()), small.copy())
+        attach(DistillHook(teacher=small.another(), **EXACT), small.copy())
     except Refused as refusal:
         raise Fault(f'teaches what DistillHook refuses: {refusal}') from refusal
 

@@ -117,12 +117,14 @@ class CompiledTeacher:
         print_log(f'the teacher\'s {type(part).__name__} runs in float32: {str(error).splitlines()[0]}',
                   'current', logging.WARNING)
         self._islands.add(question)
+        self._watch.paused = True
         inside = set(part.modules())
         for layer in self._layers:
             if layer.mine in inside:
                 _relayout(layer.mine, torch.float32)
         self._watch.restart()
         self._write()
+        self._watch.paused = False
 
     def _keep_plain(self, module: nn.Module) -> None:
         forward, device = module.forward, device_of(self.model)

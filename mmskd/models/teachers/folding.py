@@ -40,6 +40,8 @@ class FoldingWatch(TorchFunctionMode):
         self._inside: List[nn.Module] = []
         self._outputs: Dict[int, Tuple[nn.Module, weakref.ref]] = {}
         self._left: Dict[nn.Module, int] = {}  # outputs that no norm layer took
+        self.paused = False
+        """Whether what happens is no part of a pass: weights are written."""
 
     def __enter__(self) -> 'FoldingWatch':
         for module in (*self._convs, *self._norms):
@@ -70,6 +72,8 @@ class FoldingWatch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
         here = self._inside[-1] if self._inside else None
         for tensor in _tensors((args, list(kwargs.values()))):
             user = self._users.get(id(tensor))

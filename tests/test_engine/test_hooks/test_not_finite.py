@@ -154,7 +154,7 @@ def test_a_trained_head_that_says_nan_teaches_nothing(name, tmp_path, said):
 def test_a_teacher_whose_weights_are_not_finite_is_refused(tmp_path):
     student, teacher, _ = models('retinanet')
     poison(teacher)
-    with pytest.raises(UsageError, match='DistillHook: the model that was given cannot teach: its weight '
+    with pytest.raises(UsageError, match='DistillHook: a model that was given cannot teach: its weight '
                        r'bbox_head\S+ is not finite'):
         DistillHook(teacher).attach(student)
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'nan.pth')

@@ -364,8 +364,8 @@ def test_beside_a_teacher(teaching):
     from mmskd.engine import hooks
     from tests.support import detectors
     model = detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64})
-    teacher = hooks.PSKDHook() if teaching == 'PSKDHook' else hooks.DistillHook(
-        detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}))
+    teacher = hooks.PSKDHook(precision=None) if teaching == 'PSKDHook' else hooks.DistillHook(
+        detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}), precision=None)
     teacher.attach(model)
     if teaching == 'PSKDHook':
         teacher.refresh_teacher()

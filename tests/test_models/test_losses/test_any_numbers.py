@@ -67,6 +67,11 @@ class Drawn(NamedTuple):
     def logits(self, count=2):
         return [self.numbers(self.n, self.c) for _ in range(count)]
 
+    def densities(self):
+        """Normalised heatmaps of student and teacher, (N, C, 2, 3)."""
+        maps = [self.numbers(self.n, self.c, 2, 3) for _ in range(2)]
+        return [one.flatten(2).softmax(-1).view_as(one).to(self.dtype).double() for one in maps]
+
     def bins(self):
         """SimCC logits over the bins of x and y, of the student and of the teacher."""
         return [self.numbers(self.n, self.c, width) for width in (3, 5, 3, 5)]
@@ -162,6 +167,11 @@ def _(d):
 @case('simcc_kl')
 def _(d):
     return lambda a, b, c, e: soft.simcc_kl([a, b], [c, e], BETA, .1), d.bins()
+
+
+@case('density_kl', half=False)
+def _(d):
+    return soft.density_kl, d.densities()
 
 
 @case('heatmap_l2')
@@ -271,6 +281,12 @@ def _(d):
 def _(d):
     loss = MODELS.build(dict(type='mmskd.HeatmapDistillLoss'))
     return lambda a, b: loss.of_call(LossCall(KeypointMSELoss(), (pair(a, b), ), {})), d.maps()
+
+
+@case('DSNTDistillLoss', half=False)
+def _(d):
+    loss = MODELS.build(dict(type='mmskd.DSNTDistillLoss'))
+    return lambda a, b: loss.of_call(LossCall(None, (pair(a, b), ), {})), d.densities()
 
 
 @case('ClassDistillLoss')
