@@ -278,8 +278,7 @@ class PSKDHook(TeachingHook):
         means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} {unit}(s) of '
-            f'{self._length}, and runs in '
-            f'{_name_of(self._asked.dtype)}',
+            f'{self._length}, and runs in {_name_of(self._asked.dtype)}',
             *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
         ]
 
