@@ -68,8 +68,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = [
     dict(type='PCKAccuracy', thr=0.05, norm_item='bbox'),
-    dict(type='EPE'),
-    dict(type='mmskd.PoseCalibrationMetric')
+    dict(type='AUC'),
+    dict(type='EPE')
 ]
 test_evaluator = val_evaluator
 
