@@ -3,6 +3,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,8 +122,18 @@ def test_the_readme_attaches_to_a_bare_model():
     assert detectors.total(names['losses'], 'loss_cls').isfinite()
 
 
+def test_the_faq_reads_our_configs_where_nothing_has_imported_mmskd(tmp_path):
+    """As the unmodified tools/train.py of MMDetection reads them."""
+    pytest.importorskip('mmdet')
+    block, = (each for each in blocks('faq.md') if '_base_' in each)
+    (tmp_path / 'my_config.py').write_text(block)
+    read = ('import sys; from mmengine.config import Config; assert "mmskd" not in sys.modules; '
+            'print(Config.fromfile("my_config.py").custom_hooks[-1].type)')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', read], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == 'mmskd.PSKDHook', done.stderr
+
+
 def test_the_tables_are_those_of_the_results():
-    import subprocess
     done = subprocess.run([sys.executable, ROOT / 'tools' / 'fill_pages.py', '--check'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
