@@ -1,12 +1,15 @@
 """Teach a small pose estimator in three ways, over several seeds, and say which way helps.
 
-On generated stick figures: as it is, with PS-KD (its own past self teaches), and with DWPose's first
-stage (a larger model teaches, which is trained first). Each run is one of tools/train.py, and as many
-of them run side by side as there are cores. Prints what each way comes to, with 95 % intervals over
+On 800 generated stick figures, of which every eighth has labels: from these labels alone; the same with
+PS-KD (its own past self teaches); and from no labels, but from what a larger model sees in all
+figures (DWPose's logit loss). That model is trained first, with all labels, in the place of one that
+somebody has published. Each run is one of tools/train.py, and as many of them run side by side as there
+are cores. Prints what each way comes to, with 95 % intervals over
 the seeds, draws the same figures as each way sees them, and writes a report whose file it names
 last. A run that was interrupted goes on where it stopped; one that is complete is used as it is.
 """
 import argparse
+import functools
 import json
 import math
 import os
@@ -39,8 +42,13 @@ from mmskd.optional import HAS_MMPOSE
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
-STUDENT, TEACHER = CONFIGS / 'simcc_figures.py', CONFIGS / 'simcc_figures_teacher.py'
-ARMS = ('baseline', 'PS-KD', 'DWPose')
+TEACHER = CONFIGS / 'simcc_figures_teacher.py'
+ARMS = {
+    'baseline': CONFIGS / 'simcc_figures_eighth.py',
+    'PS-KD': CONFIGS / 'simcc_figures_eighth.py',
+    'DWPose': CONFIGS / 'simcc_figures_eighth_dwpose.py'
+}
+BASELINE = next(iter(ARMS))
 # Column of the table: key in the validation log, and whether more is better
 METRICS = {'PCK': ('PCK', True), 'AUC': ('AUC', True), 'EPE': ('EPE', False)}
 NUM_PICTURES = 4
@@ -76,8 +84,8 @@ def main() -> None:
     if not is_complete(args.data_dir):
         make_data(args.data_dir, args.quiet)
     teacher = Run('teacher', args.seed, args)
-    runs = [Run(arm, seed, args, teacher) for arm in ARMS
-            for seed in range(args.seed, args.seed + args.seeds)]
+    runs = [Run(arm, seed, args, teacher) for seed in range(args.seed, args.seed + args.seeds)
+            for arm in ARMS]
     seconds = train([teacher, *runs], args.jobs, Console(quiet=args.quiet, highlight=False), args.fresh)
     results = collect(teacher, runs, seconds)
     (args.work_dir / 'demo.json').write_text(json.dumps(results, indent=1) + '\n')
@@ -105,6 +113,21 @@ def make_data(data_dir: Path, quiet: bool) -> None:
         sys.exit(done.returncode)
 
 
+@functools.lru_cache
+def read(config: Path) -> Config:
+    """A config, which several runs have."""
+    return Config.fromfile(config)
+
+
+def figures_in(dataset: dict, data_dir: Path) -> int:
+    """How many figures an epoch has."""
+    if dataset['type'] == 'RepeatDataset':
+        return dataset['times'] * figures_in(dataset['dataset'], data_dir)
+    if dataset.get('indices'):
+        return len(dataset['indices'])
+    return len(json.loads((data_dir / 'annotations' / 'train.json').read_text())['annotations'])
+
+
 class Run:
     """One training: its folder, the flags that it is started with, and what it has logged so far.
 
@@ -117,22 +140,22 @@ class Run:
 
     def __init__(self, arm: str, seed: int, args: argparse.Namespace, teacher: Optional['Run'] = None):
         self.arm, self.seed = arm, seed
-        self.config = TEACHER if arm == 'teacher' else STUDENT
+        self.config = ARMS.get(arm, TEACHER)
         self.teacher = teacher if arm == 'DWPose' else None
         self.folder = args.work_dir / f'{arm}_s{seed}'
         self.output = self.folder / 'train.log'
-        self.options = [f'randomness.seed={seed}', *(
-            f'{part}_dataloader.dataset.data_root={args.data_dir}' for part in ('train', 'val', 'test'))]
-        config = Config.fromfile(self.config)
-        content = json.loads((args.data_dir / 'annotations' / 'train.json').read_text())
-        self.iters_per_epoch = math.ceil(len(content['annotations']) / config.train_dataloader.batch_size)
+        config = read(self.config)
+        repeated = config.train_dataloader.dataset.type == 'RepeatDataset'
+        self.options = [f'randomness.seed={seed}', *(f'{part}.data_root={args.data_dir}' for part in (
+            f'train_dataloader.dataset{".dataset" * repeated}', 'val_dataloader.dataset', 'test_dataloader.dataset'))]
         self.max_epochs = config.train_cfg.max_epochs
-        self.iterations = self.max_epochs * self.iters_per_epoch
+        self.iterations = self.max_epochs * math.ceil(
+            figures_in(config.train_dataloader.dataset, args.data_dir) / config.train_dataloader.batch_size)
         self.checkpoint = self.folder / f'epoch_{self.max_epochs}.pth'
         self.process: Optional[subprocess.Popen] = None
 
     def command(self) -> List[str]:
-        """How it is started: the same config for all but the teacher, and a flag for the method."""
+        """How it is started: a stock config, and a flag for the method."""
         method = {'PS-KD': ['--pskd'], 'DWPose': ['--distill-from', TEACHER, self.teacher and
                                                   self.teacher.checkpoint]}.get(self.arm, [])
         return [str(part) for part in (
@@ -291,7 +314,7 @@ def measured(run: Run) -> Dict[str, float]:
 def compared(results: dict, arm: str, metric: str) -> Interval:
     """The mean difference of an arm to the first one, pair by pair of the same seed."""
     mine, theirs = ({seed: run[metric] for seed, run in results['arms'][name].items()}
-                    for name in (arm, ARMS[0]))
+                    for name in (arm, BASELINE))
     return paired_difference(mine, theirs)
 
 
@@ -317,7 +340,9 @@ def shown(interval: Interval) -> str:
 def verdicts(results: dict) -> List[str]:
     """A line for each arm and metric: better, worse, or no difference that the seeds could show."""
     lines = []
-    for arm in ARMS[1:]:
+    for arm in ARMS:
+        if arm == BASELINE:
+            continue
         parts = []
         for metric, (_, more_is_better) in METRICS.items():
             found = compared(results, arm, metric)

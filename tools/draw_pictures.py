@@ -209,7 +209,6 @@ def shrink(image: Image.Image, path: Path) -> None:
 SCORE = 0.05  # of the detections that count, as in DetCalibrationMetric
 SHOWN = 0.3  # and of those that are drawn
 NUM_FIGURES = 5
-ARMS = {'baseline': 'simcc_figures', 'PS-KD': 'pskd_simcc_figures', 'DWPose': 'dwpose_simcc_figures'}
 
 
 def look_at_detector(folder: Path) -> Dict[str, Any]:
@@ -249,9 +248,9 @@ def bins_of(scores: np.ndarray, hits: np.ndarray) -> Dict[str, Any]:
 
 def look_at_demo(folder: Path) -> Dict[str, Any]:
     """The first figures of the demo's validation images, and where each method puts their joints."""
-    found = {name: predictions_of(Run(sorted(folder.glob(f'{stem}_seed*'))[0]))
-             for name, stem in ARMS.items()}
-    first = found['baseline']
+    content = json.loads((folder / 'demo.json').read_text())
+    found = {arm: predictions_of(Run(folder / f'{arm}_s{content["seeds"][0]}')) for arm in content['arms']}
+    first = next(iter(found.values()))
     figures = []
     for person in range(len(first.images)):
         if len(figures) == NUM_FIGURES:
@@ -268,7 +267,7 @@ def look_at_demo(folder: Path) -> Dict[str, Any]:
         figures.append(dict(
             image=as_text(crop, 92), reach=0.05 * float(max(x2 - x1, y2 - y1)),
             points={name: np.round(each - corner, 1).tolist() for name, each in points.items()}))
-    return dict(columns=['labels', *ARMS], figures=figures)
+    return dict(columns=['labels', *found], figures=figures)
 
 
 def take_screenshot(page: Path, out: Path) -> None:

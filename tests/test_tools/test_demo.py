@@ -52,8 +52,8 @@ def finished(demo, args):
     """The teacher, and two seeds of each arm: PS-KD is a bit worse each time, DWPose better."""
     teacher = demo.Run('teacher', args.seed, args)
     finish(demo, teacher, 0.9)
-    runs = [demo.Run(arm, seed, args, teacher) for arm in demo.ARMS for seed in (3, 4)]
-    for run, value in zip(runs, (0.5, 0.6, 0.49, 0.592, 0.7, 0.81)):
+    runs = [demo.Run(arm, seed, args, teacher) for seed in (3, 4) for arm in demo.ARMS]
+    for run, value in zip(runs, (0.5, 0.49, 0.7, 0.6, 0.592, 0.81)):
         finish(demo, run, value)
     return teacher, runs
 
@@ -82,12 +82,12 @@ def test_an_interrupted_run_is_not_finished(finished, missing):
     assert not run.is_finished()
 
 
-def test_the_arms_are_one_config_and_a_flag(demo, finished):
+def test_the_arms_are_a_config_and_a_flag(demo, finished):
     teacher, runs = finished
     flags = {run.arm: [word for word in run.command() if word.startswith('--') and word not in (
         '--work-dir', '--resume', '--cfg-options')] for run in runs}
     assert flags == {'baseline': [], 'PS-KD': ['--pskd'], 'DWPose': ['--distill-from']}
-    assert all(str(demo.STUDENT) in run.command() for run in runs)
+    assert all(str(demo.ARMS[run.arm]) in run.command() for run in runs)
     assert str(teacher.checkpoint) in runs[-1].command() and 'randomness.seed=4' in runs[-1].command()
 
 
@@ -107,7 +107,7 @@ def test_table_and_verdicts_are_of_the_logs(demo, finished):
 
 def test_one_seed_gives_no_verdict(demo, finished):
     teacher, runs = finished
-    results = demo.collect(teacher, runs[::2], seconds=1.)
+    results = demo.collect(teacher, runs[:3], seconds=1.)
     assert '±' not in ''.join(demo.verdicts(results)) and 'better' not in ''.join(demo.verdicts(results))
 
 
@@ -184,3 +184,23 @@ def test_the_last_line_names_the_report(demo, finished, args, monkeypatch, capsy
     assert lines[-1].endswith(' work/report/report.html')
     assert '  work/demo.json' in lines and any('DWPose against' in line for line in lines)
     assert json.loads((args.work_dir / 'demo.json').read_text())['seeds'] == [3, 4]
+
+
+def test_the_configs_differ_by_labels_and_a_hook(demo):
+    """What is compared is the teaching."""
+    stock, taught, teacher = (demo.read(path).to_dict() for path in (
+        demo.ARMS['baseline'], demo.ARMS['DWPose'], demo.TEACHER))
+    *hooks, hook = taught.pop('custom_hooks')
+    assert hooks == stock.pop('custom_hooks') and hook['type'] == 'mmskd.DistillHook' and hook['gt_weight'] == 0
+    labelled, all_of_them = (cfg['train_dataloader'].pop('dataset') for cfg in (stock, taught))
+    assert taught == stock and demo.ARMS['PS-KD'] == demo.ARMS['baseline']
+    few, many = labelled['dataset'].pop('indices'), all_of_them.pop('indices')
+    assert labelled['times'] * len(few) == len(many) and labelled['dataset'] == all_of_them
+    assert teacher['train_dataloader']['dataset'] == all_of_them and teacher['codec'] == stock['codec']
+
+
+def test_how_many_figures_an_epoch_has(demo, data_dir):
+    counts = [demo.figures_in(demo.read(path).train_dataloader.dataset, data_dir)
+              for path in (*demo.ARMS.values(), demo.TEACHER)]
+    content = json.loads((data_dir / 'annotations' / 'train.json').read_text())
+    assert counts == [800, 800, 800, len(content['annotations'])]
