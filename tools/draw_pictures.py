@@ -28,12 +28,12 @@ from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
 from mmskd.evaluation.calibration import ReliabilityBins, ece, reliability_bins
 from mmskd.evaluation.calibrators import fit_calibrator
+from mmskd.evaluation.detection import DetectionCalibration, DetectionRule
 from mmskd.evaluation.report.charts.chart import Chart, drawn
 from mmskd.evaluation.report.charts.reliability import draw_reliability
 from mmskd.evaluation.report.charts.theme import DARK, LIGHT, Theme
 from mmskd.evaluation.report.judging import judge
 from mmskd.evaluation.report.predictions import predictions_of
-from mmskd.evaluation.report.rules import DetectionRule
 from mmskd.evaluation.report.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +110,7 @@ def words(x: int, y: int, colour: str, size: int, text: str) -> str:
 
 def reliability(content: Dict[str, Any]) -> Chart:
     """A detector's scores as trained, and after a temperature that was fitted on other images."""
-    titles = {'before': 'as trained', 'after': f'after one temperature ({content["slope"]:.2f} logits)'}
+    titles = {'before': 'as trained', 'after': f'after one temperature, T = {1 / content["slope"]:.2f}'}
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots(1, 2, sharey=True)
@@ -191,7 +191,7 @@ def as_text(image: Image.Image, quality: int = 85) -> str:
 
 
 def save(chart: Chart, out: Path, dpi: int = 150) -> None:
-    """Write ``<name>_light.png`` and ``<name>_dark.png``, of 128 colours to be small."""
+    """Write ``<name>_light.png`` and ``<name>_dark.png``, of 256 colours to be small."""
     for name, theme in THEMES.items():
         buffer = io.BytesIO()
         with drawn(chart, theme) as figure:
@@ -200,8 +200,8 @@ def save(chart: Chart, out: Path, dpi: int = 150) -> None:
 
 
 def shrink(image: Image.Image, path: Path) -> None:
-    """Write a png of 128 colours."""
-    image.convert('RGB').quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    """Write a png of 256 colours."""
+    image.convert('RGB').quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 # Looking at runs --------------------------------------------------------------------------------
@@ -218,12 +218,14 @@ def look_at_detector(folder: Path) -> Dict[str, Any]:
     """
     run, rule = Run(folder), DetectionRule(score_thr=SCORE)
     val, test = (predictions_of(run, split) for split in ('val', 'test'))
-    fitted, measured = (judge(each, rule).above(SCORE) for each in (val, test))
-    calibrator = fit_calibrator('temperature', fitted.probabilities, fitted.hits, fitted.labels,
-                                val.names)
+    # Fitted as tools/analysis/calibrate.py does: to what is kept at the LRP-optimal thresholds
+    found = DetectionCalibration(val.detections, val.objects, len(val.names), len(val.image_ids), rule=rule)
+    kept = found.matched.above(found.thresholds)
+    calibrator = fit_calibrator('temperature', kept.scores, kept.hits, kept.labels, val.names)
+    measured = judge(test, rule).above(SCORE)
     mapped = calibrator(measured.probabilities, measured.labels)
     shown = int(np.bincount(test.gt_images).argsort()[len(test.image_ids) // 2])  # a crowd as usual
-    kept = (test.images == shown) & (test.scores > SHOWN)
+    chosen = (test.images == shown) & (test.scores > SHOWN)
     image = Image.open(test.image_paths[shown])
     return dict(
         run='configs/bccd/retinanet_r18_bccd.py, seed 0',
@@ -233,9 +235,9 @@ def look_at_detector(folder: Path) -> Dict[str, Any]:
             after=bins_of(mapped, measured.hits)),
         detections=dict(
             image=as_text(image.resize((image.width // 2, image.height // 2))),
-            boxes=np.round(test.boxes[kept] / 2, 1).tolist(), labels=test.labels[kept].tolist(),
-            before=np.round(test.scores[kept], 4).tolist(),
-            after=np.round(calibrator(test.scores[kept], test.labels[kept]), 4).tolist()))
+            boxes=np.round(test.boxes[chosen] / 2, 1).tolist(), labels=test.labels[chosen].tolist(),
+            before=np.round(test.scores[chosen], 4).tolist(),
+            after=np.round(calibrator(test.scores[chosen], test.labels[chosen]), 4).tolist()))
 
 
 def bins_of(scores: np.ndarray, hits: np.ndarray) -> Dict[str, Any]:
