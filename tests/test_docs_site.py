@@ -32,6 +32,28 @@ def test_links_between_files_lead_somewhere():
             assert (page.parent / target).exists(), f'{page.name}: {target}'
 
 
+def test_each_picture_is_there_for_light_and_for_dark_pages():
+    """And is small: the README loads with all of them."""
+    readme = (ROOT / 'README.md').read_text()
+    dark, light = (re.findall(rf'{where}="([^"]+)"', readme) for where in ('srcset', 'src'))
+    assert len(dark) == len(light) > 2
+    for first, second in zip(light, dark):
+        assert first.replace('_light', '_dark') == second
+        for name in (first, second):
+            assert 1000 < (ROOT / name).stat().st_size < 200_000, name
+    assert readme.count('<img') == len(re.findall(r'<img src="[^"]+" alt="[^"]{20,}">', readme))
+
+
+def test_the_drawing_is_what_the_script_draws():
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        import draw_pictures
+    finally:
+        sys.path.pop(0)
+    for name, theme in draw_pictures.THEMES.items():
+        assert (draw_pictures.OUT / f'ride_along_{name}.svg').read_text() == draw_pictures.ride_along(theme)
+
+
 def test_site_is_built_without_a_warning(tmp_path):
     for package in ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton'):
         pytest.importorskip(package)

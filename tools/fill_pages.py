@@ -13,7 +13,7 @@ A page asks for a table between two marks, and everything between them is writte
 ``studies``                     all of them, in full, as ``tools/benchmarks/study_report.py`` has it
 ``cost FILE WORK..``            what a step costs beside the stock one, of ``results/FILE.json``
 ``calibrators NAME``            a detector of ``results/calibration_study.json`` as trained and mapped
-``demo FILE..``                 what ``tools/demo.sh`` ended with, of ``results/demo/FILE.json``
+``demo FILE..``                 what ``tools/demo.sh`` ended with, of ``results/demo/FILE.json``; else of all
 =============================  ==================================================================
 """
 import argparse
@@ -118,7 +118,7 @@ def calibrators(name: str) -> str:
 def demo(*names: str) -> str:
     """Each arm's mean over its seeds, and the difference from the baseline."""
     text = ''
-    for name in names:
+    for name in names or sorted(path.stem for path in (RESULTS / 'demo').glob('*.json')):
         content = read('demo', name)
         seeds = [str(seed) for seed in content['seeds']]
         arms = content['arms']
