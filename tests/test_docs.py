@@ -16,7 +16,9 @@ from mmskd.config import find_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
-PAGES = sorted([ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'configs' / 'README.md', *DOCS.glob('*.md')])
+PAGES = sorted([
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', ROOT / 'configs' / 'README.md', *DOCS.glob('*.md')
+])
 
 
 def fenced(page: Path, language: str) -> list:
@@ -45,12 +47,14 @@ def commands() -> list:
                 tool = next((word for word in words if word.startswith(('tools/', '.ci/'))
                              and 'dataset_converters' not in word), None)  # those are MMPose's
                 if tool and (words[0] in ('python', 'bash', 'torchrun') or '=' in words[0]):
-                    found[' '.join(words)] = pytest.param(tool, words[words.index(tool) + 1:], id=' '.join(words)[:70])
+                    found[' '.join(words)] = pytest.param(tool,
+                                                          words[words.index(tool) + 1:],
+                                                          id=' '.join(words)[:70])
     return list(found.values())
 
 
 def installed(name: str) -> bool:
-    """Whether a config's package is here: mmpretrain's are named in the documentation, and not needed."""
+    """Whether a config's package is here: mmpretrain's are named, and not needed."""
     return find_spec(name.partition('::')[0]) is not None
 
 
@@ -74,23 +78,26 @@ def test_what_a_snippet_names_is_there(block, tmp_path):
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             exec(compile(ast.Module([node], []), 'docs', 'exec'), {})
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r'\w+::', node.value):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(
+                r'\w+::', node.value):
             if installed(node.value):
                 find_config(node.value)
         kind = getattr(node.func, 'id', '') if isinstance(node, ast.Call) else ''
         if kind == 'dict' and "type='mmskd." in ast.unparse(node).split('(', 2)[1]:
-            options = eval(compile(ast.Expression(node), 'docs', 'eval'), dict.fromkeys(['ann_file', 'data_root'], ''))
+            options = eval(compile(ast.Expression(node), 'docs', 'eval'),
+                           dict.fromkeys(['ann_file', 'data_root'], ''))
             scope, _, name = options['type'].partition('.')
             registry, = (each for each in (registries.HOOKS, registries.MODELS, registries.METRICS,
                                            registries.DATASETS) if each.get(name) is not None)
             if registry is registries.METRICS:  # would read annotations
-                inspect.signature(registry.get(name)).bind(**{key: options[key] for key in options if key != 'type'})
+                inspect.signature(registry.get(name)).bind(
+                    **{key: options[key]
+                       for key in options if key != 'type'})
             elif registry is registries.HOOKS or name.endswith('Loss'):
                 with DefaultScope.overwrite_default_scope('mmskd'):
                     registry.build(options)
-    bases = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.targets[0].id == '_base_'] \
-        if '_base_ = ' in block else []
-    if bases and all(installed(name) for name in re.findall(r"'(\w+)::", ast.unparse(bases[0]))):
+    base = re.search(r'^_base_ = (.*)', block, re.M)
+    if base and all(installed(name) for name in re.findall(r"'(\w+)::", base[1])):
         (tmp_path / 'my_config.py').write_text(block)
         (tmp_path / 'my_keypoints_info.py').touch()
         assert Config.fromfile(tmp_path / 'my_config.py').model
@@ -133,12 +140,17 @@ def test_the_faq_reads_our_configs_where_nothing_has_imported_mmskd(tmp_path):
     (tmp_path / 'my_config.py').write_text(block)
     read = ('import sys; from mmengine.config import Config; assert "mmskd" not in sys.modules; '
             'print(Config.fromfile("my_config.py").custom_hooks[-1].type)')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', read], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', read],
+                          cwd=tmp_path,
+                          capture_output=True,
+                          text=True)
     assert done.stdout.strip() == 'mmskd.PSKDHook', done.stderr
 
 
 def test_the_tables_are_those_of_the_results():
-    done = subprocess.run([sys.executable, ROOT / 'tools' / 'fill_pages.py', '--check'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, ROOT / 'tools' / 'fill_pages.py', '--check'],
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -12,8 +12,11 @@ DOCS = ROOT / 'docs'
 
 
 def test_each_page_is_in_the_contents():
-    contents = {line for block in re.findall(r'```{toctree}(.*?)```', (DOCS / 'index.md').read_text(), re.S)
-                for line in block.splitlines() if line and not line.startswith(':')}
+    contents = {
+        line
+        for block in re.findall(r'```{toctree}(.*?)```', (DOCS / 'index.md').read_text(), re.S)
+        for line in block.splitlines() if line and not line.startswith(':')
+    }
     assert contents == {page.stem for page in DOCS.glob('*.md')} - {'index'}
 
 
@@ -51,14 +54,20 @@ def test_the_drawing_is_what_the_script_draws():
     finally:
         sys.path.pop(0)
     for name, theme in draw_pictures.THEMES.items():
-        assert (draw_pictures.OUT / f'ride_along_{name}.svg').read_text() == draw_pictures.ride_along(theme)
+        assert (draw_pictures.OUT /
+                f'ride_along_{name}.svg').read_text() == draw_pictures.ride_along(theme)
 
 
 def test_site_is_built_without_a_warning(tmp_path):
     for package in ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton'):
         pytest.importorskip(package)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', str(DOCS),
-                           str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([
+        sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html',
+        str(DOCS),
+        str(tmp_path)
+    ],
+                          capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     assert 'PSKDHook' in (tmp_path / 'api.html').read_text()
     assert (tmp_path / 'searchindex.js').is_file()

@@ -1,10 +1,10 @@
 """Teach a small pose estimator in three ways, over several seeds, and say which way helps.
 
-On 800 generated stick figures, of which every eighth has labels: from these labels alone; the same with
-PS-KD (its own past self teaches); and from no labels, but from what a larger model sees in all
-figures (DWPose's logit loss). That model is trained first, with all labels, in the place of one that
-somebody has published. Each run is one of tools/train.py, and as many of them run side by side as there
-are cores. Prints what each way comes to, with 95 % intervals over
+On 800 generated stick figures, of which every eighth has labels: from these labels alone; the same
+with PS-KD (its own past self teaches); and from no labels, but from what a larger model sees in all
+figures (DWPose's logit loss). That model is trained first, with all labels, in the place of one
+that somebody has published. Each run is one of tools/train.py, and as many of them run side by side
+as there are cores. Prints what each way comes to, with 95 % intervals over
 the seeds, draws the same figures as each way sees them, and writes a report whose file it names
 last. A run that was interrupted goes on where it stopped; one that is complete is used as it is.
 """
@@ -56,6 +56,7 @@ NEWS_SECONDS = 15  # between two lines about the progress where there is no term
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', type=Path, default=TOOLS.parent / 'data' / 'figures',
@@ -76,17 +77,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Train, compare, draw."""
     args = parse_args()
     # Leave in the ordinary way when told to stop, so that the trainings are stopped as well
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('demo.py: terminated'))
     if not HAS_MMPOSE:
-        end_in_a_line('demo.py', UsageError('mmpose is not installed, whose models this teaches'), args.traceback)
+        end_in_a_line('demo.py', UsageError('mmpose is not installed, whose models this teaches'),
+                      args.traceback)
     if not is_complete(args.data_dir):
         make_data(args.data_dir, args.quiet)
     teacher = Run('teacher', args.seed, args)
     runs = [Run(arm, seed, args, teacher) for seed in range(args.seed, args.seed + args.seeds)
             for arm in ARMS]
-    seconds = train([teacher, *runs], args.jobs, Console(quiet=args.quiet, highlight=False), args.fresh)
+    seconds = train([teacher, *runs], args.jobs, Console(quiet=args.quiet, highlight=False),
+                    args.fresh)
     results = collect(teacher, runs, seconds)
     (args.work_dir / 'demo.json').write_text(json.dumps(results, indent=1) + '\n')
     console = Console()
@@ -96,7 +100,8 @@ def main() -> None:
     picture = args.work_dir / 'figures.png'
     try:
         draw_figures([run for run in runs if run.seed == args.seed], picture)
-        report = write_report([run.folder for run in runs], args.work_dir / 'report', quiet=args.quiet)
+        report = write_report([run.folder for run in runs], args.work_dir / 'report',
+                              quiet=args.quiet)
     except UsageError as error:
         end_in_a_line('demo.py', error, args.traceback)
     print('Written:')
@@ -138,7 +143,8 @@ class Run:
         teacher (Run, optional): The run whose checkpoint teaches it. Defaults to None.
     """
 
-    def __init__(self, arm: str, seed: int, args: argparse.Namespace, teacher: Optional['Run'] = None):
+    def __init__(self, arm: str, seed: int, args: argparse.Namespace,
+                 teacher: Optional['Run'] = None):
         self.arm, self.seed = arm, seed
         self.config = ARMS.get(arm, TEACHER)
         self.teacher = teacher if arm == 'DWPose' else None
@@ -146,11 +152,16 @@ class Run:
         self.output = self.folder / 'train.log'
         config = read(self.config)
         repeated = config.train_dataloader.dataset.type == 'RepeatDataset'
-        self.options = [f'randomness.seed={seed}', *(f'{part}.data_root={args.data_dir}' for part in (
-            f'train_dataloader.dataset{".dataset" * repeated}', 'val_dataloader.dataset', 'test_dataloader.dataset'))]
+        self.options = [
+            f'randomness.seed={seed}',
+            *(f'{part}.data_root={args.data_dir}'
+              for part in (f'train_dataloader.dataset{".dataset" * repeated}',
+                           'val_dataloader.dataset', 'test_dataloader.dataset'))
+        ]
         self.max_epochs = config.train_cfg.max_epochs
         self.iterations = self.max_epochs * math.ceil(
-            figures_in(config.train_dataloader.dataset, args.data_dir) / config.train_dataloader.batch_size)
+            figures_in(config.train_dataloader.dataset, args.data_dir) /
+            config.train_dataloader.batch_size)
         self.checkpoint = self.folder / f'epoch_{self.max_epochs}.pth'
         self.process: Optional[subprocess.Popen] = None
 
@@ -217,8 +228,9 @@ def train(runs: List[Run], jobs: int, console: Console, fresh: bool) -> float:
             shutil.rmtree(run.folder)
     waiting = [run for run in runs if not run.is_finished()]
     if len(waiting) < len(runs):
-        console.print(f'{len(runs) - len(waiting)} of {len(runs)} runs are complete and used as they are '
-                      '(--fresh trains again)')
+        console.print(
+            f'{len(runs) - len(waiting)} of {len(runs)} runs are complete and used as they are '
+            '(--fresh trains again)')
     if not waiting:
         return 0.
     started, all_of_them, running = time.monotonic(), list(waiting), []
@@ -248,8 +260,9 @@ class Follow:
     def __init__(self, runs: List[Run], console: Console):
         self.runs, self.console = runs, console
         self.left = TimeLeft(sum(run.iterations for run in runs))
-        self.bar = Progress(TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[status]}'),
-                            console=console, disable=not console.is_terminal)
+        self.bar = Progress(
+            TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[status]}'),
+            console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task('training', total=self.left.total, status='starting')
         self.said = -math.inf
 
@@ -298,11 +311,10 @@ def collect(teacher: Run, runs: List[Run], seconds: float) -> dict:
     arms: Dict[str, dict] = {arm: {} for arm in ARMS}
     for run in runs:
         arms[run.arm][str(run.seed)] = measured(run)
-    return dict(
-        seeds=sorted({run.seed for run in runs}), metrics=list(METRICS), arms=arms,
-        teacher=measured(teacher), seconds=round(seconds, 1),
-        machine=dict(processor=platform.machine(), cores=os.cpu_count(), python=platform.python_version(),
-                     torch=torch.__version__))
+    machine = dict(processor=platform.machine(), cores=os.cpu_count(),
+                   python=platform.python_version(), torch=torch.__version__)
+    return dict(seeds=sorted({run.seed for run in runs}), metrics=list(METRICS), arms=arms,
+                teacher=measured(teacher), seconds=round(seconds, 1), machine=machine)
 
 
 def measured(run: Run) -> Dict[str, float]:
@@ -321,7 +333,8 @@ def compared(results: dict, arm: str, metric: str) -> Interval:
 def summary(results: dict) -> Table:
     """Means with 95 % intervals over the seeds."""
     seeds = results['seeds']
-    table = Table(title=f'Generated stick figures, validation, {len(seeds)} seeds from {seeds[0]} on')
+    table = Table(
+        title=f'Generated stick figures, validation, {len(seeds)} seeds from {seeds[0]} on')
     table.add_column('run')
     for metric in METRICS:
         table.add_column(metric, justify='right')
@@ -361,7 +374,8 @@ def draw_figures(runs: List[Run], path: Path) -> None:
     first = next(iter(predictions.values()))
     crowded = np.argsort(-np.bincount(first.images, minlength=len(first.image_ids)), kind='stable')
     images = [int(image) for image in crowded[:NUM_PICTURES]]
-    columns = {'labels': first.gt_keypoints, **{arm: each.keypoints for arm, each in predictions.items()}}
+    columns = {'labels': first.gt_keypoints}
+    columns.update({arm: each.keypoints for arm, each in predictions.items()})
     figure = Figure(figsize=(3.1 * len(columns), 2.6 * len(images)), layout='constrained')
     axes = figure.subplots(len(images), len(columns), squeeze=False)
     for line, image in zip(axes, images):

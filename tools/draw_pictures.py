@@ -1,11 +1,11 @@
 """Draw the pictures of the README and the documentation, for light and for dark pages.
 
-    python tools/draw_pictures.py                                # from results/, no training is needed
-    python tools/draw_pictures.py --look-at RUN_DIR DEMO_DIR     # look at these runs first
+    python tools/draw_pictures.py                               # from results/, without a training
+    python tools/draw_pictures.py --look-at RUN_DIR DEMO_DIR    # look at these runs first
 
-``RUN_DIR`` is a run of ``configs/bccd/retinanet_r18_bccd.py``, ``DEMO_DIR`` what ``tools/demo.sh`` wrote (its
-``--work-dir``). What is drawn of them is kept in ``results/pictures.json``, and the screenshot of the
-demo's report is taken, by Chromium or Chrome without a window.
+``RUN_DIR`` is a run of ``configs/bccd/retinanet_r18_bccd.py``, ``DEMO_DIR`` what ``tools/demo.sh``
+wrote (its ``--work-dir``). What is drawn of them is kept in ``results/pictures.json``, and the
+screenshot of the demo's report is taken, by Chromium or Chrome without a window.
 """
 import argparse
 import base64
@@ -44,6 +44,7 @@ THEMES = {'light': LIGHT, 'dark': DARK}
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--look-at', nargs=2, type=Path, metavar=('RUN_DIR', 'DEMO_DIR'),
@@ -110,7 +111,10 @@ def words(x: int, y: int, colour: str, size: int, text: str) -> str:
 
 def reliability(content: Dict[str, Any]) -> Chart:
     """A detector's scores as trained, and after a temperature that was fitted on other images."""
-    titles = {'before': 'as trained', 'after': f'after one temperature, T = {1 / content["slope"]:.2f}'}
+    titles = {
+        'before': 'as trained',
+        'after': f'after one temperature, T = {1 / content["slope"]:.2f}'
+    }
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.subplots(1, 2, sharey=True)
@@ -150,8 +154,8 @@ def draw_skeleton(axes: Any, points: np.ndarray, truth: np.ndarray, reach: float
         axes.plot(*points[[first, second]].T, color='white', lw=2.6, solid_capstyle='round')
         axes.plot(*points[[first, second]].T, color='#0072b2', lw=1.4, solid_capstyle='round')
     off = np.linalg.norm(points - truth, axis=1) > reach
-    axes.scatter(*points[~off].T, s=12, color='#0072b2', edgecolors='white', linewidths=0.6, zorder=3)
-    axes.scatter(*points[off].T, s=26, color='#d55e00', edgecolors='white', linewidths=0.9, zorder=4,
+    axes.scatter(*points[~off].T, s=12, color='#0072b2', edgecolors='white', lw=0.6, zorder=3)
+    axes.scatter(*points[off].T, s=26, color='#d55e00', edgecolors='white', lw=0.9, zorder=4,
                  marker='X')
 
 
@@ -169,7 +173,12 @@ def detections(content: Dict[str, Any]) -> Chart:
                                                       content[key]):
                 colour = colours[label]
                 axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=1.4))
-                axis.text(x1 + 1, y1 + 2, f'{score:.2f}'.lstrip('0'), fontsize=7.5, va='top', color='black',
+                axis.text(x1 + 1,
+                          y1 + 2,
+                          f'{score:.2f}'.lstrip('0'),
+                          fontsize=7.5,
+                          va='top',
+                          color='black',
                           bbox=dict(facecolor=colour, edgecolor='none', pad=0.8, alpha=0.9))
             axis.set(xticks=[], yticks=[], xlim=(0, image.shape[1]), ylim=(image.shape[0], 0))
             axis.set_title(title)
@@ -219,7 +228,8 @@ def look_at_detector(folder: Path) -> Dict[str, Any]:
     run, rule = Run(folder), DetectionRule(score_thr=SCORE)
     val, test = (predictions_of(run, split) for split in ('val', 'test'))
     # Fitted as tools/analysis/calibrate.py does: to what is kept at the LRP-optimal thresholds
-    found = DetectionCalibration(val.detections, val.objects, len(val.names), len(val.image_ids), rule=rule)
+    found = DetectionCalibration(val.detections, val.objects, len(val.names), len(val.image_ids),
+                                 rule=rule)
     kept = found.matched.above(found.thresholds)
     calibrator = fit_calibrator('temperature', kept.scores, kept.hits, kept.labels, val.names)
     measured = judge(test, rule).above(SCORE)
@@ -249,9 +259,12 @@ def bins_of(scores: np.ndarray, hits: np.ndarray) -> Dict[str, Any]:
 
 
 def look_at_demo(folder: Path) -> Dict[str, Any]:
-    """The first figures of the demo's validation images, and where each method puts their joints."""
+    """The demo's first validation figures, and where each method puts their joints."""
     content = json.loads((folder / 'demo.json').read_text())
-    found = {arm: predictions_of(Run(folder / f'{arm}_s{content["seeds"][0]}')) for arm in content['arms']}
+    found = {
+        arm: predictions_of(Run(folder / f'{arm}_s{content["seeds"][0]}'))
+        for arm in content['arms']
+    }
     first = next(iter(found.values()))
     figures = []
     for person in range(len(first.images)):
@@ -280,15 +293,16 @@ def take_screenshot(page: Path, out: Path) -> None:
     for number, name in enumerate(reversed(THEMES)):
         with tempfile.TemporaryDirectory() as folder:
             shot = Path(folder) / 'shot.png'
-            subprocess.run([browser, '--headless', '--no-sandbox', '--disable-gpu',
-                            '--hide-scrollbars', f'--user-data-dir={folder}/profile',
-                            f'--blink-settings=preferredColorScheme={number}',
-                            '--window-size=1280,1000', f'--screenshot={shot}', page.resolve().as_uri()],
-                           check=True, capture_output=True, timeout=300)
+            command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars',
+                       f'--user-data-dir={folder}/profile', '--window-size=1280,1000',
+                       f'--blink-settings=preferredColorScheme={number}',
+                       f'--screenshot={shot}', page.resolve().as_uri()]
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
             shrink(Image.open(shot), out / f'report_{name}.png')
 
 
 def main() -> None:
+    """Look, where asked to, and draw."""
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:

@@ -8,13 +8,13 @@ A page asks for a table between two marks, and everything between them is writte
     <!-- table: study poses openfield PCK AUC -->
     <!-- table: end -->
 
-=============================  ==================================================================
-``study NAME CONFIG METRIC..``  a study of ``results/studies/``: one config, a column for each metric
-``studies``                     all of them, in full, as ``tools/benchmarks/study_report.py`` has it
-``cost FILE WORK..``            what a step costs beside the stock one, of ``results/FILE.json``
-``calibrators NAME``            a detector of ``results/calibration_study.json`` as trained and mapped
-``demo FILE..``                 what ``tools/demo.sh`` ended with, of ``results/demo/FILE.json``; else of all
-=============================  ==================================================================
+==============================  =================================================================
+``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``, these metrics
+``studies``                     all of them, in full, as ``tools/benchmarks/study_report.py`` does
+``cost FILE WORK..``            a step beside the stock one, of ``results/FILE.json``
+``calibrators NAME``            a detector of ``results/calibration_study.json``
+``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
+==============================  =================================================================
 """
 import argparse
 import json
@@ -34,17 +34,20 @@ sys.path += [str(ROOT / 'tools' / 'benchmarks'), str(ROOT / 'tools' / 'analysis'
 from calibration_page import table  # noqa: E402
 from study_report import StudyResults, as_text, report  # noqa: E402
 
-PLACE = re.compile(r'(<!-- table: (?!end -->)(?P<asked>.+?) -->\n)(?P<filled>.*?)(<!-- table: end -->)',
-                   re.S)
+PLACE = re.compile(
+    r'(<!-- table: (?!end -->)(?P<asked>.+?) -->\n)(?P<filled>.*?)(<!-- table: end -->)', re.S)
 WORDS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'AP50', 'calibration/NLL': 'NLL',
          'calibration/ECE': 'ECE', 'calibration/LaECE_0': 'LaECE_0', 'coco/AP': 'AP'}
 
 
 def parse_args() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('pages', nargs='*', type=Path, help='default: README.md and docs/*.md')
-    parser.add_argument('--check', action='store_true', help='change nothing, name what would change')
+    parser.add_argument('--check',
+                        action='store_true',
+                        help='change nothing, name what would change')
     add_traceback(parser)
     return parser.parse_args()
 
@@ -62,11 +65,12 @@ def read(*parts: str) -> Any:
 
 
 def study(name: str, config: str, *metrics: str) -> str:
-    """A row for each method; its difference from the baseline is bold where the interval leaves out 0."""
+    """A row for each method; a difference is bold where its interval leaves out 0."""
     found = StudyResults(RESULTS / 'studies' / f'{name}.json')
     if config not in found.definition['configs'] or not set(metrics) <= set(found.metrics):
-        raise UsageError(f'the study {name} has the configs {", ".join(found.definition["configs"])} and the '
-                         f'metrics {", ".join(found.metrics)}')
+        raise UsageError(
+            f'the study {name} has the configs {", ".join(found.definition["configs"])} and the '
+            f'metrics {", ".join(found.metrics)}')
     rows = []
     for method in found.trained(config):
         compared = [found.compare(config, method, metric, 'mean') for metric in metrics]
@@ -82,34 +86,42 @@ def study(name: str, config: str, *metrics: str) -> str:
 
 def studies() -> str:
     """All studies, their headings one level lower, without plots."""
-    texts = [report(StudyResults(path), 'mean') for path in sorted((RESULTS / 'studies').glob('*.json'))]
+    texts = [
+        report(StudyResults(path), 'mean') for path in sorted((RESULTS / 'studies').glob('*.json'))
+    ]
     return '\n' + '\n'.join(re.sub(r'^#', '##', text, flags=re.M) for text in texts)
 
 
 def cost(name: str, *works: str) -> str:
-    """The median of the ratios to the stock step; the first works of the file where none is named."""
+    """Seconds, and the ratio to the stock step; all works of the file where none is named."""
     content = read(*name.split('/'))
     rows = []
     for work in works or content['works']:
         ways = content['works'][work]['ways']
         stock = ways['stock']['seconds']
-        rows += [[content['works'][work]['title'], way, f'{row["seconds"]:.3f}', f'{row["seconds"] / stock:.2f}']
-                 for way, row in ways.items() if way != 'stock' and ', ' not in way and 'nothing' not in way]
+        for way, row in ways.items():
+            if way != 'stock' and ', ' not in way and 'nothing' not in way:
+                rows.append([content['works'][work]['title'], way, f'{row["seconds"]:.3f}',
+                             f'{row["seconds"] / stock:.2f}'])
     machine = content['machine']
-    where = f'{machine["threads"]} thread of a CPU' if machine['device'] == 'cpu' else machine['name']
+    on_cpu = machine['device'] == 'cpu'
+    where = f'{machine["threads"]} thread of a CPU' if on_cpu else machine['name']
     return table(['method, model, input', 'way', 's a step', 'times the stock step'], rows) + \
         f'\nOn {where}, torch {machine["torch"]}.\n'
 
 
 def calibrators(name: str) -> str:
-    """A detector as trained, and under the map of each kind that is fitted to hits, one for all classes."""
+    """A detector as trained, and under each map that is fitted to hits of all classes."""
     run = next((each for each in read('calibration_study')['runs'] if each['name'] == name), None)
     if run is None:
         raise UsageError(f'results/calibration_study.json has no detector {name}')
     rows = []
     for row in run['rows']:
         if row['kind'] == 'none' or row['target'] == 'hit' and not row['classwise']:
-            values = [row['values'][key] for key in ('coco/bbox_mAP', 'calibration/ECE', 'calibration/NLL')]
+            values = [
+                row['values'][key]
+                for key in ('coco/bbox_mAP', 'calibration/ECE', 'calibration/NLL')
+            ]
             rows.append(['as trained' if row['kind'] == 'none' else row['kind'],
                          *(f'{value:.3f}' for value in values)])
     return table(['scores', 'mAP', 'ECE', 'NLL'], rows)
@@ -158,6 +170,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
+    """Fill, or look whether all is filled."""
     args = parse_args()
     changed: List[Path] = []
     try:

@@ -42,8 +42,12 @@ def write_log(folder, lines):
 def finish(demo, run, value):
     """As if the run had been trained, in two pieces."""
     values = {key: value for key, _ in demo.METRICS.values()}
-    write_log(run.folder / '20260101_000000', [dict(loss=2., step=1), dict(loss=9., step=2), dict(values, step=1)])
-    write_log(run.folder / '20260102_000000', [dict(loss=1., step=2), dict(values, step=run.max_epochs)])
+    write_log(
+        run.folder / '20260101_000000',
+        [dict(loss=2., step=1), dict(loss=9., step=2),
+         dict(values, step=1)])
+    write_log(run.folder / '20260102_000000',
+              [dict(loss=1., step=2), dict(values, step=run.max_epochs)])
     run.checkpoint.touch()
 
 
@@ -88,12 +92,16 @@ def test_the_arms_are_a_config_and_a_flag(demo, finished):
         '--work-dir', '--resume', '--cfg-options')] for run in runs}
     assert flags == {'baseline': [], 'PS-KD': ['--pskd'], 'DWPose': ['--distill-from']}
     assert all(str(demo.ARMS[run.arm]) in run.command() for run in runs)
-    assert str(teacher.checkpoint) in runs[-1].command() and 'randomness.seed=4' in runs[-1].command()
+    assert str(
+        teacher.checkpoint) in runs[-1].command() and 'randomness.seed=4' in runs[-1].command()
 
 
 def test_table_and_verdicts_are_of_the_logs(demo, finished):
     results = demo.collect(*finished, seconds=1.)
-    assert results['arms']['DWPose'] == {'3': dict.fromkeys(demo.METRICS, 0.7), '4': dict.fromkeys(demo.METRICS, 0.81)}
+    assert results['arms']['DWPose'] == {
+        '3': dict.fromkeys(demo.METRICS, 0.7),
+        '4': dict.fromkeys(demo.METRICS, 0.81)
+    }
     table = demo.summary(results)
     assert list(table.columns[0].cells) == [*demo.ARMS, '(teacher)']
     assert list(table.columns[1].cells)[-1] == '0.900'
@@ -108,7 +116,8 @@ def test_table_and_verdicts_are_of_the_logs(demo, finished):
 def test_one_seed_gives_no_verdict(demo, finished):
     teacher, runs = finished
     results = demo.collect(teacher, runs[:3], seconds=1.)
-    assert '±' not in ''.join(demo.verdicts(results)) and 'better' not in ''.join(demo.verdicts(results))
+    assert '±' not in ''.join(demo.verdicts(results)) and 'better' not in ''.join(
+        demo.verdicts(results))
 
 
 def test_time_left(demo, monkeypatch):
@@ -149,18 +158,21 @@ busy.touch()
 (folder.parent / 'most').open('a').write(f'{len(list(folder.parent.glob("*.busy")))} ')
 logs = folder / '20260101_000000' / 'vis_data'
 logs.mkdir(parents=True)
-logs.joinpath('scalars.json').write_text(json.dumps(dict(loss=1., step=1)) + chr(10) + json.dumps(dict(step=EPOCHS)))
+lines = dict(loss=1., step=1), dict(step=EPOCHS)
+logs.joinpath('scalars.json').write_text(chr(10).join(map(json.dumps, lines)))
 folder.joinpath('epoch_EPOCHS.pth').touch()
 busy.unlink()
 '''
 
 
-def test_the_teacher_comes_first_and_no_more_run_than_there_are_jobs(demo, args, monkeypatch, tmp_path):
+def test_the_teacher_comes_first_and_no_more_run_than_there_are_jobs(demo, args, monkeypatch,
+                                                                     tmp_path):
     teacher = demo.Run('teacher', 3, args)
     teacher.max_epochs = demo.Run('baseline', 3, args).max_epochs
     teacher.checkpoint = teacher.folder / f'epoch_{teacher.max_epochs}.pth'
     runs = [teacher, *(demo.Run(arm, 3, args, teacher) for arm in ('DWPose', 'baseline'))]
-    console = fake_training(demo, monkeypatch, tmp_path, TRAINING.replace('EPOCHS', str(teacher.max_epochs)))
+    console = fake_training(demo, monkeypatch, tmp_path,
+                            TRAINING.replace('EPOCHS', str(teacher.max_epochs)))
     assert demo.train(runs, 2, console, fresh=False) > 0
     assert all(run.is_finished() for run in runs)
     assert max(map(int, (args.work_dir / 'most').read_text().split())) <= 2
@@ -176,8 +188,11 @@ def test_the_last_line_names_the_report(demo, finished, args, monkeypatch, capsy
     monkeypatch.setattr(demo, 'write_report', write_report)
     monkeypatch.setattr(demo, 'draw_figures', lambda *args: None)
     monkeypatch.setattr(demo.signal, 'signal', lambda *args: None)
-    monkeypatch.setattr(sys, 'argv', ['demo.py', '--data-dir', str(args.data_dir), '--work-dir', str(args.work_dir),
-                                      '--seed', '3', '--seeds', '2', '--quiet'])
+    monkeypatch.setattr(sys, 'argv', [
+        'demo.py', '--data-dir',
+        str(args.data_dir), '--work-dir',
+        str(args.work_dir), '--seed', '3', '--seeds', '2', '--quiet'
+    ])
     monkeypatch.chdir(tmp_path)
     demo.main()
     lines = capsys.readouterr().out.splitlines()
@@ -191,12 +206,14 @@ def test_the_configs_differ_by_labels_and_a_hook(demo):
     stock, taught, teacher = (demo.read(path).to_dict() for path in (
         demo.ARMS['baseline'], demo.ARMS['DWPose'], demo.TEACHER))
     *hooks, hook = taught.pop('custom_hooks')
-    assert hooks == stock.pop('custom_hooks') and hook['type'] == 'mmskd.DistillHook' and hook['gt_weight'] == 0
+    assert hooks == stock.pop(
+        'custom_hooks') and hook['type'] == 'mmskd.DistillHook' and hook['gt_weight'] == 0
     labelled, all_of_them = (cfg['train_dataloader'].pop('dataset') for cfg in (stock, taught))
     assert taught == stock and demo.ARMS['PS-KD'] == demo.ARMS['baseline']
     few, many = labelled['dataset'].pop('indices'), all_of_them.pop('indices')
     assert labelled['times'] * len(few) == len(many) and labelled['dataset'] == all_of_them
-    assert teacher['train_dataloader']['dataset'] == all_of_them and teacher['codec'] == stock['codec']
+    assert teacher['train_dataloader']['dataset'] == all_of_them and teacher['codec'] == stock[
+        'codec']
 
 
 def test_how_many_figures_an_epoch_has(demo, data_dir):
