@@ -91,7 +91,7 @@ class TeachingHook(Hook):
         return sum(head.refused for head in self.heads_taught)
 
     def terms(self) -> Iterable[str]:
-        """The names of what :meth:`end` adds to the losses: logged as 0 where nobody is asked."""
+        """The names of what :meth:`end` adds to the losses: logged as 0 once nobody is asked any more."""
         return ()
 
     def announce(self, runner) -> List[str]:
@@ -235,8 +235,9 @@ class TeachingHook(Hook):
                 f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
                 "call the model with mode='loss' (its own train_step computes the losses in another way), so "
                 'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
-        for name in () if self._taught else self.terms():  # else the last value would be logged to the end
-            runner.message_hub.update_scalar(f'train/{name}', 0.)
+        logged = {f'train/{name}' for name in self.terms()} & runner.message_hub.log_scalars.keys()
+        for name in () if self._taught else logged:  # else the last value would be logged to the end
+            runner.message_hub.update_scalar(name, 0.)
         for name, number in self.counts.items():
             runner.message_hub.update_scalar(f'train/{name}', number)
 
