@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
@@ -17,6 +17,7 @@ from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
 from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import choose_heads
+from mmskd.models.losses.soft_target import ABOUT, FORMS
 from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import Mirror, PastSelf, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
@@ -24,6 +25,7 @@ from mmskd.models.teachers.shared_prefix import SharedPrefix
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
+from ..weight_schedule import WeightSchedule
 from .teaching_hook import TeachingHook
 
 
@@ -76,6 +78,17 @@ class PSKDHook(TeachingHook):
             (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
         loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, say) that is added with weight
             alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
+        form (str): How hard target and past self meet in each loss: 'paper' (the target above), 'kl', 'rescaled' or
+            'added' (see :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to 'paper'.
+        about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible keypoint)
+            and those to which the past self gives a class with a probability of 0.1 or more; 'confidence', all, each
+            with alpha_t times the past self's own largest probability of a class, or the height of its peak beside
+            the labels'. Of a softmax the last class is background, and counts in neither. Defaults to 'all'.
+        schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine' from it (see
+            :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'rising', the paper's.
+        begin (int): How many epochs (intervals, in an iteration-based loop) have hard targets at first; the
+            schedule counts from there. Defaults to 0.
+        stop (int, optional): After how many epochs (intervals) the targets are hard again. Defaults to None.
 
     Attributes:
         alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
@@ -90,7 +103,8 @@ class PSKDHook(TeachingHook):
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
                  precision: Optional[str] = 'auto', heads: Optional[Sequence[str]] = None,
-                 loss: Optional[dict] = None):
+                 loss: Optional[dict] = None, form: str = 'paper', about: str = 'all',
+                 schedule: str = 'rising', begin: int = 0, stop: Optional[int] = None):
         super().__init__()
         options = Options('PSKDHook')
         self.alpha_T = options.number('alpha_T', alpha_T, least=0, most=1)
@@ -98,11 +112,18 @@ class PSKDHook(TeachingHook):
         self.precision = options.choice('precision', precision, PRECISIONS)
         self.heads = options.names('heads', heads, optional=True)
         self.loss = options.config('loss', loss, optional=True)
+        self.form = options.choice('form', form, FORMS)
+        self.about = options.choice('about', about, ABOUT)
+        self.schedule = WeightSchedule('PSKDHook', schedule, begin, stop)
+        if loss is not None and (form, about) != (FORMS[0], ABOUT[0]):
+            raise UsageError('PSKDHook: form and about say how targets are softened; with the option `loss` they '
+                             'stay hard. Leave out the one or the other.')
+        self._speaks = True
         self.alpha_t = 0.0
         self._past: Optional[PastSelf] = None
         self._asked: Any = None
         self._terms: Optional[LogitTerms] = None
-        self._has_past = self._proven = False
+        self._has_past = False
         self._resuming = self._resting = False
 
     # Without a Runner --------------------------------------------------------------------------
@@ -112,13 +133,15 @@ class PSKDHook(TeachingHook):
         past = PastSelf(model)
         heads = choose_heads(model, self.heads)
         self.teach(model, heads, undo, soften=True)
+        for head in self.heads_taught if self.loss is None else ():
+            head.set_form(self.form, self.about)
         self._terms = self._loss_terms(undo)
         self._mirror = mirror_of(model, self.heads_taught)
         undo.callback(self._mirror.remove)
         self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads)
         if isinstance(self._mirror, Mirror):
             self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
-        self._has_past = self._proven = False
+        self._has_past, self._speaks = False, True
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -173,11 +196,9 @@ class PSKDHook(TeachingHook):
         The first pass asks the untrained past self, with weight 0: a head that loses the prediction on
         the way to its loss is to be refused now, not in the second epoch.
         """
-        if not self._has_past:
-            self._proven = self._proven or _on_all_ranks(all(head.taught for head in self.heads_taught))
-            if self._proven:
-                self.rest()
-                return False
+        if self.silent(self._has_past and self._speaks):
+            self.rest()
+            return False
         alpha_t = self.alpha_t if self._has_past else 0.0
         for head in self.heads_taught:
             head.set_alpha(alpha_t if self._terms is None else 0.0)
@@ -196,6 +217,10 @@ class PSKDHook(TeachingHook):
         """The losses, with those of the option ``loss``."""
         self._mirror.stop()
         return losses if self._terms is None else {**losses, **self._terms.take()}
+
+    def terms(self) -> List[str]:
+        """Those of the option ``loss``."""
+        return [] if self._terms is None else self._terms.names
 
     def refusals(self) -> int:
         """Also of the option ``loss``."""
@@ -226,6 +251,7 @@ class PSKDHook(TeachingHook):
             self._every = self.interval or _steps_per_pass(runner.train_dataloader)
             length = runner.max_iters
             self._total = math.ceil(length / self._every)
+        self.schedule.check(self._total, self._unit)
         self._length, self._resuming = length, True
         super().before_train(runner)
 
@@ -233,7 +259,7 @@ class PSKDHook(TeachingHook):
         """Epoch loop: at the start of an epoch the student is the past self of that epoch."""
         if self._by_epoch:
             self._begin_interval(runner.epoch)
-            self.alpha_t = self.alpha_T * (runner.epoch + 1) / self._total
+            self._set_alpha(runner.epoch)
         self._resting = False
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -242,7 +268,7 @@ class PSKDHook(TeachingHook):
         self.measures = _is_logged(runner, batch_idx)
         if not self._by_epoch:
             self._begin_interval(runner.iter)
-            self.alpha_t = self.alpha_T * (runner.iter // self._every + 1) / self._total
+            self._set_alpha(runner.iter // self._every)
         self._resting = False
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -274,16 +300,32 @@ class PSKDHook(TeachingHook):
     def announce(self, runner) -> List[str]:
         """What is softened, how much and how often."""
         unit = 'epoch' if self._by_epoch else 'iteration'
-        if self._length <= self._every:
-            print_log('PS-KD: the run ends before the past self is refreshed for the first time, so '
-                      'all its targets are hard. Train for longer or set a smaller `interval`.',
-                      'current', logging.WARNING)
+        first = self._every if self._by_epoch else 1
+        if (self.schedule.stop or self._total) <= first:
+            print_log('PS-KD: the run ends, or stops to soften its targets, before the past self is refreshed for '
+                      'the first time, so all its targets are hard. Train for longer, or set a smaller `interval` or '
+                      'a larger `stop`.', 'current', logging.WARNING)
         means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
+        means += f' in the form {self.form!r}' if self.form != FORMS[0] else ''
+        means += f' about {self.about!r}' if self.about != ABOUT[0] else ''
+        when, usual = (schedule.describe(self._unit) for schedule in (
+            self.schedule, WeightSchedule('PSKDHook', 'rising')))
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is refreshed every {self._every} {unit}(s) of '
             f'{self._length}, and runs in {_name_of(self._asked.dtype)}',
+            *([] if when == usual else [f'PS-KD: alpha_t is {when}']),
             *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
         ]
+
+    @property
+    def _unit(self) -> str:
+        """What the schedule counts."""
+        return 'epoch' if self._by_epoch else 'interval'
+
+    def _set_alpha(self, finished: int) -> None:
+        """The weight after so many finished epochs (intervals)."""
+        weight = self.schedule.at(finished, self._total)
+        self.alpha_t, self._speaks = self.alpha_T * weight, weight > 0
 
     def _begin_interval(self, finished: int) -> None:
         """Refresh if it is time to, after so many finished epochs (iterations)."""
@@ -306,13 +348,6 @@ def _is_logged(runner, batch_idx: int) -> bool:
 
 def _name_of(dtype: Optional[torch.dtype]) -> str:
     return str(dtype).rpartition('.')[2] if dtype else 'the precision of the student'
-
-
-def _on_all_ranks(true_here: bool) -> bool:
-    """A norm layer that averages over the ranks waits for all of them in the past self's pass too."""
-    value = torch.tensor(float(true_here))
-    all_reduce(value, 'min')
-    return bool(value)
 
 
 def _steps_per_pass(loader) -> int:
