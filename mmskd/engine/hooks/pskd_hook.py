@@ -20,8 +20,9 @@ from mmskd.models.heads import HeadAdapter, choose_heads, is_detector, is_pose_e
 from mmskd.models.heads.adapter import require_teachable_model
 from mmskd.models.heads.classifier import classifier_head
 from mmskd.models.ranges import REFRESH, record_function
-from mmskd.models.teachers import PastSelf, mirror_of
+from mmskd.models.teachers import Mirror, PastSelf, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
+from mmskd.models.teachers.shared_prefix import SharedPrefix
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
@@ -142,6 +143,8 @@ class PSKDHook(TeachingHook):
         self._mirror = mirror_of(model, self.heads_taught)
         undo.callback(self._mirror.remove)
         self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads)
+        if isinstance(self._mirror, Mirror):
+            self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
         self._has_past = self._proven = False
 
     def detach(self) -> None:
