@@ -34,6 +34,7 @@ class PastSelf:
         self._student = student
         self.model = frozen_copy(student)
         self._modes = FollowedModes(student, self.model)
+        self._find_fixed()
 
     @torch.no_grad()
     def refresh(self, source: Optional[nn.Module] = None) -> Optional[str]:
@@ -59,15 +60,16 @@ class PastSelf:
             if tensor.is_floating_point():
                 broadcast(tensor)  # without SyncBN each rank has running statistics of its own
         require_agreement(named_tensors(self.model))
+        self._find_fixed()
         return None
 
     @torch.no_grad()
     def average(self, momentum: float) -> Optional[str]:
         """Move towards the student's present weights: ``momentum * mine + (1 - momentum) * theirs``.
 
-        The ranks do not speak: their weights are the same. Buffers are copied, not averaged. Of these a norm
-        layer looks at its running statistics, which are of the rank, only where they are frozen in the student
-        (see :meth:`follow_modes`), and there they do not change.
+        The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm layer looks at
+        its running statistics, which are those of the rank, only where they are frozen in the student (see
+        :meth:`follow_modes`). What is frozen is not touched.
 
         Args:
             momentum (float): The share that is kept, in [0, 1).
@@ -82,10 +84,19 @@ class PastSelf:
             if bad is not None:
                 return bad
         for mine, theirs in weights:
-            mine.lerp_(theirs, 1 - momentum)
-        for mine, theirs in zip(self.model.buffers(), self._student.buffers()):
-            mine.copy_(theirs)
+            if theirs.requires_grad:
+                self._fixed.discard(mine)
+            if mine not in self._fixed:
+                mine.lerp_(theirs, 1 - momentum)
+        for mine, theirs in zip(self.model.modules(), self._student.modules()):
+            for name, buffer in theirs.named_buffers(recurse=False) if theirs.training else ():
+                getattr(mine, name).copy_(buffer)
         return None
+
+    def _find_fixed(self) -> None:
+        """Weights that are not trained, and the same as the student's."""
+        self._fixed = {mine for mine, theirs in zip(self.model.parameters(), self._student.parameters())
+                       if not theirs.requires_grad and torch.equal(mine, theirs)}
 
     def require_agreement(self) -> None:
         """Raise RunStopped if the weights are not the same, bit by bit, on all ranks."""
@@ -115,6 +126,7 @@ class PastSelf:
                                  f'{tuple(state[name].shape)}, and the model of {tuple(tensor.shape)}')
             tensor.copy_(state[name])
         require_agreement(named_tensors(self.model))
+        self._find_fixed()
 
 
 def _of_first_rank(model: nn.Module, answer: bool) -> bool:
