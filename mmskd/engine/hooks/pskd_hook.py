@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.dataset import InfiniteSampler
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import get_world_size
 from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
@@ -19,6 +19,7 @@ from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import HeadAdapter, choose_heads, is_detector, is_pose_estimator
 from mmskd.models.heads.adapter import require_teachable_model
 from mmskd.models.heads.classifier import classifier_head
+from mmskd.models.losses.soft_target import ABOUT, FORMS
 from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import Mirror, PastSelf, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
@@ -26,6 +27,7 @@ from mmskd.models.teachers.shared_prefix import SharedPrefix
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
+from ..weight_schedule import WeightSchedule
 from .best_validated import BestValidated
 from .preconditions import is_training
 from .teaching_hook import TeachingHook
@@ -81,6 +83,19 @@ class PSKDHook(TeachingHook):
             e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
             out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
             (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
+        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, say) that is added with weight
+            alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
+        form (str): How hard target and past self meet in each loss: 'paper' (the target above), 'kl', 'rescaled' or
+            'added' (see :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to 'paper'.
+        about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible keypoint)
+            and those to which the past self gives a class with a probability of 0.1 or more; 'confidence', all, each
+            with alpha_t times the past self's own largest probability of a class, or the height of its peak beside
+            the labels'. Of a softmax the last class is background, and counts in neither. Defaults to 'all'.
+        schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine' from it (see
+            :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'rising', the paper's.
+        begin (int): How many epochs (intervals, in an iteration-based loop) have hard targets at first; the
+            schedule counts from there. Defaults to 0.
+        stop (int, optional): After how many epochs (intervals) the targets are hard again. Defaults to None.
         past (str): Who the past self is. 'epoch': the model at the end of the last interval, as in the paper.
             'average': an exponential average of its weights, which starts from those at the end of the first
             interval and moves after each iteration. 'best': the best model validated so far, by the (first) metric
@@ -90,8 +105,6 @@ class PSKDHook(TeachingHook):
             keeps, in [0, 1). Defaults to None: 0.98.
         loss_module (str, optional): Of a classifier: the name of the module that computes its softmax loss when it is
             called with logits and labels. Defaults to None: 'head.loss_module', where mmpretrain has it.
-        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, say) that is added with weight
-            alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
 
     Attributes:
         alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
@@ -106,7 +119,9 @@ class PSKDHook(TeachingHook):
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
                  precision: Optional[str] = 'auto', heads: Optional[Sequence[str]] = None,
-                 loss: Optional[dict] = None, past: str = 'epoch', past_momentum: Optional[float] = None,
+                 loss: Optional[dict] = None, form: str = 'paper', about: str = 'all',
+                 schedule: str = 'rising', begin: int = 0, stop: Optional[int] = None,
+                 past: str = 'epoch', past_momentum: Optional[float] = None,
                  loss_module: Optional[str] = None):
         super().__init__()
         options = Options('PSKDHook')
@@ -124,12 +139,19 @@ class PSKDHook(TeachingHook):
                              '(train_cfg.val_interval); leave it out')
         self.loss_module = options.text('loss_module', loss_module, optional=True)
         self.past_momentum = MOMENTUM if momentum is None else momentum
+        self.form = options.choice('form', form, FORMS)
+        self.about = options.choice('about', about, ABOUT)
+        self.schedule = WeightSchedule('PSKDHook', schedule, begin, stop)
+        if loss is not None and (form, about) != (FORMS[0], ABOUT[0]):
+            raise UsageError('PSKDHook: form and about say how targets are softened; with the option `loss` they '
+                             'stay hard. Leave out the one or the other.')
+        self._speaks = True
         self.alpha_t = 0.0
         self._past: Optional[PastSelf] = None
         self._best: Optional[BestValidated] = None
         self._asked: Any = None
         self._terms: Optional[LogitTerms] = None
-        self._has_past = self._proven = False
+        self._has_past = False
         self._resuming = self._resting = False
 
     # Without a Runner --------------------------------------------------------------------------
@@ -139,13 +161,15 @@ class PSKDHook(TeachingHook):
         past = PastSelf(model)
         heads = self._choose_heads(model)
         self.teach(model, heads, undo, soften=True)
+        for head in self.heads_taught if self.loss is None else ():
+            head.set_form(self.form, self.about)
         self._terms = self._loss_terms(undo)
         self._mirror = mirror_of(model, self.heads_taught)
         undo.callback(self._mirror.remove)
         self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads)
         if isinstance(self._mirror, Mirror):
             self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
-        self._has_past = self._proven = False
+        self._has_past, self._speaks = False, True
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -221,11 +245,9 @@ class PSKDHook(TeachingHook):
         The first pass asks the untrained past self, with weight 0: a head that loses the prediction on
         the way to its loss is to be refused now, not in the second epoch.
         """
-        if not self._has_past:
-            self._proven = self._proven or _on_all_ranks(all(head.taught for head in self.heads_taught))
-            if self._proven:
-                self.rest()
-                return False
+        if self.silent(self._has_past and self._speaks):
+            self.rest()
+            return False
         alpha_t = self.alpha_t if self._has_past else 0.0
         for head in self.heads_taught:
             head.set_alpha(alpha_t if self._terms is None else 0.0)
@@ -244,6 +266,10 @@ class PSKDHook(TeachingHook):
         """The losses, with those of the option ``loss``."""
         self._mirror.stop()
         return losses if self._terms is None else {**losses, **self._terms.take()}
+
+    def terms(self) -> List[str]:
+        """Those of the option ``loss``."""
+        return [] if self._terms is None else self._terms.names
 
     def refusals(self) -> int:
         """Also of the option ``loss``."""
@@ -290,6 +316,7 @@ class PSKDHook(TeachingHook):
             self._every = self.interval or _steps_per_pass(runner.train_dataloader)
             length = runner.max_iters
             self._total = math.ceil(length / self._every)
+        self.schedule.check(self._total, self._unit)
         self._length, self._resuming = length, True
         self._best = BestValidated(runner) if self.past == 'best' else None
         super().before_train(runner)
@@ -298,7 +325,7 @@ class PSKDHook(TeachingHook):
         """Epoch loop: at the start of an epoch the student is the past self of that epoch."""
         if self._by_epoch:
             self._begin_interval(runner.epoch)
-            self.alpha_t = self.alpha_T * (runner.epoch + 1) / self._total
+            self._set_alpha(runner.epoch)
         self._resting = False
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -307,7 +334,7 @@ class PSKDHook(TeachingHook):
         self.measures = _is_logged(runner, batch_idx)
         if not self._by_epoch:
             self._begin_interval(runner.iter)
-            self.alpha_t = self.alpha_T * (runner.iter // self._every + 1) / self._total
+            self._set_alpha(runner.iter // self._every)
         self._resting = False
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -351,15 +378,21 @@ class PSKDHook(TeachingHook):
         """What is softened, how much and how often."""
         unit = 'epoch' if self._by_epoch else 'iteration'
         first, sooner = (self._every, 'a smaller `interval`') if self._best is None else (
-            self._best.first, 'an earlier train_cfg.val_begin or a smaller val_interval')
-        if self._length <= first:
-            print_log('PS-KD: the run ends before the past self is refreshed for the first time, so '
-                      f'all its targets are hard. Train for longer or set {sooner}.',
-                      'current', logging.WARNING)
+            self._best.first, 'an earlier train_cfg.val_begin, a smaller val_interval')
+        stop = (self.schedule.stop or self._total) * (1 if self._by_epoch else self._every)
+        if min(stop, self._length) <= first:
+            print_log('PS-KD: the run ends, or stops to soften its targets, before the past self is refreshed for '
+                      f'the first time, so all its targets are hard. Train for longer, or set {sooner} or '
+                      'a larger `stop`.', 'current', logging.WARNING)
         means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
+        means += f' in the form {self.form!r}' if self.form != FORMS[0] else ''
+        means += f' about {self.about!r}' if self.about != ABOUT[0] else ''
+        when, usual = (schedule.describe(self._unit) for schedule in (
+            self.schedule, WeightSchedule('PSKDHook', 'rising')))
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is {self._past_in_words(unit)}, '
             f'and runs in {_name_of(self._asked.dtype)}',
+            *([] if when == usual else [f'PS-KD: alpha_t is {when}']),
             *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
         ]
 
@@ -370,6 +403,16 @@ class PSKDHook(TeachingHook):
         if self._best is not None:
             return f'the best model validated so far, by {self._best.metric}'
         return f'refreshed every {self._every} {unit}(s) of {self._length}'
+
+    @property
+    def _unit(self) -> str:
+        """What the schedule counts."""
+        return 'epoch' if self._by_epoch else 'interval'
+
+    def _set_alpha(self, finished: int) -> None:
+        """The weight after so many finished epochs (intervals)."""
+        weight = self.schedule.at(finished, self._total)
+        self.alpha_t, self._speaks = self.alpha_T * weight, weight > 0
 
     def _begin_interval(self, finished: int) -> None:
         """Refresh if it is time to, after so many finished epochs (iterations)."""
@@ -401,13 +444,6 @@ def _is_logged(runner, batch_idx: int) -> bool:
 
 def _name_of(dtype: Optional[torch.dtype]) -> str:
     return str(dtype).rpartition('.')[2] if dtype else 'the precision of the student'
-
-
-def _on_all_ranks(true_here: bool) -> bool:
-    """A norm layer that averages over the ranks waits for all of them in the past self's pass too."""
-    value = torch.tensor(float(true_here))
-    all_reduce(value, 'min')
-    return bool(value)
 
 
 def _steps_per_pass(loader) -> int:

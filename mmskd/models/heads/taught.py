@@ -114,6 +114,20 @@ class TaughtHead:
         for loss in self.losses.values():
             loss.alpha_t = alpha_t
 
+    def set_form(self, form: str, about: str) -> None:
+        """How hard target and teacher meet in softened losses, and whose targets are softened.
+
+        Raises:
+            UsageError: If one of them knows no such thing.
+        """
+        for key, loss in self.losses.items():
+            for option, value, known in (('form', form, loss.forms), ('about', about, loss.abouts)):
+                if value not in known:
+                    raise UsageError(f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
+                                     f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
+                                     f'{known[0]!r}, or leave this head out with the option `heads`.')
+            loss.form, loss.about = form, about
+
     def remove(self) -> None:
         """Leave the head as it was."""
         for handle in self._handles:

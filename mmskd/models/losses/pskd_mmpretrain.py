@@ -3,15 +3,16 @@ from typing import Optional
 
 import torch
 from mmpretrain.models.losses import CrossEntropyLoss, LabelSmoothLoss
-from mmpretrain.models.losses.cross_entropy_loss import soft_cross_entropy
+from mmpretrain.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
-from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
+from .pskd_classification import SoftmaxLoss
+from .soft_target import at_least_float32, register_soft_loss
 
 IGNORED = -100  # torch's default, which MMPreTrain leaves as it is
 
 
-class _SoftenedSoftmax(SoftTargetLoss):
+class _SoftenedSoftmax(SoftmaxLoss):
     """As :class:`~mmskd.models.losses.pskd_classification.PSKDTorchCrossEntropyLoss`, with MMPreTrain's call."""
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
@@ -33,15 +34,10 @@ class _SoftenedSoftmax(SoftTargetLoss):
         if past is None:
             return super().forward(logits, label, weight, avg_factor, reduction_override, **kwargs)
         logits = at_least_float32(logits)
-        hard = super().forward(logits, label, weight, avg_factor, reduction_override, **kwargs)
-        of_sample = self._weigh(logits, label)
-        soft = soft_cross_entropy(
-            logits, past.softmax(1), weight=of_sample if weight is None else weight * of_sample,
-            reduction=reduction_override or self.reduction, avg_factor=avg_factor)
-        return (1 - self.alpha_t) * hard + self.alpha_t * self.loss_weight * soft
-
-    def probability(self, pred: Tensor) -> Tensor:
-        return pred.softmax(1)
+        hard = super().forward(logits, label, reduction_override='none', **kwargs)
+        loss = self.soften(hard, logits, past, self.loss_weight * self._weigh(logits, label))
+        return weight_reduce_loss(loss, None if weight is None else weight.float(),
+                                  reduction_override or self.reduction, avg_factor)
 
     def _weigh(self, logits: Tensor, label: Tensor) -> Tensor:
         """The class weight of each sample, (N,); 0 where it is ignored."""

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import PSKDHook
 from mmskd.models.teachers.past_self import named_tensors
+from mmskd.optional import HAS_MMDET
 from tests.support import classifiers
 from tests.support.classifiers import TinyClassifier
 from tests.support.runs import assert_equal, weights
@@ -141,6 +142,36 @@ def test_the_metric_may_be_that_of_the_first_validation(tmp_path):
     assert_equal(seen.pasts[2], seen.students[2])
 
 
+@pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
+@pytest.mark.parametrize('precision', [None, 'bfloat16'])
+def test_a_detector_asks_the_average_of_this_moment(precision):
+    """Also the copy of it that is compiled, with folded norm layers."""
+    from tests.support import detectors
+    model = detectors.build('retinanet')  # its norm layers are frozen
+    hook = PSKDHook(past='average', past_momentum=0.5, precision=precision)
+    hook.attach(model)
+    hook.refresh_teacher()
+    hook.alpha_t = 1.
+    stale = detectors.total(detectors.losses(model))
+    average = copy.deepcopy(model)
+    with torch.no_grad():
+        for mine, moved in zip(model.parameters(), average.parameters()):
+            if mine.requires_grad:
+                step = 0.1 * mine.abs().mean()
+                mine.add_(step)
+                moved.add_(step / 2)
+    hook.average_teacher()
+    ours = detectors.total(detectors.losses(model))
+    hook.detach()
+    fresh = PSKDHook(precision=precision)
+    fresh.attach(model)
+    fresh._remember(average)
+    fresh.alpha_t = 1.
+    expected = detectors.total(detectors.losses(model))
+    torch.testing.assert_close(ours, expected, rtol=1e-3 if precision else 1e-5, atol=0)
+    assert abs(stale - expected) > 0.01 * expected
+
+
 # What it leaves in a checkpoint -------------------------------------------------------------------
 
 
@@ -245,7 +276,7 @@ def test_the_log_says_who_it_is_and_that_it_never_speaks(tmp_path, past, line):
     classifiers.train(config(tmp_path, past, length=1, changes=dict(best(), log_level='INFO')))
     text = next(tmp_path.glob('*/*.log')).read_text()
     assert line in text
-    assert 'the run ends before the past self is refreshed for the first time' in text
+    assert 'before the past self is refreshed for the first time' in text
     assert ('train_cfg.val_begin' in text.partition('Train for longer')[2].partition('\n')[0]) == (past == 'best')
 
 

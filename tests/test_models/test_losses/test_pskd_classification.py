@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmskd.models.losses import PSKDTorchCrossEntropyLoss
-from mmskd.models.losses.soft_target import soft_class
+from mmskd.engine.hooks import PSKDHook
+from mmskd.models.losses import PSKDTorchCrossEntropyLoss, pskd_cross_entropy
+from mmskd.models.losses.soft_target import FORMS, soft_class
 from mmskd.models.pairing import pair
+from tests.support.classifiers import TinyClassifier
 
 N, C = 12, 5
 CLASS_WEIGHT = torch.tensor([1., 2., .5, 3., 0.])
@@ -118,3 +120,21 @@ def test_only_the_class_itself_has_a_soft_form():
 
     assert soft_class(nn.CrossEntropyLoss()) is PSKDTorchCrossEntropyLoss
     assert soft_class(Subclass()) is None
+
+
+@pytest.mark.parametrize('about', ['all', 'confidence'])
+@pytest.mark.parametrize('form', FORMS)
+def test_forms(form, about):
+    logits, past, labels = sample()
+    loss = build(0.9, reduction='none')
+    loss.form, loss.about = form, about
+    alpha = 0.9 if about == 'all' else 0.9 * past.softmax(1).amax(1, keepdim=True)
+    value, expected = loss(pair(logits, past), labels), pskd_cross_entropy(logits, labels, past, alpha, form)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each.sum(), logits, retain_graph=True)[0]
+                                 for each in (value, expected)))
+
+
+def test_a_sample_of_a_classifier_is_always_positive():
+    with pytest.raises(ValueError, match="^PSKDHook: model.criterion.* knows no about 'positives', only 'all', 'confidence'"):
+        PSKDHook(loss_module='criterion', about='positives').attach(TinyClassifier())

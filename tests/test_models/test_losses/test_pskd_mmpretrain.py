@@ -6,6 +6,7 @@ import torch
 
 losses = pytest.importorskip('mmpretrain.models.losses')
 
+from mmskd.engine.hooks import PSKDHook  # noqa: E402
 from mmskd.models.heads import TaughtHead  # noqa: E402
 from mmskd.models.heads.classifier import classifier_head  # noqa: E402
 from mmskd.models.losses import PSKDTorchCrossEntropyLoss, soft_form  # noqa: E402
@@ -81,3 +82,30 @@ def test_what_is_no_softmax_of_one_class_is_refused(loss):
     model.head.loss_module = loss
     with pytest.raises(ValueError, match=f'model.head.loss_module.*({type(loss).__name__}|sigmoid)'):
         TaughtHead(classifier_head(model, 'head.loss_module'), soften=True)
+
+
+@pytest.mark.parametrize('loss', [dict(type='CrossEntropyLoss'), dict(type='LabelSmoothLoss', label_smooth_val=0.1)],
+                         ids=lambda loss: loss['type'])
+def test_a_classifier_is_taught_unasked(loss):
+    from mmengine.registry import DefaultScope
+    from mmpretrain.registry import MODELS
+    from mmpretrain.structures import DataSample
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(
+            type='ImageClassifier', backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=C, in_channels=64, loss=loss)))
+    images = torch.rand(N, 3, 32, 32)
+    samples = [DataSample().set_gt_label(index % C) for index in range(N)]
+    stock = model(images, samples, mode='loss')['loss']
+    hook = PSKDHook(past='average')
+    hook.attach(model)
+    hook.refresh_teacher()
+    assert torch.equal(model(images, samples, mode='loss')['loss'], stock)
+    hook.alpha_t = 0.5
+    taught = model(images, samples, mode='loss')['loss']
+    taught.backward()
+    hook.average_teacher()
+    assert hook.heads_taught[0].paired == 1 and abs(taught - stock) > 1e-3 * stock
+    hook.detach()
+    assert type(model.head.loss_module).__name__ == loss['type']
