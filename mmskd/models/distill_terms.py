@@ -14,6 +14,7 @@ from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLo
                              HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
+from .losses.pkd import PKDLoss
 from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair, map_leaves, teacher_side
@@ -171,8 +172,9 @@ def compares_features(loss: nn.Module) -> bool:
 def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC, heatmaps alone for heatmap heads and DSNT, class scores for detectors and
-    classifiers: the weight of a sum over a feature map has to be chosen for the size of the map.
+    Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a feature map
+    would need a weight for each size of map; features by their correlation and class scores for detectors;
+    logits for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
@@ -181,4 +183,4 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Mod
         return [DSNTDistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
-    return [ClassDistillLoss() if is_detector(model) else NKDLoss()]
+    return [PKDLoss(), ClassDistillLoss()] if is_detector(model) else [NKDLoss()]

@@ -159,7 +159,7 @@ def test_autocast_to_bfloat16(monkeypatch):
 @needs_mmdet
 @pytest.mark.parametrize('family', detectors.FAMILIES if HAS_MMDET else [])
 def test_detector_families(family):
-    """Every family that PS-KD supports learns from class logits, and its own losses stay."""
+    """Every family that PS-KD supports learns from features and class logits, and its own losses stay."""
     student, teacher = detectors.build(family), detectors.build(family)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
@@ -172,8 +172,9 @@ def test_detector_families(family):
     if family == 'ssd':  # picks its hardest negatives by the sum of both
         assert detectors.total(taught, 'loss_cls') > detectors.total(stock, 'loss_cls')
     else:
-        assert set(taught) - set(stock) == {'loss_logit'} and taught['loss_logit'] > 0
+        assert taught['loss_logit'] > 0
         assert torch.equal(detectors.total(taught, 'loss_cls'), detectors.total(stock, 'loss_cls'))
+    assert set(taught) - set(stock) - {'loss_logit'} == {'loss_feature'} and taught['loss_feature'] >= 0
     assert torch.equal(detectors.total(taught, 'bbox'), detectors.total(stock, 'bbox'))
     detectors.total(taught).backward()
     hook.detach()
