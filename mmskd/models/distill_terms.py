@@ -4,12 +4,15 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .box_terms import compares_boxes, require_boxes
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
+from .losses.boxes import BoxDistillLoss
 from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
                              HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
 from .losses.mining import MinedLoss
@@ -150,7 +153,7 @@ def build_losses(option: str, cfgs: Sequence[dict]) -> List[nn.Module]:
     """
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
-        if not (compares_features(loss) or hasattr(loss, 'of_call')):
+        if not (compares_features(loss) or compares_boxes(loss) or hasattr(loss, 'of_call')):
             raise UsageError(f'{type(loss).__name__} in the option `{option}` is no loss between a student '
                              'and a teacher')
     return losses
@@ -169,12 +172,12 @@ def compares_features(loss: nn.Module) -> bool:
     return isinstance(loss, FeatureDistillLoss)
 
 
-def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
+def default_losses(model: nn.Module, heads: Sequence[TaughtHead], teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
     Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a feature map
-    would need a weight for each size of map; features by their correlation and class scores for detectors;
-    logits for classifiers.
+    would need a weight for each size of map; features by their correlation, class scores, and
+    boxes where they can be compared (the log says why not) for detectors; logits for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
@@ -183,4 +186,12 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Mod
         return [DSNTDistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
-    return [PKDLoss(), ClassDistillLoss()] if is_detector(model) else [NKDLoss()]
+    if not is_detector(model):
+        return [NKDLoss()]
+    losses = [PKDLoss(), ClassDistillLoss()]
+    try:
+        require_boxes(heads, teacher)
+    except UsageError as refusal:
+        print_log(f'Distillation: boxes are not taught; {refusal}', 'current')
+        return losses
+    return [*losses, BoxDistillLoss()]
