@@ -24,7 +24,7 @@ from .pairing import has_pair, map_leaves, teacher_side
 from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
-from .teachers.probe import feature_maps
+from .teachers.probe import feature_maps, probe_features
 
 
 class LogitTerms:
@@ -176,8 +176,8 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead], teacher: nn.Mo
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
     Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a feature map
-    would need a weight for each size of map; features by their correlation, class scores, and
-    boxes where they can be compared (the log says why not) for detectors; logits for classifiers.
+    would need a weight for each size of map; class scores for detectors, with features
+    by their correlation and boxes where these can be compared (else the log says why not); logits for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
@@ -188,10 +188,14 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead], teacher: nn.Mo
         return [HeatmapDistillLoss()]
     if not is_detector(model):
         return [NKDLoss()]
-    losses = [PKDLoss(), ClassDistillLoss()]
-    try:
-        require_boxes(heads, teacher)
-    except UsageError as refusal:
-        print_log(f'Distillation: boxes are not taught; {refusal}', 'current')
-        return losses
-    return [*losses, BoxDistillLoss()]
+    features, losses = PKDLoss(), [ClassDistillLoss()]
+    for what, loss, require in (
+        ('features', features,
+         lambda: features.connect(probe_features(model), probe_features(teacher, model))),
+        ('boxes', BoxDistillLoss(), lambda: require_boxes(heads, teacher))):
+        try:
+            require()
+            losses.append(loss)
+        except UsageError as refusal:
+            print_log(f'Distillation: {what} are not taught; {refusal}', 'current')
+    return losses
