@@ -19,8 +19,9 @@ from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
 from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import choose_heads
 from mmskd.models.ranges import REFRESH, record_function
-from mmskd.models.teachers import PastSelf, mirror_of
+from mmskd.models.teachers import Mirror, PastSelf, mirror_of
 from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
+from mmskd.models.teachers.shared_prefix import SharedPrefix
 from mmskd.options import Options
 from mmskd.registry import HOOKS
 
@@ -117,6 +118,8 @@ class PSKDHook(TeachingHook):
         self._terms = self._loss_terms(undo)
         self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads,
                                                        boxes=isinstance(self._terms, BoxTerms))
+        if isinstance(self._mirror, Mirror):
+            self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
         self._has_past = self._proven = False
 
     def detach(self) -> None:
