@@ -16,7 +16,7 @@ from .teachers.question import check_boxes
 
 
 class BoxTerms:
-    """Compares what the heads of student and teacher return, where the mirror brings the two together.
+    """Compares what the heads of student and teacher return, where the mirror joins the two.
 
     Args:
         heads (sequence[TaughtHead]): The heads.
@@ -25,7 +25,8 @@ class BoxTerms:
 
     Attributes:
         scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
-        refused (int): Calls of heads so far in which what the teacher said was not finite. Their terms are 0.
+        refused (int): Calls of heads so far in which what the teacher said was not finite. Their
+            terms are 0.
     """
 
     def __init__(self, heads: Sequence[TaughtHead], losses: Sequence[BoxDistillLoss],
@@ -40,6 +41,11 @@ class BoxTerms:
         """The term since the last time, summed over the heads; none without losses."""
         terms, self._terms = self._terms, []
         return {BoxDistillLoss.log_name: torch.stack(terms).sum()} if terms else {}
+
+    @property
+    def names(self) -> List[str]:
+        """list[str]: What the terms are logged under."""
+        return [BoxDistillLoss.log_name] if self._losses else []
 
     def remove(self) -> None:
         """Forget what was compared."""
@@ -65,7 +71,7 @@ def compares_boxes(loss: nn.Module) -> bool:
 
 
 def require_boxes(heads: Sequence[TaughtHead], teacher: Optional[nn.Module] = None) -> None:
-    """Raise UsageError if the boxes of a head cannot be compared with those of a teacher.
+    """Raise UsageError if the boxes of a head cannot be compared, or weighed by its scores.
 
     Args:
         heads (sequence[TaughtHead]): The heads.
@@ -74,8 +80,9 @@ def require_boxes(heads: Sequence[TaughtHead], teacher: Optional[nn.Module] = No
     for head in heads:
         refusal = head.adapter.box_refusal
         if refusal:
-            raise UsageError(f'the boxes of {head} cannot be compared: {refusal}. Leave BoxDistillLoss out, or '
-                             'this head with the option `heads`')
+            raise UsageError(f'the boxes of {head} cannot be compared: {refusal}. Leave '
+                             'BoxDistillLoss out, or this head with the option `heads`')
+        head.adapter.class_loss()
     if teacher is not None:
         check_boxes(heads, teacher)
 

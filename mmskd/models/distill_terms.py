@@ -172,12 +172,14 @@ def compares_features(loss: nn.Module) -> bool:
     return isinstance(loss, FeatureDistillLoss)
 
 
-def default_losses(model: nn.Module, heads: Sequence[TaughtHead], teacher: nn.Module) -> List[nn.Module]:
+def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
+                   teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a feature map
-    would need a weight for each size of map; class scores for detectors, with features
-    by their correlation and boxes where these can be compared (else the log says why not); logits for classifiers.
+    Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a
+    feature map would need a weight for each size of map; class scores for detectors, with features
+    by their correlation and boxes where these can be compared (else the log says why not); logits
+    for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):

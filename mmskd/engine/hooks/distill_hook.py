@@ -65,11 +65,13 @@ class DistillHook(TeachingHook):
             registered :class:`~mmskd.models.teachers.pose_teacher.PoseTeacher`; or a model that is built. Of a list
             the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and ``weight_by`` (see
             :class:`~mmskd.models.teachers.option.TeacherOption`).
-        losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``, ``mmskd.PKDLoss``,
-            ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``,
-            ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features
-            and bins for SimCC heads, heatmaps for heatmap heads; ``PKDLoss``, ``ClassDistillLoss`` and, where
-            the head's boxes can be compared, ``BoxDistillLoss`` for detectors; ``NKDLoss`` for classifiers.
+        losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
+            ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
+            ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
+            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for
+            heatmap heads; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
+            ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
+            classifiers.
         decay (bool): Whether the terms fade out linearly, to T's share 1 / T. Defaults to True.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.

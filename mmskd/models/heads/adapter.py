@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from ..losses.boxes import BoxLesson
+from ..losses.soft_target import SoftTargetLoss, soft_form
 from ..pairing import map_leaves, pair
 
 _ADAPTERS: Dict[Union[str, type], Type['HeadAdapter']] = {}
@@ -62,6 +63,10 @@ class HeadAdapter:
         """The modules that compute its losses of class scores (or keypoints), by their names in the head."""
         return {key: loss for key, loss in self.head.named_children() if key.endswith('loss_cls')}
 
+    def class_loss(self) -> SoftTargetLoss:
+        """Its class loss with the teacher's scores for a target, which says what these mean."""
+        return soft_form(self.head.loss_cls, self.config_key)
+
     def loss_functions(self) -> Dict[Callable, nn.Module]:
         """Functions of torch that it calls in place of a loss module, and what to call instead."""
         return {}
@@ -87,8 +92,8 @@ class HeadAdapter:
         """str: Why its boxes cannot be compared with a teacher's; empty if they can."""
         if self.has_boxes and self.exact:
             return ''
-        return ('it is not known which boxes it predicts (an adapter in mmskd.models.heads says so, for a class '
-                'itself and not for those that derive from it)')
+        return ('it is not known which boxes it predicts (an adapter in mmskd.models.heads says it, '
+                'for a class itself and not for those that derive from it)')
 
     def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
         """The boxes in its output beside those in a teacher's.

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses.boxes import BoxLesson
-from ..losses.soft_target import SoftTargetLoss, at_least_float32, soft_form
+from ..losses.soft_target import at_least_float32
 from .adapter import HeadAdapter
 
 
@@ -43,7 +43,7 @@ class DenseAdapter(HeadAdapter):
     """Whether that is the probability of an object, of which the class scores are conditional."""
 
     def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
-        """The boxes: left, top, right, bottom, in any unit and from any origin that is the same for a prior.
+        """The boxes: left, top, right, bottom, in a unit and from an origin that a prior may have.
 
         Args:
             prediction (Tensor): What the head predicts in train mode, (N, K), flat (see :meth:`flatten`).
@@ -64,7 +64,7 @@ class DenseAdapter(HeadAdapter):
         return self.corners(prediction, priors) if self.compares_boxes else prediction
 
     def box_weights(self, outputs: Sequence[Tensor]) -> Tensor:
-        """How much the teacher's boxes count: ``c^2``, where ``c`` is how sure it is of an object, (N,).
+        """How much the teacher's boxes count: ``c^2``, ``c`` being how sure it is of an object, (N,).
 
         Args:
             outputs (Sequence[Tensor]): The teacher's, flat.
@@ -83,7 +83,8 @@ class DenseAdapter(HeadAdapter):
         for key in self.box_losses():
             mine, theirs = (side[self.box_output(key)] for side in sides)
             priors = self.priors(mine, sizes)
-            lessons.append(BoxLesson(self.corners(mine, priors), self.corners(theirs, priors), weight))
+            boxes = (self.corners(prediction, priors) for prediction in (mine, theirs))
+            lessons.append(BoxLesson(*boxes, weight))
         return lessons
 
     def box_losses(self) -> Dict[str, Callable]:
@@ -93,10 +94,6 @@ class DenseAdapter(HeadAdapter):
     def box_output(self, key: str) -> int:
         """Which of its outputs the box loss of this name compares."""
         return 1
-
-    def class_loss(self) -> SoftTargetLoss:
-        """Its class loss with the teacher's scores for a target."""
-        return soft_form(self.head.loss_cls)
 
     def class_weights(self, confidence: Tensor) -> Optional[Tensor]:
         """How much the teacher's scores at a prior count, (N,); None for 1.

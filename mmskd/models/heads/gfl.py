@@ -11,7 +11,7 @@ from .dense import DenseAdapter, Priors, corners_from_distances
 
 @register_head('GFLHead')
 class GFLAdapter(DenseAdapter):
-    """The means of the distributions are distances; what a teacher's boxes teach is the distributions."""
+    """The means of the distributions are distances; a teacher's boxes teach the distributions."""
 
     beside = ('reg_convs', 'gfl_reg')
 

@@ -5,20 +5,20 @@ import torch
 from torch import Tensor, nn
 
 from ..losses.boxes import BoxLesson
-from ..losses.soft_target import at_least_float32, soft_form
+from ..losses.soft_target import at_least_float32
 from .adapter import HeadAdapter, register_head
 
 
 @register_head('DETRHead', 'ConditionalDETRHead', 'DABDETRHead', 'DeformableDETRHead', 'DINOHead')
 class QueryHeadAdapter(HeadAdapter):
-    """Scores and boxes of each decoder layer's queries; the teacher's decoder is asked about the student's."""
+    """Scores and boxes of each decoder layer; the teacher's decoder is asked the student's queries."""
 
     has_boxes = True
     decodes = ('decoder', 'bbox_head')
 
     def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
         """One for each decoder layer, as its own losses."""
-        loss = soft_form(self.head.loss_cls)
+        loss = self.class_loss()
         lessons = []
         for mine, scores, theirs in zip(output[1], *map(at_least_float32, answer[:2])):
             confidence = loss.probability(scores)[..., :self.head.num_classes].amax(-1)

@@ -4,7 +4,7 @@ from typing import Any, List
 from torch import Tensor, nn
 
 from ..losses.boxes import BoxLesson
-from ..losses.soft_target import at_least_float32, soft_form
+from ..losses.soft_target import at_least_float32
 from .adapter import HeadAdapter, register_head
 
 
@@ -18,13 +18,13 @@ class BoxHeadAdapter(HeadAdapter):
 
     @property
     def box_refusal(self) -> str:
-        """str: Also if the decoded boxes do not simply scale with the RoI, which the head is not given."""
+        """str: Also if the boxes do not simply scale with the RoI, which the head is not given."""
         head = self.head
         if not head.with_reg:
             return 'it predicts no boxes (with_reg=False)'
         if type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder' or head.bbox_coder.add_ctr_clamp:
-            return (f'its bbox_coder is {type(head.bbox_coder).__name__}, and supported is DeltaXYWHBBoxCoder without '
-                    'add_ctr_clamp')
+            return (f'its bbox_coder is {type(head.bbox_coder).__name__}, and supported is '
+                    'DeltaXYWHBBoxCoder without add_ctr_clamp')
         return super().box_refusal
 
     def box_weights(self, scores: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class BoxHeadAdapter(HeadAdapter):
         Returns:
             Tensor: (N * C,), or (N,) where a RoI has one box for all classes.
         """
-        weight = soft_form(self.head.loss_cls).probability(scores)[:, :self.head.num_classes]
+        weight = self.class_loss().probability(scores)[:, :self.head.num_classes]
         if self.head.reg_class_agnostic:
             weight = weight.sum(1).clamp(max=1)
         return weight.reshape(-1)

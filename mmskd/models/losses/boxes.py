@@ -10,15 +10,15 @@ from mmskd.registry import MODELS
 from .functional import bins_kl
 from .soft_target import at_least_float32
 
-TINY = 1e-9  # area; GIoULoss adds it to those that it divides by, and boxes of queries are fractions of an image
+TINY = 1e-9  # the least area that GIoULoss divides by; boxes of queries are fractions of an image
 
 
 class BoxLesson(NamedTuple):
     """What a teacher says about boxes, row by row those of the student.
 
     Attributes:
-        student (Tensor): Corners (N, 4), in any unit and from any origin; or logits over B bins for the distances
-            to the four sides, (N, 4, B).
+        student (Tensor): Corners (N, 4), in any unit and from any origin; or logits over B bins for
+            the distances to the four sides, (N, 4, B).
         teacher (Tensor): The same of the teacher.
         weight (Tensor): How much a row counts, by the teacher's scores, (N,).
     """
@@ -31,14 +31,16 @@ class BoxLesson(NamedTuple):
 class BoxDistillLoss(nn.Module):
     """The teacher's boxes for a target, each as far as the teacher is sure of its class.
 
-    ``weight * sum_i c_i d(s_i, t_i) / sum_i c_i``, where ``c`` has no gradient and its sum is the mean over the
-    ranks, at least 1. ``d`` is ``1 - GIoU`` of the decoded boxes (Rezatofighi et al., CVPR 2019; as CrossKD, Wang et
-    al., CVPR 2024); for heads that predict bins it is ``tau^2 KL(t || s)`` at temperature ``tau``, the mean over the
-    four sides (LD, Zheng et al., CVPR 2022).
+    ``weight * sum_i c_i d(s_i, t_i) / sum_i c_i``, where ``c`` has no gradient and its sum is the
+    mean over the ranks, at least 1. ``d`` is ``1 - GIoU`` of the decoded boxes (Rezatofighi et al.,
+    CVPR 2019; as CrossKD, Wang et al., CVPR 2024); for heads that predict bins it is
+    ``tau^2 KL(t || s)`` at temperature ``tau``, the mean over the four sides (LD, Zheng et al.,
+    CVPR 2022).
 
-    ``c`` of a prior or a query is the square of the teacher's highest class score (times the objectness, where there
-    is one): the thousands of places in the background, whose boxes mean nothing, next to nothing. A RoI has a box
-    for each class, which counts by the probability of that class.
+    ``c`` of a prior or a query is the square of the teacher's highest class score (times the
+    objectness, where there is one): so the thousands of places in the background, whose boxes mean
+    nothing, count next to nothing. A RoI has a box for each class, which counts by the probability
+    of that class.
 
     Args:
         weight (float): Factor. Defaults to 1.0, CrossKD's.
@@ -81,8 +83,9 @@ def overlap_term(loss: Callable, student: Tensor, teacher: Tensor, weight: Tenso
                  total: Tensor) -> Tensor:
     """A loss of overlaps. These need boxes: heads such as RTMDet's may predict less than none.
 
-    Where the teacher's sides are out of order, it teaches nothing. Where the student's are, an overlap would
-    reward it for being more so, and the sides are drawn to the teacher's by their distance.
+    Where the teacher's sides are out of order, it teaches nothing. Where the student's are, an
+    overlap would reward it for being more so, and the sides are drawn to the teacher's by their
+    distance.
 
     Args:
         loss (Callable): As mmdet's losses of overlaps.
@@ -128,7 +131,7 @@ def excess(loss: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -
 
 
 def over_ranks(total: Tensor) -> Tensor:
-    """A factor to average by: the mean over the processes, at least 1, as mmdet's heads count theirs."""
+    """A factor to average by: the mean over the processes, at least 1, as mmdet's heads have it."""
     total = at_least_float32(total.detach())
     all_reduce(total, 'mean')
     return total.clamp(min=1)

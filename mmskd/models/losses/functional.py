@@ -269,10 +269,11 @@ def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
 
 
 def bins_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    """Divergence between distributions over the bins of a distance, the mean over the sides of a box.
+    """Divergence between distributions over the bins of a distance, the mean over a box's sides.
 
-    ``tau^2 / 4 sum_sides KL(softmax(t / tau) || softmax(s / tau))``, the localisation term of Zheng et al.,
-    "Localization Distillation for Dense Object Detection", CVPR 2022, of distributions as in GFL.
+    ``tau^2 / 4 sum_sides KL(softmax(t / tau) || softmax(s / tau))``, the localisation term of Zheng
+    et al., "Localization Distillation for Dense Object Detection", CVPR 2022, for distributions as
+    in GFL.
 
     Args:
         student (Tensor): Logits (N, 4, B) over the B bins of each side.

@@ -63,8 +63,9 @@ class CompiledTeacher:
         for module in self.model.modules():
             if type(module).__module__.startswith('mmcv.ops'):
                 self._keep_plain(module)
-        for name in {name for adapter in heads for name in adapter.decodes} if boxes and self.dtype else ():
-            self._keep_plain(self.model.get_submodule(name))
+        for adapter in heads if boxes and self.dtype else ():
+            for name in adapter.decodes:
+                self._keep_plain(self.model.get_submodule(name))
         mine = dict(named_tensors(self.model))
         owned = {id(tensor) for layer in self._layers for tensor in layer.mine.parameters()}
         self._rest = [(mine[name], theirs) for name, theirs in named_tensors(source)
