@@ -2,7 +2,7 @@
 import logging
 import math
 from contextlib import ExitStack
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from mmengine.dataset import InfiniteSampler
@@ -13,6 +13,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmskd.errors import UsageError
+from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
 from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
                                         compares_features)
 from mmskd.models.finite import first_not_finite
@@ -83,7 +84,7 @@ class PSKDHook(TeachingHook):
             e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
             out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
             (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
-        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, say) that is added with weight
+        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, ``mmskd.BoxDistillLoss``) that is added with weight
             alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
         form (str): How hard target and past self meet in each loss: 'paper' (the target above), 'kl', 'rescaled' or
             'added' (see :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to 'paper'.
@@ -150,7 +151,7 @@ class PSKDHook(TeachingHook):
         self._past: Optional[PastSelf] = None
         self._best: Optional[BestValidated] = None
         self._asked: Any = None
-        self._terms: Optional[LogitTerms] = None
+        self._terms: Union[LogitTerms, BoxTerms, None] = None
         self._has_past = False
         self._resuming = self._resting = False
 
@@ -163,10 +164,11 @@ class PSKDHook(TeachingHook):
         self.teach(model, heads, undo, soften=True)
         for head in self.heads_taught if self.loss is None else ():
             head.set_form(self.form, self.about)
-        self._terms = self._loss_terms(undo)
         self._mirror = mirror_of(model, self.heads_taught)
         undo.callback(self._mirror.remove)
-        self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads)
+        self._terms = self._loss_terms(undo)
+        self._past, self._asked = past, teacher_to_ask(past.model, self.precision, heads,
+                                                       boxes=isinstance(self._terms, BoxTerms))
         if isinstance(self._mirror, Mirror):
             self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
         self._has_past, self._speaks = False, True
@@ -284,7 +286,7 @@ class PSKDHook(TeachingHook):
                              f'{type(model).__name__} are named by `heads`. Leave out one of the two')
         return choose_heads(model, self.heads)
 
-    def _loss_terms(self, undo: ExitStack) -> Optional[LogitTerms]:
+    def _loss_terms(self, undo: ExitStack) -> Union[LogitTerms, BoxTerms, None]:
         """What adds the option ``loss`` to the heads' own."""
         if self.loss is None:
             return None
@@ -293,7 +295,11 @@ class PSKDHook(TeachingHook):
             raise UsageError('the past self teaches predictions; FeatureDistillLoss in the option `loss` '
                              'compares features, as DistillHook does')
         check_losses(losses, self.heads_taught)
-        terms = LogitTerms(self.heads_taught, losses, gt_weight=1.)
+        if compares_boxes(losses[0]):
+            require_boxes(self.heads_taught)
+            terms: Union[LogitTerms, BoxTerms] = BoxTerms(self.heads_taught, losses, self._mirror)
+        else:
+            terms = LogitTerms(self.heads_taught, losses, gt_weight=1.)
         undo.callback(terms.remove)
         return terms
 
