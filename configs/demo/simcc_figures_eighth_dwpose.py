@@ -10,5 +10,5 @@ custom_hooks = [
         type='mmskd.DistillHook',
         losses=[dict(type='mmskd.SimCCDistillLoss', weight=1.0)],
         gt_weight=0.,
-        decay=False)
+        schedule='constant')
 ]
