@@ -4,7 +4,6 @@ import math
 from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import LoggerHook
