@@ -103,6 +103,19 @@ def test_what_a_snippet_names_is_there(block, tmp_path):
         assert Config.fromfile(tmp_path / 'my_config.py').model
 
 
+def test_each_option_that_a_table_names_is_one():
+    from mmskd.engine import hooks
+    tables = {}
+    for page in PAGES:
+        text = page.read_text(encoding='utf-8')
+        for name, rows in re.findall(r'^\| option of `mmskd\.(\w+)` \|.*\n\| ---.*\n((?:\|.*\n)+)', text, re.M):
+            cells = ''.join(row.split('|')[1] for row in rows.splitlines())
+            tables.setdefault(name, []).extend(re.findall(r'`(\w+)`', cells))
+    assert {'DistillHook', 'HeadDistillHook', 'USKDHook', 'NKDHook'} <= set(tables)
+    for name, options in tables.items():
+        assert not set(options) - set(inspect.signature(getattr(hooks, name)).parameters), name
+
+
 @pytest.mark.parametrize('tool,arguments', commands())
 def test_a_command_is_understood(tool, arguments, monkeypatch):
     assert (ROOT / tool).exists()
