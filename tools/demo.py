@@ -45,8 +45,8 @@ CONFIGS = TOOLS.parent / 'configs' / 'demo'
 TEACHER = CONFIGS / 'simcc_figures_teacher.py'
 ARMS = {
     'baseline': CONFIGS / 'simcc_figures_eighth.py',
-    'PS-KD': CONFIGS / 'simcc_figures_eighth.py',
-    'DWPose': CONFIGS / 'simcc_figures_eighth_dwpose.py'
+    'DWPose': CONFIGS / 'simcc_figures_eighth_dwpose.py',
+    'PS-KD': CONFIGS / 'simcc_figures_eighth.py'
 }
 BASELINE = next(iter(ARMS))
 # Column of the table: key in the validation log, and whether more is better

@@ -9,7 +9,7 @@ train_dataloader = dict(
         times=8,
         dataset=dict(_base_.train_dataloader.dataset, indices=list(range(0, 800, 8)))))
 
-max_epochs = 6
+max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=30),
