@@ -1,11 +1,12 @@
 """Draw the pictures of the README and the documentation, for light and for dark pages.
 
-    python tools/draw_pictures.py                               # from results/, without a training
-    python tools/draw_pictures.py --look-at RUN_DIR DEMO_DIR    # look at these runs first
+    python tools/draw_pictures.py                        # from results/, without a training
+    python tools/draw_pictures.py --detector RUN_DIR     # a run of configs/bccd/retinanet_r18_bccd.py
+    python tools/draw_pictures.py --demo DEMO_DIR        # what tools/demo.sh wrote, its --work-dir
+    python tools/draw_pictures.py --report report.html   # a page of tools/analysis/report.py
 
-``RUN_DIR`` is a run of ``configs/bccd/retinanet_r18_bccd.py``, ``DEMO_DIR`` what ``tools/demo.sh``
-wrote (its ``--work-dir``). What is drawn of them is kept in ``results/pictures.json``, and the
-screenshot of the demo's report is taken, by Chromium or Chrome without a window.
+What is drawn of runs is kept in ``results/pictures.json``. The screenshot of a report is taken by
+Chromium or Chrome, without a window.
 """
 import argparse
 import base64
@@ -47,8 +48,9 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--look-at', nargs=2, type=Path, metavar=('RUN_DIR', 'DEMO_DIR'),
-                        help='runs to take the numbers and the screenshot from')
+    parser.add_argument('--detector', type=Path, metavar='RUN_DIR', help='look at this run anew')
+    parser.add_argument('--demo', type=Path, metavar='DEMO_DIR', help='look at this demo anew')
+    parser.add_argument('--report', type=Path, metavar='PAGE', help='take a screenshot of this page')
     parser.add_argument('--out', type=Path, default=OUT, help='default: docs/_static/pictures')
     add_traceback(parser)
     return parser.parse_args()
@@ -306,19 +308,23 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        if args.look_at:
-            run, demo = args.look_at
-            NUMBERS.write_text(json.dumps(
-                dict(detector=look_at_detector(run), demo=look_at_demo(demo)), indent=1) + '\n')
-            take_screenshot(demo / 'report' / 'report.html', args.out)
+        content = json.loads(NUMBERS.read_text()) if NUMBERS.is_file() else {}
+        if args.detector:
+            content['detector'] = look_at_detector(args.detector)
+        if args.demo:
+            content['demo'] = look_at_demo(args.demo)
+        if args.report:
+            take_screenshot(args.report, args.out)
     except UsageError as error:
         end_in_a_line('draw_pictures.py', error, args.traceback)
-    content = json.loads(NUMBERS.read_text())
+    NUMBERS.write_text(json.dumps(content, indent=1) + '\n')
     for name, theme in THEMES.items():
         (args.out / f'ride_along_{name}.svg').write_text(ride_along(theme))
-    save(reliability(content['detector']['reliability']), args.out)
-    save(detections(content['detector']['detections']), args.out)
-    save(keypoints(content['demo']), args.out)
+    if 'detector' in content:
+        save(reliability(content['detector']['reliability']), args.out)
+        save(detections(content['detector']['detections']), args.out)
+    if 'demo' in content:
+        save(keypoints(content['demo']), args.out)
 
 
 if __name__ == '__main__':
