@@ -1,8 +1,8 @@
 """Teach a small pose estimator in three ways, over several seeds, and say which way helps.
 
-On 800 generated stick figures, of which every eighth has labels: from these labels alone; the same
-with PS-KD (its own past self teaches); and from no labels, but from what a larger model sees in all
-figures (DWPose's logit loss). That model is trained first, with all labels, in the place of one
+On 800 generated stick figures, 25 of which have labels: from these labels alone; from no labels,
+but from what a larger model sees in all figures (DWPose's logit loss); and from the labels with
+PS-KD (its own past self teaches). That model is trained first, with all labels, in the place of one
 that somebody has published. Each run is one of tools/train.py, and as many of them run side by side
 as there are cores. Prints what each way comes to, with 95 % intervals over
 the seeds, draws the same figures as each way sees them, and writes a report whose file it names
@@ -44,9 +44,9 @@ TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
 TEACHER = CONFIGS / 'simcc_figures_teacher.py'
 ARMS = {
-    'baseline': CONFIGS / 'simcc_figures_eighth.py',
-    'DWPose': CONFIGS / 'simcc_figures_eighth_dwpose.py',
-    'PS-KD': CONFIGS / 'simcc_figures_eighth.py'
+    'baseline': CONFIGS / 'simcc_figures_few.py',
+    'DWPose': CONFIGS / 'simcc_figures_unlabelled.py',
+    'PS-KD': CONFIGS / 'simcc_figures_few.py'
 }
 BASELINE = next(iter(ARMS))
 # Column of the table: key in the validation log, and whether more is better
