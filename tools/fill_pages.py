@@ -10,7 +10,7 @@ A page asks for a table between two marks, and everything between them is writte
 
 ==============================  =================================================================
 ``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``, these metrics
-``studies``                     all of them, in full, as ``tools/benchmarks/study_report.py`` does
+``studies``                     all studies, with all their configs and metrics
 ``cost FILE WORK..``            a step beside the stock one, of ``results/FILE.json``
 ``calibrators NAME``            a detector of ``results/calibration_study.json``
 ``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
@@ -32,7 +32,7 @@ RESULTS = ROOT / 'results'
 sys.path += [str(ROOT / 'tools' / 'benchmarks'), str(ROOT / 'tools' / 'analysis')]
 
 from calibration_page import table  # noqa: E402
-from study_report import StudyResults, as_text, report  # noqa: E402
+from study_report import StudyResults, as_text, provenance, unfinished  # noqa: E402
 
 PLACE = re.compile(
     r'(<!-- table: (?!end -->)(?P<asked>.+?) -->\n)(?P<filled>.*?)(<!-- table: end -->)', re.S)
@@ -85,11 +85,17 @@ def study(name: str, config: str, *metrics: str) -> str:
 
 
 def studies() -> str:
-    """All studies, their headings one level lower, without plots."""
-    texts = [
-        report(StudyResults(path), 'mean') for path in sorted((RESULTS / 'studies').glob('*.json'))
-    ]
-    return '\n' + '\n'.join(re.sub(r'^#', '##', text, flags=re.M) for text in texts)
+    """All studies: what they ask, a table for each config, and where the numbers come from."""
+    text = ''
+    for path in sorted((RESULTS / 'studies').glob('*.json')):
+        found = StudyResults(path)
+        definition = found.definition
+        text += f'\n### {found.name}\n\n{" ".join((definition.get("description") or "").split())}\n'
+        for config in found.configs():
+            text += f'\n`{definition["configs"][config]}`:\n\n'
+            text += study(path.stem, config, *found.metrics)
+        text += '\n'.join([*unfinished(found), *provenance(found), ''])
+    return text + '\n'
 
 
 def cost(name: str, *works: str) -> str:
