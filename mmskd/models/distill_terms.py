@@ -4,23 +4,27 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .box_terms import compares_boxes, require_boxes
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
+from .losses.boxes import BoxDistillLoss
 from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
                              HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
+from .losses.pkd import PKDLoss
 from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair, map_leaves, teacher_side
 from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
-from .teachers.probe import feature_maps
+from .teachers.probe import feature_maps, probe_features
 
 
 class LogitTerms:
@@ -154,7 +158,7 @@ def build_losses(option: str, cfgs: Sequence[dict]) -> List[nn.Module]:
     """
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
-        if not (compares_features(loss) or hasattr(loss, 'of_call')):
+        if not (compares_features(loss) or compares_boxes(loss) or hasattr(loss, 'of_call')):
             raise UsageError(f'{type(loss).__name__} in the option `{option}` is no loss between a student '
                              'and a teacher')
     return losses
@@ -173,11 +177,14 @@ def compares_features(loss: nn.Module) -> bool:
     return isinstance(loss, FeatureDistillLoss)
 
 
-def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
+def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
+                   teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC, heatmaps alone for heatmap heads and DSNT, class scores for detectors and
-    classifiers: the weight of a sum over a feature map has to be chosen for the size of the map.
+    Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a
+    feature map would need a weight for each size of map; class scores for detectors, with features
+    by their correlation and boxes where these can be compared (else the log says why not); logits
+    for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
@@ -186,4 +193,16 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Mod
         return [DSNTDistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
-    return [ClassDistillLoss() if is_detector(model) else NKDLoss()]
+    if not is_detector(model):
+        return [NKDLoss()]
+    features, losses = PKDLoss(), [ClassDistillLoss()]
+    for what, loss, require in (
+        ('features', features,
+         lambda: features.connect(probe_features(model), probe_features(teacher, model))),
+        ('boxes', BoxDistillLoss(), lambda: require_boxes(heads, teacher))):
+        try:
+            require()
+            losses.append(loss)
+        except UsageError as refusal:
+            print_log(f'Distillation: {what} are not taught; {refusal}', 'current')
+    return losses

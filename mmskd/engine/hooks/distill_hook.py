@@ -7,6 +7,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmskd.errors import UsageError
+from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
 from mmskd.models.finite import require_finite
@@ -56,7 +57,8 @@ class DistillHook(TeachingHook):
 
     (then ``hook.losses``, which holds the projections, is to be given to the optimizer as well).
 
-    Logged each iteration: ``distill_weight`` (r), and the terms ``loss_feature`` and ``loss_logit`` (``loss_nkd``).
+    Logged each iteration: ``distill_weight`` (r), and the terms ``loss_feature``, ``loss_logit``
+    (``loss_nkd``) and ``loss_box``.
 
     Args:
         teacher (dict | nn.Module | list): ``config``, a file or ``package::path``, looked for beside the config of
@@ -65,9 +67,12 @@ class DistillHook(TeachingHook):
             the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and ``weight_by`` (see
             :class:`~mmskd.models.teachers.option.TeacherOption`).
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
-            ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
-            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for heatmap heads,
-            ``ClassDistillLoss`` for detectors, ``NKDLoss`` for classifiers.
+            ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
+            ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
+            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for
+            heatmap heads; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
+            ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
+            classifiers.
         schedule (str): How r moves from epoch to epoch (from iteration to iteration in an iteration-based loop):
             'falling' linearly, to 1 / T, 'cosine', 'constant' or 'rising' (see
             :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'falling', DWPose's.
@@ -127,7 +132,7 @@ class DistillHook(TeachingHook):
         if translated:
             self._require_lessons(teacher)
         if losses is None:
-            losses = [loss for loss in default_losses(model, self.heads_taught)
+            losses = [loss for loss in default_losses(model, self.heads_taught, teacher)
                       if not (translated and compares_features(loss))]
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
@@ -135,14 +140,19 @@ class DistillHook(TeachingHook):
             loss.check_model(model)
             loss.connect(probe_features(model), probe_features(features_from(teacher), model))
         self._mirror = mirror_of(model, self.heads_taught)
-        logit_losses = [loss for loss in losses if loss not in feature_losses]
+        box_losses = [loss for loss in losses if compares_boxes(loss)]
+        if box_losses:
+            require_boxes(self.heads_taught, teacher)
+        self._boxes = BoxTerms(self.heads_taught, box_losses, self._mirror)
+        logit_losses = [loss for loss in losses if loss not in (*feature_losses, *box_losses)]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
         self._asked = teacher_to_ask(teacher, self.precision,
-                                     [head.adapter for head in self.heads_taught])
+                                     [head.adapter for head in self.heads_taught],
+                                     boxes=bool(box_losses))
         self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
                           for loss in feature_losses]
-        for part in (self._mirror, self._logits, *self._features):
+        for part in (self._mirror, self._logits, self._boxes, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
         self._modes = FixedModes(teacher)
@@ -159,7 +169,7 @@ class DistillHook(TeachingHook):
             return False
         for feature in self._features:
             feature.listen()
-        self._logits.scale = self.r_t
+        self._logits.scale = self._boxes.scale = self.r_t
         self._modes.apply(model.training)
         self._asked.follow()
         self._mirror.start(self._asked.model, self._asked.ask)
@@ -172,7 +182,7 @@ class DistillHook(TeachingHook):
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The losses, with the teacher's terms."""
         self._mirror.stop()
-        terms = self._logits.take()
+        terms = {**self._logits.take(), **self._boxes.take()}
         for feature in self._features:
             with torch.set_grad_enabled(self.r_t > 0 and torch.is_grad_enabled()):  # 0 is no gradient either
                 taken = feature.take()
@@ -186,7 +196,8 @@ class DistillHook(TeachingHook):
 
     def refusals(self) -> int:
         """Also of the terms."""
-        return super().refusals() + sum(part.refused for part in (self._logits, *self._features))
+        return super().refusals() + sum(part.refused for part in (self._logits, self._boxes,
+                                                            *self._features))
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)

@@ -440,6 +440,27 @@ def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
     return weight * mean_of(F.kl_div(logs, teacher, reduction='none').sum((2, 3)))
 
 
+def bins_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Divergence between distributions over the bins of a distance, the mean over a box's sides.
+
+    ``tau^2 / 4 sum_sides KL(softmax(t / tau) || softmax(s / tau))``, the localisation term of Zheng
+    et al., "Localization Distillation for Dense Object Detection", CVPR 2022, for distributions as
+    in GFL.
+
+    Args:
+        student (Tensor): Logits (N, 4, B) over the B bins of each side.
+        teacher (Tensor): The same of the teacher. Detached here.
+        tau (float): Temperature. Defaults to 1.0; LD uses 10.
+
+    Returns:
+        Tensor: Divergence of each box, (N,).
+    """
+    mine, theirs = ((at_least_float32(side) / tau).log_softmax(-1)
+                    for side in (student, teacher.detach()))
+    divergence = F.kl_div(mine, theirs, reduction='none', log_target=True)
+    return tau**2 * divergence.sum(-1).mean(-1)
+
+
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
     """DWPose's feature loss, as the authors' code has it: squared difference, summed, over the batch.
 

@@ -1,5 +1,6 @@
 """What every loss that softens its hard target with a teacher's prediction has in common."""
 import copy
+import importlib
 from collections import OrderedDict
 from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
 
@@ -169,6 +170,9 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 SOFT_FORMS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {}
 """The soft-target drop-in of each hard-target loss, see :func:`register_soft_loss`."""
 
+ON_DEMAND = {'mmpretrain': 'pskd_mmpretrain'}
+"""The modules here that register forms of a package's losses when one of these is met: it need not be installed."""
+
 
 def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> None:
     """Say which loss takes a teacher's prediction in place of a hard-target loss.
@@ -192,6 +196,9 @@ def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
     """The class of a loss's soft-target form: its own if it has one already; None if there is none."""
     if isinstance(loss, SoftTargetLoss):
         return type(loss)
+    package = type(loss).__module__.partition('.')[0]
+    if package in ON_DEMAND:
+        importlib.import_module(f'.{ON_DEMAND[package]}', __package__)
     found = SOFT_FORMS.get(type(loss))
     return found if found is not None and found.takes(loss) else None
 
@@ -200,7 +207,7 @@ def soft_classes_like(loss: nn.Module) -> List[str]:
     """The names of losses with a soft-target form, from the package of ``loss``."""
     package = type(loss).__module__.partition('.')[0]
     found = [stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package]
-    return found or [stock.__name__ for stock in SOFT_FORMS]
+    return found or list(dict.fromkeys(stock.__name__ for stock in SOFT_FORMS))
 
 
 def soft_form(loss: nn.Module, name: str = 'the loss') -> SoftTargetLoss:

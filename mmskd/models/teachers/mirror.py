@@ -60,6 +60,7 @@ class Mirror:
         self._waiting: Optional[tuple] = None  # the question of the root
         self._counterparts: Dict[nn.Module, nn.Module] = {}
         self._answers: Dict[str, List[Any]] = {}
+        self._listeners: Dict[str, List[Callable]] = {}
         self._handles: list = []
         modules = dict(student.named_modules())
         joins: Dict[str, Callable] = dict.fromkeys(
@@ -100,9 +101,14 @@ class Mirror:
         self.teacher = self._waiting = None
         self._answers.clear()
 
+    def listen(self, name: str, listener: Callable[[Any, Any], None]) -> None:
+        """Call ``listener`` with all that the head of this name and the teacher's return, each time."""
+        self._listeners.setdefault(name, []).append(listener)
+
     def remove(self) -> None:
         """Take the hooks off the student."""
         self.stop()
+        self._listeners.clear()
         self._known, self._counterparts = None, {}
         for handle in self._handles:
             handle.remove()
@@ -126,7 +132,10 @@ class Mirror:
             """Let the teacher's answer ride along with the output."""
             if self.teacher is None or not self._answers.get(name):
                 return None
-            return join(output, self._answers[name].pop())
+            answer = self._answers[name].pop()
+            for listener in self._listeners.get(name, ()):
+                listener(output, answer)
+            return join(output, answer)
 
         self._handles += [
             module.register_forward_pre_hook(Tap(before), with_kwargs=True),

@@ -291,6 +291,19 @@ def _(d):
     return lambda student, teacher: sum(loss(student, teacher) for loss in losses), d.maps()
 
 
+@case('bins_kl')
+def _(d):
+    return soft.bins_kl, [d.numbers(d.n, 4, d.c) for _ in range(2)]
+
+
+@case('BoxDistillLoss')
+def _(d):
+    loss = MODELS.build(dict(type='mmskd.BoxDistillLoss', tau=1.))
+    weight = d.certainties(d.n)
+    return (lambda student, teacher: loss([ours.BoxLesson(student, teacher, weight.to(student))]),
+            [d.numbers(d.n, 4, d.c) for _ in range(2)])
+
+
 @case('SimCCDistillLoss')
 def _(d):
     loss = MODELS.build(dict(type='mmskd.SimCCDistillLoss', for_batch_size=64))
