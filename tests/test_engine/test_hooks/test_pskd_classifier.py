@@ -1,9 +1,6 @@
 """PSKDHook on softmax classifiers."""
 import copy
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +12,7 @@ from mmskd.optional import HAS_MMDET
 from tests.support import classifiers
 from tests.support.classifiers import NUM_CLASSES, TinyClassifier
 from tests.support.runs import assert_equal, weights
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.test_tools.conftest import call_tool
 
 
 def build(alpha_t=0., **options):
@@ -170,14 +166,11 @@ def test_a_run_and_its_resume(tmp_path):
 
 def test_the_command_line(tmp_path):
     """tools/train.py with a config of a classifier, without MMDetection or MMPose in it."""
-    cfg = classifiers.config(tmp_path / 'run', length=2)
-    cfg.custom_imports = dict(imports=['tests.support.classifiers'])
-    cfg.log_level = 'INFO'
+    cfg = classifiers.config(tmp_path / 'run', length=2, log_level='INFO')
+    cfg.experiment_name = 'command_line'
     cfg.dump(tmp_path / 'config.py')
-    done = subprocess.run(
-        [sys.executable, 'tools/train.py', str(tmp_path / 'config.py'), '--pskd', 'loss_module=criterion',
-         'past=average', '--work-dir', str(tmp_path / 'run')], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    call_tool('train', tmp_path / 'config.py', '--pskd', 'loss_module=criterion', 'past=average',
+              '--work-dir', tmp_path / 'run')
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'soft targets for model.criterion: CrossEntropyLoss -> PSKDTorchCrossEntropyLoss' in log
     assert 'pskd_alpha: 0.8000' in log
