@@ -172,7 +172,7 @@ HOOK_OPTIONS = [
     option('PSKDHook', "past='average', past_momentum=1", 'past_momentum must be a number, at least 0, below 1'),
     option('PSKDHook', 'past_momentum=0.9', "past_momentum is of past='average'"),
     option('PSKDHook', "past='best', interval=2", "interval has no part in past='best'"),
-    option('PSKDHook', "loss_module='bbox_head.loss_cls'", 'names the loss of a classifier'),
+    option('PSKDHook', "loss_module='bbox_head.loss_cls'", '.*names the loss of a classifier'),
     option('PSKDHook', 'alpha=0.5', r'got an unexpected keyword argument .alpha.; there are alpha_T'),
     option('DistillHook', '', 'missing .*teacher'),
     option('DistillHook', "teacher='t.pth'", r"teacher must be dict\(config=..., checkpoint=...\), got 't.pth'"),
