@@ -33,9 +33,9 @@ class BoxDistillLoss(nn.Module):
 
     ``weight * sum_i c_i d(s_i, t_i) / sum_i c_i``, where ``c`` has no gradient and its sum is the
     mean over the ranks, at least 1. ``d`` is ``1 - GIoU`` of the decoded boxes (Rezatofighi et al.,
-    CVPR 2019; as CrossKD, Wang et al., CVPR 2024); for heads that predict bins it is
-    ``tau^2 KL(t || s)`` at temperature ``tau``, the mean over the four sides (LD, Zheng et al.,
-    CVPR 2022).
+    CVPR 2019; as CrossKD, Wang et al., CVPR 2024); for heads that predict B bins it is
+    ``tau^2 KL(t || s) / B`` at temperature ``tau``, the mean over the four sides (LD, Zheng et al.,
+    CVPR 2022; the division is that of the authors' code).
 
     ``c`` of a prior or a query is the square of the teacher's highest class score (times the
     objectness, where there is one): so the thousands of places in the background, whose boxes mean
@@ -43,7 +43,8 @@ class BoxDistillLoss(nn.Module):
     of that class.
 
     Args:
-        weight (float): Factor. Defaults to 1.0, CrossKD's.
+        weight (float): Factor. Defaults to 1.0, CrossKD's for overlaps; for bins LD has 0.25, and
+            CrossKD 4 with ``tau`` 1.
         tau (float): Temperature of bins. Defaults to 10.0, LD's.
 
     Raises:
@@ -74,7 +75,8 @@ class BoxDistillLoss(nn.Module):
         teacher, weight = teacher.detach(), weight.detach()
         total = over_ranks(weight.sum())
         if student.dim() == 3:
-            return (weight * bins_kl(student, teacher, self.tau)).sum() / total
+            divergence = bins_kl(student, teacher, self.tau) / student.size(-1)
+            return (weight * divergence).sum() / total
         from mmdet.models.losses import GIoULoss
         return overlap_term(GIoULoss(eps=TINY), student, teacher, weight, total)
 

@@ -61,7 +61,7 @@ def test_bins_by_the_formula(tau):
     p, q = (side / side.sum(-1, keepdim=True) for side in powers)
     expected = (weight * tau**2 * (q * (q / p).log()).sum((1, 2)) / 4).sum() / weight.sum()
     slope = weight[:, None, None] * tau * (p - q) / 4 / weight.sum()
-    loss = BoxDistillLoss(1., tau)
+    loss = BoxDistillLoss(BINS, tau)  # the mean over the bins, as in LD's code
     assert_same(gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), student),
                 (expected, slope))
     assert bins_kl(student, teacher, tau).shape == (N, )
