@@ -33,7 +33,7 @@ class LogitTerms:
     Args:
         heads (sequence[TaughtHead]): The heads. Their predictions arrive with the teacher's.
         losses (sequence[nn.Module]): Losses with a method ``of_call``.
-        gt_weight (float): Factor of the heads' own losses.
+        gt_weight (float): Factor of the heads' own losses, where the terms are computed.
         teacher (nn.Module, optional): Whose predictions; its own losses say how these are meant (SimCC's
             temperature). Defaults to None: as the student's.
 
@@ -61,6 +61,11 @@ class LogitTerms:
         self._terms.clear()
         return terms
 
+    @property
+    def names(self) -> List[str]:
+        """list[str]: What the terms are logged under."""
+        return sorted({term.log_name for term in self._losses})
+
     def remove(self) -> None:
         """Take the hooks off."""
         self._terms.clear()
@@ -71,7 +76,7 @@ class LogitTerms:
                     kwargs: dict, output: Tensor) -> Optional[Tensor]:
         if not has_pair(args):
             return None
-        own = output if self._gt_weight == 1 else output * self._gt_weight
+        own = output if self._gt_weight == 1 or not self.scale else output * self._gt_weight
         if self.scale and not all_finite(tensors_in(map_leaves(teacher_side, args))):
             self.refused += 1
             for term in self._losses:

@@ -36,6 +36,9 @@ class HeadAdapter:
     beside: ClassVar[Tuple[str, ...]] = ()
     """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
 
+    way_out: ClassVar[str] = 'leave it out with the option `heads`'
+    """What to do where it cannot be taught."""
+
     scores: ClassVar[int] = 0
     """Which of its outputs are the class scores, where it returns several."""
 

@@ -249,7 +249,7 @@ def test_generations_mix_hard_and_soft_target():
     student, teacher = detectors.build('faster_rcnn').eval(), detectors.build('faster_rcnn').eval()
     with torch.no_grad():
         teacher.roi_head.bbox_head.fc_cls.bias.normal_()
-    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), decay=False, gt_weight=0.7,
+    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), schedule='constant', gt_weight=0.7,
                        losses=[dict(type='mmskd.ClassDistillLoss', weight=0.3)])
     hook.attach(student)
     born_again = detectors.losses(student)
@@ -294,7 +294,7 @@ class Decay(Hook):
         self.seen, self.losses = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen.append(runner.message_hub.get_scalar('train/distill_decay').current())
+        self.seen.append(runner.message_hub.get_scalar('train/distill_weight').current())
         self.losses.append({key: float(value) for key, value in outputs.items()})
 
 
