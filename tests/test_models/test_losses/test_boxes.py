@@ -9,6 +9,7 @@ from torchvision.ops import generalized_box_iou_loss as giou
 pytest.importorskip('mmdet')
 
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 import mmskd.models.losses.boxes as boxes  # noqa: E402
 from mmskd.errors import UsageError  # noqa: E402
@@ -100,9 +101,10 @@ def test_half_precision_is_compared_in_single():
 
 
 def roi_head(agnostic, kind=Shared2FCBBoxHead, **options):
-    return adapter_of('roi_head.bbox_head', kind(
-        num_classes=CLASSES, in_channels=4, roi_feat_size=2, reg_class_agnostic=agnostic,
-        **options))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = kind(num_classes=CLASSES, in_channels=4, roi_feat_size=2,
+                    reg_class_agnostic=agnostic, **options)
+    return adapter_of('roi_head.bbox_head', head)
 
 
 @pytest.mark.parametrize('agnostic', [False, True])
