@@ -11,6 +11,7 @@ from .functional import bins_kl
 from .soft_target import at_least_float32
 
 TINY = 1e-9  # the least area that GIoULoss divides by; boxes of queries are fractions of an image
+SAME = 1e-5  # of the extent of a box: sides that are closer than this are the same but for rounding
 
 
 class BoxLesson(NamedTuple):
@@ -87,7 +88,7 @@ def overlap_term(loss: Callable, student: Tensor, teacher: Tensor, weight: Tenso
 
     Where the teacher's sides are out of order, it teaches nothing. Where the student's are, an
     overlap would reward it for being more so, and the sides are drawn to the teacher's by their
-    distance.
+    distance. Where both agree, an overlap has a kink, at which rounding would make a gradient.
 
     Args:
         loss (Callable): As mmdet's losses of overlaps.
@@ -99,10 +100,10 @@ def overlap_term(loss: Callable, student: Tensor, teacher: Tensor, weight: Tenso
     Returns:
         Tensor: Scalar; 0 where both agree.
     """
-    weight = weight * _in_order(teacher)
-    in_order = _in_order(student)
+    distance, in_order = _relative_distance(student, teacher), _in_order(student)
+    weight = weight * _in_order(teacher) * (distance > SAME)
     overlap = box_term(loss, student, teacher, weight * in_order, total)
-    stray = (weight * ~in_order * _relative_distance(student, teacher)).sum() / total
+    stray = (weight * ~in_order * distance).sum() / total
     return overlap + loss.loss_weight * stray
 
 

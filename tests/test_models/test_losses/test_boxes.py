@@ -83,6 +83,16 @@ def test_a_teacher_that_agrees_teaches_nothing(bins):
     assert value.abs() < 1e-15 and slope.abs().max() < 1e-15
 
 
+def test_rounding_teaches_nothing():
+    """An overlap has slopes on both sides of agreement, as a distance has."""
+    teacher = corners().float()
+    loss, weight = BoxDistillLoss(), torch.ones(N)
+    student = teacher * (1 + torch.finfo(torch.float32).eps)
+    value, slope = gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), student)
+    assert not torch.equal(student, teacher) and value.abs() < 1e-6 and (slope == 0).all()
+    assert gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), teacher * 1.001)[1].abs().sum() > 0
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher, weight = (
         side.requires_grad_() for side in (corners(), corners(), torch.rand(N).double()))
