@@ -60,6 +60,13 @@ def test_a_dead_channel_has_no_gradient(loss, maps):
     assert (student.grad[:, 0] == 0).all() and 0 < student.grad.abs().max() < 10
 
 
+def test_two_numbers_have_no_correlation(maps):
+    student, teacher = (side[:2, :, :1, :1].clone().requires_grad_() for side in maps)
+    value = pearson_distance(student, teacher)
+    value.backward()
+    assert value == 1 and (student.grad == 0).all()
+
+
 @pytest.mark.parametrize('kind', ['PKDLoss', 'CWDLoss'])
 def test_a_wider_teacher_of_a_detector(kind):
     pytest.importorskip('mmdet')
