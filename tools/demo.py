@@ -1,12 +1,14 @@
 """Teach a small pose estimator in three ways, over several seeds, and say which way helps.
 
-On 800 generated stick figures, 25 of which have labels: from these labels alone; from no labels,
-but from what a larger model sees in all figures (DWPose's logit loss); and from the labels with
-PS-KD (its own past self teaches). That model is trained first, with all labels, in the place of one
-that somebody has published. Each run is one of tools/train.py, and as many of them run side by side
-as there are cores. Prints what each way comes to, with 95 % intervals over
-the seeds, draws the same figures as each way sees them, and writes a report whose file it names
-last. A run that was interrupted goes on where it stopped; one that is complete is used as it is.
+On 800 generated stick figures, ten of which have labels: from these labels alone; from no labels,
+but from what a larger model sees in all figures (DWPose's logit loss); and from the ten labels with
+PS-KD (its own past self teaches). The larger model is trained first, with all labels, in the place
+of one that somebody has published. Each run is one of tools/train.py, and as many of them run side
+by side as there are cores.
+
+Prints what each way comes to, with 95 % intervals over the seeds, draws the same figures as each
+way sees them, and writes a report whose file it names last. A run that was interrupted goes on
+where it stopped; one that is complete is used as it is.
 """
 import argparse
 import functools

@@ -1,4 +1,4 @@
-# A small SimCC, a quarter as wide as ResNet-18, that has the labels of 25 figures
+# A small SimCC, a quarter as wide as ResNet-18, that has the labels of ten figures
 _base_ = 'simcc_figures_teacher.py'
 model = dict(backbone=dict(stem_channels=16, base_channels=16), head=dict(in_channels=128))
 
@@ -6,8 +6,8 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='RepeatDataset',
-        times=32,
-        dataset=dict(_base_.train_dataloader.dataset, indices=list(range(0, 800, 32)))))
+        times=80,
+        dataset=dict(_base_.train_dataloader.dataset, indices=list(range(0, 800, 80)))))
 
 max_epochs = 10
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
