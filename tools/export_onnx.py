@@ -1,11 +1,13 @@
 """Write a SimCC model as an .onnx file: from the image to the bins, as RTMPose is deployed.
 
 The file has the input `input` (N, 3, H, W), normalised by the config's mean and deviation, and the outputs
-`simcc_x` and `simcc_y`. mmskd.OnnxPoseTeacher reads it, and so does what runs RTMPose.
+`simcc_x` and `simcc_y` (and `simcc_z` of a model in space). mmskd.OnnxPoseTeacher reads it, and so does what runs
+RTMPose.
 """
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
@@ -50,7 +52,8 @@ def export(config: str, checkpoint: str, out_file: str) -> None:
     if teacher.answers().beta is None:
         raise UsageError(f'{config} predicts heatmaps; only SimCC models are written')
     width, height = teacher.images().size
-    names = ['simcc_x', 'simcc_y']
+    names = ['simcc_x', 'simcc_y', 'simcc_z'][:len(teacher.answers().axes)]
+    Path(out_file).parent.mkdir(parents=True, exist_ok=True)
     blank = torch.zeros(2, 3, height, width)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # of shapes that are constants, as they should be

@@ -82,10 +82,24 @@ def test_what_was_prepared(folder):
 
 
 @pytest.mark.parametrize('change,message', [
-    (dict(categories=[]), 'has no categories'), (dict(annotations=[dict(image_id='x', id=7)]), 'annotation 7 needs'),
-    (dict(images=[dict(id=0, file_name='gone.jpg')]), 'gone.jpg is not there'),
-    (dict(categories=[dict(name='a'), dict(name='b')]), 'one category with the names')])
+    (dict(categories=[]), 'has no categories'),
+    (dict(annotations=[dict(image_id='x', id=7, category_id=1)]), 'annotation 7 '),
+    (dict(images=[dict(id=0, file_name='gone.jpg')]), 'an image needs id, file_name, width and height'),
+    (dict(images=[dict(id=0, file_name='gone.jpg', width=3, height=3)]), 'gone.jpg is not there'),
+    (dict(categories=[dict(name='a'), dict(name='b')]), 'one category with the names'),
+    (dict(categories=[dict(id=1, keypoints=['nose', 'tail', 'nose'])]), "a name of its own, and one is 'nose'"),
+    (dict(categories=[dict(id=1, keypoints=['nose', 'tail'], skeleton=[[0, 1]])]), 'two numbers from 1 to 2'),
+    (dict(annotations=[dict(id=1), dict(id=1)]), 'annotation 1 |an id of its own'),
+    (dict(annotations=[dict(image_id=0)]), 'an id of its own, and one has None')])
 def test_other_files_are_refused_in_a_line(folder, tmp_path, refusal, change, message):
     coco = json.loads((folder / 'labels.json').read_text())
     (tmp_path / 'labels.json').write_text(json.dumps({**coco, **change}))
     assert re.search(message, refusal('prepare_poses', folder / 'photos', tmp_path / 'labels.json', 'other'))
+
+
+@pytest.mark.parametrize('names', [
+    ('nose', 'leftear', 'rightear'), ('nose', 'ear_L', 'ear_R'), ('Nose', 'EarLeft', 'EarRight'), ('nose', 'earL', 'earR'),
+    ('nose', 'fl', 'fr'), ('nose', 'left elbow', 'right elbow'), ('nose', 'paw1LH', 'paw1RH')])
+def test_names_say_what_a_mirror_swaps(load_tool, names):
+    tool = load_tool('prepare_poses')
+    assert [tool._mirrored(name, list(names)) for name in names] == ['', names[2], names[1]]
