@@ -10,8 +10,9 @@ from mmskd.errors import UsageError
 from mmskd.registry import MODELS
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
-from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
-                             HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
+from .losses.distill import (BinDistillLoss, ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
+                             HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_bin_loss,
+                             is_dsnt_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
 from .losses.soft_target import at_least_float32
@@ -171,7 +172,7 @@ def compares_features(loss: nn.Module) -> bool:
 def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC, heatmaps alone for heatmap heads and DSNT, class scores for detectors and
+    Features and bins for SimCC, heatmaps alone for heatmap heads and DSNT, RTMO's bins, class scores for detectors and
     classifiers: the weight of a sum over a feature map has to be chosen for the size of the map.
     """
     own = next(iter(heads[0].losses.values()))
@@ -179,6 +180,8 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Mod
         return [FeatureDistillLoss(), SimCCDistillLoss()]
     if is_dsnt_loss(own):
         return [DSNTDistillLoss()]
+    if is_bin_loss(own):
+        return [BinDistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
     return [ClassDistillLoss() if is_detector(model) else NKDLoss()]

@@ -34,6 +34,9 @@ class HeadAdapter:
     beside: ClassVar[Tuple[str, ...]] = ()
     """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
 
+    at_places: ClassVar[bool] = False
+    """Whether a teacher of keypoints answers about places that the student chooses, whatever the size of its outputs."""
+
     scores: ClassVar[int] = 0
     """Which of its outputs are the class scores, where it returns several."""
 

@@ -12,9 +12,6 @@ refuse_heads('it predicts coordinates, and a target between two places is a thir
 refuse_heads('it finds the people and their keypoints in one stage, by regression from places that it assigns '
              'anew in each step; SimCC and heatmap heads of top-down models predict distributions',
              'YOLOXPoseHead', 'DEKRHead', 'CIDHead', 'EDPoseHead')
-refuse_heads('it finds the people in one stage, at places that it chooses by its own scores, and lays its bins around '
-             'each box that it predicts there: a teacher would have to be asked for its bins (dcc) around the boxes of '
-             'the student, and a pose estimator\'s teacher is asked about images alone', 'RTMOHead')
 refuse_heads('its decoder with its queries is a part of the head, so the n-th prediction of a teacher is about '
              'another object than its own n-th one', 'MaskFormerHead')
 refuse_heads('its class loss and its box loss are one number, the smaller one of two pairings with the objects, so '

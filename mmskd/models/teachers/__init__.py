@@ -4,6 +4,7 @@ from typing import Sequence, Union
 from torch import nn
 
 from ..heads import TaughtHead, is_detector, is_pose_estimator
+from .bin_mirror import BinMirror
 from .frozen import FixedModes, FollowedModes, freeze, frozen_copy
 from .hf_pose import HFPoseTeacher
 from .mirror import Mirror
@@ -13,7 +14,7 @@ from .past_self import PastSelf
 from .pose_teacher import PoseTeacher
 
 __all__ = [
-    'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
+    'BinMirror', 'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
     'PoseTeacher', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
     'shared_features_mirror'
 ]
@@ -23,4 +24,6 @@ def mirror_of(model: nn.Module, heads: Sequence[TaughtHead]) -> Union[Mirror, Ou
     """What brings a teacher's predictions to the losses of these heads of a model."""
     if is_detector(model):
         return Mirror(model, heads)
+    if any(head.adapter.at_places for head in heads):
+        return BinMirror(model, heads)
     return (pose_mirror if is_pose_estimator(model) else classifier_mirror)(model, heads)

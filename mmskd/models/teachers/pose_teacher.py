@@ -157,6 +157,10 @@ def answers_of(model: nn.Module, side: str) -> Answers:
     """
     adapter = choose_heads(model)[0]
     head, outer = adapter.head, model.head
+    if adapter.at_places:
+        raise UsageError(f'the {side}\'s {adapter} lays its bins around the boxes that it predicts: only a model of the '
+                         'same family answers about these, with the same keypoints in the same order. Give one such '
+                         'teacher, without keypoints, flip and weight_by')
     codec = getattr(head, 'decoder', None) or getattr(outer, 'decoder', None)
     loss = next(iter(adapter.target_losses().values()), None)
     kind = type(codec).__name__
