@@ -103,3 +103,31 @@ def test_other_files_are_refused_in_a_line(folder, tmp_path, refusal, change, me
 def test_names_say_what_a_mirror_swaps(load_tool, names):
     tool = load_tool('prepare_poses')
     assert [tool._mirrored(name, list(names)) for name in names] == ['', names[2], names[1]]
+
+
+def test_the_table_says_what_data_sets_have_in_common():
+    from mmskd.models.teachers.keypoints import Keypoints, map_keypoints
+    from mmskd.models.teachers.metainfo import given_metainfo
+
+    def known(side, name):
+        meta = given_metainfo(side, f'configs/_base_/datasets/{name}.py')
+        return Keypoints(side, len(meta['keypoint_id2name']), meta)
+
+    rows = re.findall(r'^\| (\w+) \| (\w+) \| (\d+) of (\d+) \|(.*)\|$', PAGE.read_text(), re.M)
+    assert len(rows) == 7
+    for student, teacher, taught, count, alone in rows:
+        mine, theirs = known('student', student), known('teacher', teacher)
+        mapped = map_keypoints('by_name', mine, theirs)
+        left = [mine.names[index] for index, other in enumerate(mapped) if other is None]
+        assert (int(taught), int(count)) == (mine.count - len(left), mine.count)
+        assert alone.strip() == ', '.join(left)
+
+
+def test_the_pictures_are_drawn(run_tool, tmp_path):
+    """By the script that the page's came from; each is named in it, and small."""
+    run_tool('draw_own_dwpose', tmp_path)
+    drawn = {path.name for path in tmp_path.glob('*.png')}
+    kept = PAGE.parent / '_static'
+    assert len(drawn) == 2
+    for name in drawn:
+        assert f'(_static/{name})' in PAGE.read_text() and (kept / name).stat().st_size < 100_000

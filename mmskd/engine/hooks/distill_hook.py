@@ -65,8 +65,8 @@ class DistillHook(TeachingHook):
             :class:`~mmskd.models.teachers.option.TeacherOption`).
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
-            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for heatmap heads,
-            ``ClassDistillLoss`` for detectors, ``NKDLoss`` for classifiers.
+            ``mmskd.BinDistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps
+            for heatmap heads, bins for RTMO, ``ClassDistillLoss`` for detectors, ``NKDLoss`` for classifiers.
         decay (bool): Whether the terms fade out linearly, to T's share 1 / T. Defaults to True.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
