@@ -1,4 +1,5 @@
 """The commands of docs/own_dwpose.md, one after the other, on a few generated figures."""
+import inspect
 import json
 import re
 import shlex
@@ -131,3 +132,12 @@ def test_the_pictures_are_drawn(run_tool, tmp_path):
     assert len(drawn) == 2
     for name in drawn:
         assert f'(_static/{name})' in PAGE.read_text() and (kept / name).stat().st_size < 100_000
+
+
+def test_teachers_of_the_page_take_what_is_written():
+    from mmskd.registry import MODELS
+    written = re.findall(r"`(dict\(type='mmskd.*?\))`", PAGE.read_text())
+    assert len(written) == 2
+    for code in written:
+        given = eval(code, dict(dict=dict))
+        inspect.signature(MODELS.get(given.pop('type'))).bind(**given)
