@@ -1,4 +1,4 @@
-"""Configs of NKD and USKD: what they add, and, where mmpretrain is installed, to what."""
+"""Configs of NKD, USKD and PS-KD on classifiers: what they add, and, where mmpretrain is installed, to what."""
 import re
 import runpy
 from importlib.util import find_spec
@@ -13,10 +13,10 @@ from mmskd.config import load_config
 from mmskd.registry import HOOKS, MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL = sorted(path for folder in ('nkd', 'uskd') for path in (ROOT / 'configs' / folder).glob('*.py'))
+ALL = sorted(path for folder in ('nkd', 'uskd', 'pskd') for path in (ROOT / 'configs' / folder).glob('*.py'))
 DETECTORS = [path for path in ALL if 'rcnn' in path.stem]
 CONFIGS = [path for path in ALL if path not in DETECTORS]
-STUDENTS = [path for path in CONFIGS if path.name.startswith(('nkd_', 'uskd_'))]
+STUDENTS = [path for path in CONFIGS if path.name.startswith(('nkd_', 'uskd_', 'pskd_'))]
 needs_mmpretrain = pytest.mark.skipif(
     find_spec('mmpretrain') is None, reason='mmpretrain is not installed')
 
@@ -30,18 +30,18 @@ def test_hook_builds(path):
     """Without the base, which may be a package that is not there."""
     hook, = runpy.run_path(str(path))['custom_hooks']
     built = HOOKS.build(hook)
-    assert type(built).__name__ == dict(nkd='NKDHook', uskd='USKDHook')[path.parent.name]
+    assert type(built).__name__ == dict(nkd='NKDHook', uskd='USKDHook', pskd='PSKDHook')[path.parent.name]
     cifar = 'cifar100' in path.stem
     if path.parent.name == 'nkd':
         loss = MODELS.build(built.loss_cfgs[0])
         assert (loss.gamma, loss.tau) == ((3.5, 3.) if cifar else (1.5, 1.))
-    else:
+    elif path.parent.name == 'uskd':
         assert (built.loss.alpha, built.loss.beta, built.loss.mu) == \
             ((0.1, 0.1, 0.1) if cifar else (1., 0.1, 0.005))
         assert built.num_classes == (100 if cifar else 1000)
 
 
-@pytest.mark.parametrize('folder', ['nkd', 'uskd'])
+@pytest.mark.parametrize('folder', ['nkd', 'uskd', 'pskd'])
 def test_metafile_lists_what_is_there(folder):
     entries = yaml.safe_load((ROOT / f'configs/{folder}/metafile.yml').read_text())['Models']
     assert sorted(entry['Config'] for entry in entries) == [

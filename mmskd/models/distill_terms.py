@@ -4,24 +4,28 @@ from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+from .box_terms import compares_boxes, require_boxes
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
+from .losses.boxes import BoxDistillLoss
 from .losses.distill import (BinDistillLoss, ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
                              HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_bin_loss,
                              is_dsnt_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
+from .losses.pkd import PKDLoss
 from .losses.soft_target import at_least_float32
 from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair, map_leaves, teacher_side
 from .ranges import LOSS, record_function
 from .taps import Tap
 from .teachers.output_mirror import feature_module
-from .teachers.probe import feature_maps
+from .teachers.probe import feature_maps, probe_features
 
 
 class LogitTerms:
@@ -30,7 +34,7 @@ class LogitTerms:
     Args:
         heads (sequence[TaughtHead]): The heads. Their predictions arrive with the teacher's.
         losses (sequence[nn.Module]): Losses with a method ``of_call``.
-        gt_weight (float): Factor of the heads' own losses.
+        gt_weight (float): Factor of the heads' own losses, where the terms are computed.
         teacher (nn.Module, optional): Whose predictions; its own losses say how these are meant (SimCC's
             temperature). Defaults to None: as the student's.
 
@@ -58,6 +62,11 @@ class LogitTerms:
         self._terms.clear()
         return terms
 
+    @property
+    def names(self) -> List[str]:
+        """list[str]: What the terms are logged under."""
+        return sorted({term.log_name for term in self._losses})
+
     def remove(self) -> None:
         """Take the hooks off."""
         self._terms.clear()
@@ -68,7 +77,7 @@ class LogitTerms:
                     kwargs: dict, output: Tensor) -> Optional[Tensor]:
         if not has_pair(args):
             return None
-        own = output if self._gt_weight == 1 else output * self._gt_weight
+        own = output if self._gt_weight == 1 or not self.scale else output * self._gt_weight
         if self.scale and not all_finite(tensors_in(map_leaves(teacher_side, args))):
             self.refused += 1
             for term in self._losses:
@@ -150,7 +159,7 @@ def build_losses(option: str, cfgs: Sequence[dict]) -> List[nn.Module]:
     """
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
-        if not (compares_features(loss) or hasattr(loss, 'of_call')):
+        if not (compares_features(loss) or compares_boxes(loss) or hasattr(loss, 'of_call')):
             raise UsageError(f'{type(loss).__name__} in the option `{option}` is no loss between a student '
                              'and a teacher')
     return losses
@@ -169,11 +178,14 @@ def compares_features(loss: nn.Module) -> bool:
     return isinstance(loss, FeatureDistillLoss)
 
 
-def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Module]:
+def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
+                   teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC, heatmaps alone for heatmap heads and DSNT, RTMO's bins, class scores for detectors and
-    classifiers: the weight of a sum over a feature map has to be chosen for the size of the map.
+    Features and bins for SimCC; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where DWPose's sum over a
+    feature map would need a weight for each size of map; class scores for detectors, with features
+    by their correlation and boxes where these can be compared (else the log says why not); logits
+    for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
@@ -184,4 +196,16 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead]) -> List[nn.Mod
         return [BinDistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
-    return [ClassDistillLoss() if is_detector(model) else NKDLoss()]
+    if not is_detector(model):
+        return [NKDLoss()]
+    features, losses = PKDLoss(), [ClassDistillLoss()]
+    for what, loss, require in (
+        ('features', features,
+         lambda: features.connect(probe_features(model), probe_features(teacher, model))),
+        ('boxes', BoxDistillLoss(), lambda: require_boxes(heads, teacher))):
+        try:
+            require()
+            losses.append(loss)
+        except UsageError as refusal:
+            print_log(f'Distillation: {what} are not taught; {refusal}', 'current')
+    return losses

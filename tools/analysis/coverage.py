@@ -429,7 +429,7 @@ def check_distill(stock: Stock, **options) -> None:
     """See the module."""
     small = stock.small
     model = small.copy()
-    hook = DistillHook(teacher=small.another(), decay=False, **options, **EXACT)
+    hook = DistillHook(teacher=small.another(), schedule='constant', **options, **EXACT)
     taught = step(small, model, lambda: attach(hook, model))
     require_finite(taught.losses, 'with a teacher')
     terms = _terms(stock, taught)
@@ -443,7 +443,7 @@ def check_distill(stock: Stock, **options) -> None:
         return
     model = with_frozen_norms(without_dropout(small.copy()))
     teacher = without_dropout(small.copy())
-    hook = DistillHook(teacher=teacher, decay=False, **options, **EXACT)
+    hook = DistillHook(teacher=teacher, schedule='constant', **options, **EXACT)
     agreed = step(small, model, lambda: attach(hook, model))
     if _added(stock, agreed):
         size = gradient(sum(value.sum() for value in _added(stock, agreed).values()), model)

@@ -83,6 +83,8 @@ CROPS = dict(size=(256, 192), batch=8, on_gpu=((256, 192), 128))
 WORKS = {
     'pskd_retinanet': Work('PS-KD, RetinaNet-R50', RETINANET,
                            ('stock', 'nothing to teach', 'PS-KD', 'PS-KD, float32')),
+    'pskd_average': Work('PS-KD with an average as past self, RetinaNet-R50', RETINANET,
+                         ('stock', 'PS-KD', 'PS-KD, average', 'PS-KD, average, float32')),
     'pskd_faster_rcnn': Work('PS-KD, Faster R-CNN R50', FASTER_RCNN,
                              ('stock', 'PS-KD', 'PS-KD, float32')),
     'pskd_rtmpose': Work('PS-KD, RTMPose-m', RTMPOSE.format('m'),
@@ -142,13 +144,25 @@ def stock_amp(setting: Setting) -> Callable:
     return step
 
 
-def pskd(setting: Setting, **options) -> Callable:
+def pskd(setting: Setting, hook: Optional[PSKDHook] = None, **options) -> Callable:
     """As in the middle of a training."""
-    hook = PSKDHook(**options)
+    hook = hook or PSKDHook(**options)
     hook.attach(setting.model)
     hook.refresh_teacher()
     hook.alpha_t = 0.5
     return _in_training(hook, setting)
+
+
+def pskd_average(setting: Setting, **options) -> Callable:
+    """The same with a past self that moves in each step."""
+    hook = PSKDHook(past='average', **options)
+    losses_of = pskd(setting, hook=hook)
+
+    def step():
+        hook.average_teacher()
+        return losses_of()
+
+    return step
 
 
 def nothing_to_teach(setting: Setting) -> Callable:
@@ -206,6 +220,7 @@ FLOAT32 = dict(precision=None)
 WAYS: Dict[str, Tuple[Callable, dict]] = {
     'stock': (stock, {}), 'stock, --amp on a CPU': (stock_amp, {}), 'nothing to teach': (nothing_to_teach, {}),
     'PS-KD': (pskd, {}), 'PS-KD, float32': (pskd, FLOAT32),
+    'PS-KD, average': (pskd_average, {}), 'PS-KD, average, float32': (pskd_average, FLOAT32),
     'distillation': (distillation, {}), 'distillation, float32': (distillation, FLOAT32),
     'bins': (bins, {}), 'bins, teacher of larger crops': (bins, dict(larger=True)),
     'bins, teacher of larger crops, flip': (bins, dict(larger=True, flip=True)),

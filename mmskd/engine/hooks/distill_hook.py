@@ -7,6 +7,7 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmskd.errors import UsageError
+from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
 from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
                                         compares_features, default_losses)
 from mmskd.models.finite import require_finite
@@ -22,6 +23,7 @@ from mmskd.options import Options
 from mmskd.registry import HOOKS
 
 from ..extra_parameters import join_optimizer, wrap_for_ddp
+from ..weight_schedule import WeightSchedule
 from .preconditions import is_training
 from .teacher_paths import config_folder, keep_teacher_paths
 from .teaching_hook import TeachingHook
@@ -43,7 +45,7 @@ class DistillHook(TeachingHook):
     resume under the key ``mmskd_distill``.
 
     With the student's own previous generation as the teacher ("born-again", Furlanello et al., ICML 2018),
-    a constant mix of hard and soft target is ``decay=False, gt_weight=1 - a`` and a logit loss of
+    a constant mix of hard and soft target is ``schedule='constant', gt_weight=1 - a`` and a logit loss of
     weight ``a``.
 
     Works without a Runner too::
@@ -55,7 +57,8 @@ class DistillHook(TeachingHook):
 
     (then ``hook.losses``, which holds the projections, is to be given to the optimizer as well).
 
-    Logged each iteration: ``distill_decay`` (r), and the terms ``loss_feature`` and ``loss_logit`` (``loss_nkd``).
+    Logged each iteration: ``distill_weight`` (r), and the terms ``loss_feature``, ``loss_logit``
+    (``loss_nkd``) and ``loss_box``.
 
     Args:
         teacher (dict | nn.Module | list): ``config``, a file or ``package::path``, looked for beside the config of
@@ -64,10 +67,18 @@ class DistillHook(TeachingHook):
             the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and ``weight_by`` (see
             :class:`~mmskd.models.teachers.option.TeacherOption`).
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
-            ``mmskd.SimCCDistillLoss``, ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``,
-            ``mmskd.BinDistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps
-            for heatmap heads, bins for RTMO, ``ClassDistillLoss`` for detectors, ``NKDLoss`` for classifiers.
-        decay (bool): Whether the terms fade out linearly, to T's share 1 / T. Defaults to True.
+            ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
+            ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
+            ``mmskd.BinDistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC
+            heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
+            ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
+            classifiers.
+        schedule (str): How r moves from epoch to epoch (from iteration to iteration in an iteration-based loop):
+            'falling' linearly, to 1 / T, 'cosine', 'constant' or 'rising' (see
+            :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'falling', DWPose's.
+        begin (int): How many epochs (iterations) the teacher is silent at first; the stock losses count in full
+            then, whatever ``gt_weight``. Defaults to 0.
+        stop (int, optional): After how many epochs (iterations) it is silent again. Defaults to None.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
         heads (sequence[str], optional): As in PSKDHook.
@@ -88,15 +99,16 @@ class DistillHook(TeachingHook):
     binding = ('losses', )
 
     def __init__(self, teacher: Given, losses: Optional[Sequence[dict]] = None,
-                 decay: bool = True, gt_weight: float = 1.0, heads: Optional[Sequence[str]] = None,
-                 precision: Optional[str] = 'auto'):
+                 schedule: str = 'falling', gt_weight: float = 1.0,
+                 heads: Optional[Sequence[str]] = None, precision: Optional[str] = 'auto',
+                 begin: int = 0, stop: Optional[int] = None):
         super().__init__()
         name = type(self).__name__
         options = Options(name)
         self._given = TeacherOption(name, teacher)
         self.precision = options.choice('precision', precision, PRECISIONS)
         self.loss_cfgs = options.configs('losses', losses, optional=True)
-        self.decay = options.flag('decay', decay)
+        self.schedule = WeightSchedule(name, schedule, begin, stop)
         self.gt_weight = options.number('gt_weight', gt_weight, least=0)
         self.heads = options.names('heads', heads, optional=True)
         self.r_t = 1.0
@@ -120,7 +132,7 @@ class DistillHook(TeachingHook):
         if translated:
             self._require_lessons(teacher)
         if losses is None:
-            losses = [loss for loss in default_losses(model, self.heads_taught)
+            losses = [loss for loss in default_losses(model, self.heads_taught, teacher)
                       if not (translated and compares_features(loss))]
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
@@ -128,14 +140,19 @@ class DistillHook(TeachingHook):
             loss.check_model(model)
             loss.connect(probe_features(model), probe_features(features_from(teacher), model))
         self._mirror = mirror_of(model, self.heads_taught)
-        logit_losses = [loss for loss in losses if loss not in feature_losses]
+        box_losses = [loss for loss in losses if compares_boxes(loss)]
+        if box_losses:
+            require_boxes(self.heads_taught, teacher)
+        self._boxes = BoxTerms(self.heads_taught, box_losses, self._mirror)
+        logit_losses = [loss for loss in losses if loss not in (*feature_losses, *box_losses)]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
         self._asked = teacher_to_ask(teacher, self.precision,
-                                     [head.adapter for head in self.heads_taught])
+                                     [head.adapter for head in self.heads_taught],
+                                     boxes=bool(box_losses))
         self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
                           for loss in feature_losses]
-        for part in (self._mirror, self._logits, *self._features):
+        for part in (self._mirror, self._logits, self._boxes, *self._features):
             undo.callback(part.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
         self._modes = FixedModes(teacher)
@@ -147,9 +164,12 @@ class DistillHook(TeachingHook):
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the teacher."""
+        if self.silent(self.r_t):
+            self.rest()
+            return False
         for feature in self._features:
             feature.listen()
-        self._logits.scale = self.r_t
+        self._logits.scale = self._boxes.scale = self.r_t
         self._modes.apply(model.training)
         self._asked.follow()
         self._mirror.start(self._asked.model, self._asked.ask)
@@ -162,15 +182,22 @@ class DistillHook(TeachingHook):
     def end(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The losses, with the teacher's terms."""
         self._mirror.stop()
-        terms = self._logits.take()
+        terms = {**self._logits.take(), **self._boxes.take()}
         for feature in self._features:
-            for name, value in feature.take().items():
+            with torch.set_grad_enabled(self.r_t > 0 and torch.is_grad_enabled()):  # 0 is no gradient either
+                taken = feature.take()
+            for name, value in taken.items():
                 terms[name] = terms.get(name, 0) + value * self.r_t
         return {**losses, **terms}
 
+    def terms(self) -> List[str]:
+        """Those of the losses."""
+        return sorted({loss.log_name for loss in self.losses})
+
     def refusals(self) -> int:
         """Also of the terms."""
-        return super().refusals() + sum(part.refused for part in (self._logits, *self._features))
+        return super().refusals() + sum(part.refused for part in (self._logits, self._boxes,
+                                                            *self._features))
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)
@@ -200,21 +227,28 @@ class DistillHook(TeachingHook):
         for feature in self._features:
             feature.wrap(lambda loss: self._train_along(runner, loss))
 
+    def before_train(self, runner) -> None:
+        """Attach, unless that was done before."""
+        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
+        self.schedule.check(runner.max_iters if by_iteration else runner.max_epochs,
+                            'iteration' if by_iteration else 'epoch')
+        super().before_train(runner)
+
     def before_train_epoch(self, runner) -> None:
         """Epoch loop: the share of this epoch."""
-        if self.decay and not isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.r_t = 1 - runner.epoch / runner.max_epochs
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            self.r_t = self.schedule.at(runner.epoch, runner.max_epochs)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Iteration loop: the share of this iteration."""
         super().before_train_iter(runner, batch_idx, data_batch)
-        if self.decay and isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.r_t = 1 - runner.iter / runner.max_iters
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self.r_t = self.schedule.at(runner.iter, runner.max_iters)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Log the share."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        runner.message_hub.update_scalar('train/distill_decay', self.r_t)
+        runner.message_hub.update_scalar('train/distill_weight', self.r_t)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Go on with the projections of the run that is being resumed.
@@ -248,7 +282,8 @@ class DistillHook(TeachingHook):
         """Who teaches what, and by which losses."""
         translated = isinstance(self._teacher, TranslatedTeacher)
         names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
-        fading = 'fading out linearly' if self.decay else 'at constant weight'
+        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
+        fading = self.schedule.describe('iteration' if by_iteration else 'epoch')
         return [
             f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by {names}, {fading}',
             *(f'Distillation: {head.describe()}' for head in self.heads_taught),

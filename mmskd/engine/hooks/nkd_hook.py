@@ -56,7 +56,7 @@ class NKDHook(DistillHook):
                  loss: Optional[dict] = None):
         options = Options('NKDHook')
         loss = options.config('loss', loss, optional=True) or dict(type='mmskd.NKDLoss')
-        super().__init__(teacher, [loss], decay=False, precision=None)
+        super().__init__(teacher, [loss], schedule='constant', precision=None)
         self.loss_module = options.text('loss_module', loss_module)
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:

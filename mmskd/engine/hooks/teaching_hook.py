@@ -3,8 +3,10 @@ import inspect
 import logging
 from collections import Counter
 from contextlib import ExitStack, contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Type
 
+import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -88,6 +90,10 @@ class TeachingHook(Hook):
         """How often so far what the teacher said was not finite, and taught nothing."""
         return sum(head.refused for head in self.heads_taught)
 
+    def terms(self) -> Iterable[str]:
+        """The names of what :meth:`end` adds to the losses: logged as 0 once nobody is asked any more."""
+        return ()
+
     def announce(self, runner) -> List[str]:
         """Lines for the log, once attached."""
         return []
@@ -144,8 +150,23 @@ class TeachingHook(Hook):
             text = str(error)
             raise UsageError(text if text.startswith(prefix) else prefix + text) from error
 
+    def silent(self, weight: float) -> bool:
+        """Whether the teacher need not be asked in the pass that begins.
+
+        Without a weight it is asked until each head was seen to be taught once: a head that loses the
+        prediction on the way to its loss is to be refused now, not when the teacher begins to speak.
+
+        Args:
+            weight (float): Of the teacher.
+        """
+        if weight:
+            return False
+        self._proven = self._proven or _on_all_ranks(self._asked_once and all(
+            head.taught for head in self.heads_taught))
+        return self._proven
+
     def _reset(self) -> None:
-        self._inside = self._objects = False
+        self._inside = self._taught = self._objects = self._asked_once = self._proven = False
         self._passes = self._refused = 0
         self.counts: Counter = Counter()
 
@@ -158,7 +179,7 @@ class TeachingHook(Hook):
         self._objects = has_objects(args, kwargs)
         for head in self.heads_taught:
             head.start(self.measures)
-        self._inside = self.begin(model)
+        self._inside = self._taught = self.begin(model)
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
                        losses: Any) -> Optional[Dict[str, Any]]:
@@ -168,6 +189,7 @@ class TeachingHook(Hook):
         losses = self.end(losses)
         for head in self.heads_taught:
             head.check(self._objects)
+        self._asked_once = True
         if self.refusals() > self._refused:
             self._refused = self.refusals()
             self.count('teacher_not_finite', 'what the teacher says is not finite (NaN or infinity): it teaches '
@@ -213,6 +235,9 @@ class TeachingHook(Hook):
                 f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
                 "call the model with mode='loss' (its own train_step computes the losses in another way), so "
                 'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
+        logged = {f'train/{name}' for name in self.terms()} & runner.message_hub.log_scalars.keys()
+        for name in () if self._taught else logged:  # else the last value would be logged to the end
+            runner.message_hub.update_scalar(name, 0.)
         for name, number in self.counts.items():
             runner.message_hub.update_scalar(f'train/{name}', number)
 
@@ -255,6 +280,13 @@ class TeachingHook(Hook):
             compare(runner, checkpoint, teaching_hooks(runner))
             self._resumed = True
             self._restored = checkpoint.get(self.state_key) if self.state_key else None
+
+
+def _on_all_ranks(true_here: bool) -> bool:
+    """A norm layer, or DDP, that averages over the ranks waits for all of them in the teacher's pass too."""
+    value = torch.tensor(float(true_here))
+    all_reduce(value, 'min')
+    return bool(value)
 
 
 def go_together(first: Type[TeachingHook], second: Type[TeachingHook]) -> bool:

@@ -17,7 +17,8 @@ class PoseDistiller:
                  gamma: float, gt_weight: float):
         self.heads = [TaughtHead(head) for head in heads]
         self._mirror = shared_features_mirror(model, self.heads)
-        loss, = (loss for loss in default_losses(model, self.heads) if not compares_features(loss))
+        loss, = (loss for loss in default_losses(model, self.heads, trained)
+                 if not compares_features(loss))
         loss.weight = gamma
         self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
         self._logits.keypoint_weights = lambda: self._mirror.keypoint_weights

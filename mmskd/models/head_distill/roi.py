@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from ..heads.roi import BoxHeadAdapter
+from ..losses.boxes import box_term, excess
 from ..losses.soft_target import at_least_float32, soft_form
-from .soft_loss import box_term, excess, soft_term
+from .soft_loss import soft_term
 
 
 class BoxDistiller:
@@ -31,7 +32,7 @@ class BoxDistiller:
             raise UsageError(f'model.{adapter.name} has reg_decoded_bbox=True: its box loss needs the RoIs, '
                              'which the head is not given. Set it to False, with L1Loss or SmoothL1Loss '
                              'as loss_bbox.')
-        self._head = head
+        self._adapter, self._head = adapter, head
         self._class_loss = soft_form(head.loss_cls)
 
     def __call__(self, student: Tuple[Tensor, Tensor],
@@ -47,12 +48,9 @@ class BoxDistiller:
         rois = scores.new_tensor(max(len(scores), 1))
         terms = {'loss_cls': soft_term(self._class_loss, scores, their_scores, rois)}
         if offsets is not None:
-            # The offsets of a class count by its probability: those of other classes were not trained
-            weight = self._class_loss.probability(their_scores)[:, :self._head.num_classes]
-            if self._head.reg_class_agnostic:
-                weight = weight.sum(1).clamp(max=1)
             terms['loss_bbox'] = box_term(self._head.loss_bbox, offsets.reshape(-1, 4),
-                                          their_offsets.reshape(-1, 4), weight.reshape(-1), rois)
+                                          their_offsets.reshape(-1, 4),
+                                          self._adapter.box_weights(their_scores), rois)
         return terms
 
 

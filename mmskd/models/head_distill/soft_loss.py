@@ -1,11 +1,10 @@
 """The head's own losses, with the teacher's prediction for a target."""
-from typing import Callable, Optional
+from typing import Optional
 
-import torch
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 from ..losses import SoftTargetLoss
+from ..losses.boxes import excess
 from ..pairing import pair
 
 
@@ -31,36 +30,3 @@ def soft_term(loss: SoftTargetLoss, student: Tensor, teacher: Tensor, avg_factor
     return excess(lambda prediction: loss(pair(prediction, teacher), hard, weight,
                                           avg_factor=avg_factor, reduction_override='mean'),
                   student, teacher)
-
-
-def box_term(loss: Callable, student: Tensor, teacher: Tensor, weight: Tensor,
-             avg_factor: Tensor) -> Tensor:
-    """The head's own box loss to the teacher's boxes.
-
-    Args:
-        loss (Callable): As mmdet's box losses, of distances or of overlaps.
-        student (Tensor): What the head gives it, (N, 4).
-        teacher (Tensor): The same of the teacher.
-        weight (Tensor): Of the boxes, (N,).
-        avg_factor (Tensor): What the sum is divided by.
-
-    Returns:
-        Tensor: Scalar; 0 where both agree.
-    """
-    weight = weight.unsqueeze(-1).expand_as(teacher)
-    return excess(lambda prediction: loss(prediction, teacher, weight, avg_factor=avg_factor,
-                                          reduction_override='mean'), student, teacher)
-
-
-def excess(loss: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -> Tensor:
-    """How much more the student loses than the teacher would."""
-    with torch.no_grad():
-        least = loss(teacher)
-    return loss(student) - least
-
-
-def over_ranks(total: Tensor) -> Tensor:
-    """A factor to average by: the mean over the processes, at least 1, as mmdet's heads count theirs."""
-    total = total.detach().float()
-    all_reduce(total, 'mean')
-    return total.clamp(min=1)

@@ -4,6 +4,8 @@ from typing import Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from ..losses.boxes import BoxLesson
+from ..losses.soft_target import SoftTargetLoss, soft_form
 from ..pairing import map_leaves, pair
 
 _ADAPTERS: Dict[Union[str, type], Type['HeadAdapter']] = {}
@@ -37,8 +39,17 @@ class HeadAdapter:
     at_places: ClassVar[bool] = False
     """Whether a teacher of keypoints answers about places that the student chooses, whatever the size of its outputs."""
 
+    way_out: ClassVar[str] = 'leave it out with the option `heads`'
+    """What to do where it cannot be taught."""
+
     scores: ClassVar[int] = 0
     """Which of its outputs are the class scores, where it returns several."""
+
+    has_boxes: ClassVar[bool] = False
+    """Whether :meth:`box_lessons` reads the boxes off its outputs."""
+
+    decodes: ClassVar[Tuple[str, ...]] = ()
+    """Modules of the model that add up coordinates inside, for which low precision is too coarse."""
 
     def __init__(self, name: str, head: nn.Module, exact: bool = False):
         self.name = name
@@ -57,6 +68,10 @@ class HeadAdapter:
     def target_losses(self) -> Dict[str, nn.Module]:
         """The modules that compute its losses of class scores (or keypoints), by their names in the head."""
         return {key: loss for key, loss in self.head.named_children() if key.endswith('loss_cls')}
+
+    def class_loss(self) -> SoftTargetLoss:
+        """Its class loss with the teacher's scores for a target, which says what these mean."""
+        return soft_form(self.head.loss_cls, self.config_key)
 
     def loss_functions(self) -> Dict[Callable, nn.Module]:
         """Functions of torch that it calls in place of a loss module, and what to call instead."""
@@ -77,6 +92,23 @@ class HeadAdapter:
     def obstacle(self, model: nn.Module) -> str:
         """What in ``model`` keeps a teacher's answer from this head, and what to do; empty if nothing."""
         return ''
+
+    @property
+    def box_refusal(self) -> str:
+        """str: Why its boxes cannot be compared with a teacher's; empty if they can."""
+        if self.has_boxes and self.exact:
+            return ''
+        return ('it is not known which boxes it predicts (an adapter in mmskd.models.heads says it, '
+                'for a class itself and not for those that derive from it)')
+
+    def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
+        """The boxes in its output beside those in a teacher's.
+
+        Args:
+            output (Any): What the head returned, in train mode.
+            answer (Any): The same of the teacher.
+        """
+        raise NotImplementedError
 
     def taught_output(self, output: Any) -> Any:
         """What of the output of one of its stages goes into the losses of :meth:`target_losses`."""

@@ -12,5 +12,5 @@ class ATSSAdapter(DenseAdapter):
     quality = 'loss_centerness'
     beside = ('reg_convs', 'atss_reg', 'atss_centerness')
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_anchors(prediction, priors)

@@ -1,11 +1,11 @@
 """Classifiers: any module that computes a classification loss from logits and labels."""
-from typing import Dict
+from typing import Dict, List
 
 from torch import nn
 
 from mmskd.errors import UsageError
 from ..losses.softmax_call import is_softmax_loss
-from .adapter import HeadAdapter
+from .adapter import HeadAdapter, derives_from
 
 
 class ClassifierAdapter(HeadAdapter):
@@ -17,12 +17,25 @@ class ClassifierAdapter(HeadAdapter):
         key (str): The loss module's name in it.
     """
 
+    way_out = 'name another loss in the option `loss_module`'
+
     def __init__(self, name: str, head: nn.Module, key: str):
         super().__init__(name, head)
         self._key = key
+        if derives_from(head, 'ArcFaceClsHead'):
+            self.refusal = ('what it compares with the labels has a margin of the right class, which what a teacher '
+                            'answers has not')
 
     def __str__(self) -> str:
         return f'model.{self.name}.{self._key}' if self.name else f'model.{self._key}'
+
+    @property
+    def config_key(self) -> str:
+        return str(self)
+
+    def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
+        return (f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form of it "
+                '(mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.')
 
     def target_losses(self) -> Dict[str, nn.Module]:
         return {self._key: self.head.get_submodule(self._key)}
@@ -41,8 +54,8 @@ def classifier_head(model: nn.Module, loss_module: str, option: str = 'loss_modu
     """
     loss = find_module(model, loss_module, option)
     if not is_softmax_loss(loss):
-        raise UsageError(f'model.{loss_module} ({type(loss).__name__}) is a sigmoid loss. NKD and USKD '
-                         f'normalise over the classes of a softmax; name a softmax loss in `{option}`.')
+        raise UsageError(f'model.{loss_module} ({type(loss).__name__}) is a sigmoid loss. NKD, USKD and '
+                         f'PS-KD take the classes of a softmax; name a softmax loss in `{option}`.')
     parent, _, key = loss_module.rpartition('.')
     return ClassifierAdapter(parent, model.get_submodule(parent), key)
 

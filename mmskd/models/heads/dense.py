@@ -1,10 +1,11 @@
 """What one-stage heads have in common: maps of scores and boxes at every prior."""
-from typing import Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, ClassVar, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..losses.soft_target import SoftTargetLoss, at_least_float32, soft_form
+from ..losses.boxes import BoxLesson
+from ..losses.soft_target import at_least_float32
 from .adapter import HeadAdapter
 
 
@@ -30,8 +31,10 @@ class Priors(NamedTuple):
 class DenseAdapter(HeadAdapter):
     """A head whose outputs are, for each level, scores (N, A * C, H, W), boxes and maybe a quality.
 
-    A family says what its box loss compares (:meth:`boxes`), and what else differs.
+    A family says what boxes it predicts (:meth:`corners`), and what else differs.
     """
+
+    has_boxes = True
 
     quality: ClassVar[Optional[str]] = None
     """The loss of its third output, a number for each prior; None if it has no such output."""
@@ -39,8 +42,8 @@ class DenseAdapter(HeadAdapter):
     objectness: ClassVar[bool] = False
     """Whether that is the probability of an object, of which the class scores are conditional."""
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
-        """What the box loss compares.
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
+        """The boxes: left, top, right, bottom, in a unit and from an origin that a prior may have.
 
         Args:
             prediction (Tensor): What the head predicts in train mode, (N, K), flat (see :meth:`flatten`).
@@ -53,8 +56,36 @@ class DenseAdapter(HeadAdapter):
 
     @property
     def compares_boxes(self) -> bool:
-        """bool: Whether :meth:`boxes` are corners, and not offsets to the priors."""
+        """bool: Whether its box loss compares boxes, and not the numbers that it predicts."""
         return True
+
+    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+        """What its box loss compares, (N, 4)."""
+        return self.corners(prediction, priors) if self.compares_boxes else prediction
+
+    def box_weights(self, outputs: Sequence[Tensor]) -> Tensor:
+        """How much the teacher's boxes count: ``c^2``, ``c`` being how sure it is of an object, (N,).
+
+        Args:
+            outputs (Sequence[Tensor]): The teacher's, flat.
+        """
+        scores = self.class_loss().probability(outputs[0])
+        confidence = scores[:, :self.head.num_classes].amax(1)
+        if self.objectness:
+            confidence = confidence * outputs[2].sigmoid().squeeze(1)
+        return confidence**2
+
+    def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
+        sizes = [level.shape[-2:] for level in output[0]]
+        sides = self.flatten(output), self.flatten(answer)
+        weight = self.box_weights(sides[1])
+        lessons = []
+        for key in self.box_losses():
+            mine, theirs = (side[self.box_output(key)] for side in sides)
+            priors = self.priors(mine, sizes)
+            boxes = (self.corners(prediction, priors) for prediction in (mine, theirs))
+            lessons.append(BoxLesson(*boxes, weight))
+        return lessons
 
     def box_losses(self) -> Dict[str, Callable]:
         """Its box losses, by the names that it logs them under."""
@@ -63,10 +94,6 @@ class DenseAdapter(HeadAdapter):
     def box_output(self, key: str) -> int:
         """Which of its outputs the box loss of this name compares."""
         return 1
-
-    def class_loss(self) -> SoftTargetLoss:
-        """Its class loss with the teacher's scores for a target."""
-        return soft_form(self.head.loss_cls)
 
     def class_weights(self, confidence: Tensor) -> Optional[Tensor]:
         """How much the teacher's scores at a prior count, (N,); None for 1.

@@ -12,5 +12,5 @@ class FCOSAdapter(DenseAdapter):
     quality = 'loss_centerness'
     beside = ('reg_convs', 'conv_reg', 'conv_centerness')
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(prediction)

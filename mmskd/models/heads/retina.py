@@ -15,5 +15,5 @@ class RetinaAdapter(DenseAdapter):
     def compares_boxes(self) -> bool:
         return self.head.reg_decoded_bbox
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
-        return corners_from_anchors(prediction, priors) if self.compares_boxes else prediction
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
+        return corners_from_anchors(prediction, priors)

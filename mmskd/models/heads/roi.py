@@ -1,8 +1,10 @@
 """Box and mask heads of two-stage detectors, which are asked about RoIs."""
-from typing import List
+from typing import Any, List
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..losses.boxes import BoxLesson
+from ..losses.soft_target import at_least_float32
 from .adapter import HeadAdapter, register_head
 
 
@@ -12,6 +14,42 @@ class BoxHeadAdapter(HeadAdapter):
 
     rests = True
     beside = ('reg_convs', 'reg_fcs', 'fc_reg')
+    has_boxes = True
+
+    @property
+    def box_refusal(self) -> str:
+        """str: Also if the boxes do not simply scale with the RoI, which the head is not given."""
+        head = self.head
+        if not head.with_reg:
+            return 'it predicts no boxes (with_reg=False)'
+        if type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder' or head.bbox_coder.add_ctr_clamp:
+            return (f'its bbox_coder is {type(head.bbox_coder).__name__}, and supported is '
+                    'DeltaXYWHBBoxCoder without add_ctr_clamp')
+        return super().box_refusal
+
+    def box_weights(self, scores: Tensor) -> Tensor:
+        """How much the teacher's boxes count: those of a class by its probability.
+
+        The offsets to other classes were not trained.
+
+        Args:
+            scores (Tensor): The teacher's, (N, C + 1).
+
+        Returns:
+            Tensor: (N * C,), or (N,) where a RoI has one box for all classes.
+        """
+        weight = self.class_loss().probability(scores)[:, :self.head.num_classes]
+        if self.head.reg_class_agnostic:
+            weight = weight.sum(1).clamp(max=1)
+        return weight.reshape(-1)
+
+    def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
+        """Offsets to a RoI of size 1 in place of its own: overlaps do not depend on place and size."""
+        scores, theirs = at_least_float32(answer[0]), at_least_float32(answer[1]).reshape(-1, 4)
+        mine = at_least_float32(output[1]).reshape(-1, 4)
+        unit = mine.new_tensor([0., 0., 1., 1.]).expand_as(mine)
+        decode = self.head.bbox_coder.decode
+        return [BoxLesson(decode(unit, mine), decode(unit, theirs), self.box_weights(scores))]
 
     def obstacle(self, model: nn.Module) -> str:
         """HTC and SCNet add features of another branch to those of a RoI."""

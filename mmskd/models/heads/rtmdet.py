@@ -11,5 +11,5 @@ class RTMDetAdapter(DenseAdapter):
 
     beside = ('reg_convs', 'rtm_reg')
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(prediction)

@@ -99,7 +99,7 @@ class TaughtHead:
             raise UsageError(
                 f"{self}: only {self.paired} of {self.calls} calls of {self._loss_names()} got the teacher's "
                 'prediction along with its own. The head computes something between its scores and its '
-                'loss; leave it out with the option `heads`.')
+                f'loss; {self.adapter.way_out}.')
         self._taught = self._taught or self.calls > 0
         if self._taught or not objects or not torch.is_grad_enabled():
             return
@@ -107,12 +107,26 @@ class TaughtHead:
         if self._idle >= (PATIENCE if self.adapter.rests else 1):
             raise UsageError(
                 f'{self} never called {self._loss_names()}: it computes its loss in another way, where no '
-                'teacher can reach it. Leave this head out with the option `heads`.')
+                f'teacher can reach it; {self.adapter.way_out}.')
 
     def set_alpha(self, alpha_t: float) -> None:
         """The weight of the teacher in the targets of softened losses."""
         for loss in self.losses.values():
             loss.alpha_t = alpha_t
+
+    def set_form(self, form: str, about: str) -> None:
+        """How hard target and teacher meet in softened losses, and whose targets are softened.
+
+        Raises:
+            UsageError: If one of them knows no such thing.
+        """
+        for key, loss in self.losses.items():
+            for option, value, known in (('form', form, loss.forms), ('about', about, loss.abouts)):
+                if value not in known:
+                    raise UsageError(f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
+                                     f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
+                                     f'{known[0]!r}, or leave this head out with the option `heads`.')
+            loss.form, loss.about = form, about
 
     def remove(self) -> None:
         """Leave the head as it was."""

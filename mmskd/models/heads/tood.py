@@ -9,5 +9,5 @@ from .dense import DenseAdapter, Priors
 class TOODAdapter(DenseAdapter):
     """See the module."""
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return prediction

@@ -11,7 +11,7 @@ from .dense import DenseAdapter, Priors, corners_from_distances
 class VFNetAdapter(DenseAdapter):
     """See the module."""
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return corners_from_distances(prediction)
 
     def box_losses(self) -> Dict[str, Callable]:

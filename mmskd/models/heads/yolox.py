@@ -14,5 +14,5 @@ class YOLOXAdapter(DenseAdapter):
     rests = True
     beside = ('multi_level_reg_convs', 'multi_level_conv_reg', 'multi_level_conv_obj')
 
-    def boxes(self, prediction: Tensor, priors: Priors) -> Tensor:
+    def corners(self, prediction: Tensor, priors: Priors) -> Tensor:
         return self.head._bbox_decode(priors.of(prediction, with_stride=True), prediction)

@@ -13,7 +13,7 @@ not NaN. Features, heatmaps and SimCC logits are taken to float32, since half pr
 modules do so with all others. In float32 each loss is what it is in float64 but for 1e-5 of its value
 and 2e-6 of the largest logit (tests/test_models/test_losses/test_any_numbers.py).
 """
-from typing import Optional, Sequence, Tuple
+from typing import Callable, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +21,69 @@ from torch import Tensor
 
 from .soft_target import at_least_float32
 
+RESCALED_AT_MOST = 5.
+"""The largest factor of the form 'rescaled', that of alpha 0.8. Beyond it, it would go to infinity."""
 
-def progressive_target(hard: Tensor, past_prob: Tensor, alpha_t: float) -> Tensor:
+
+def progressive_target(hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor]) -> Tensor:
     """Soften a hard target with the past prediction: ``(1 - alpha_t) hard + alpha_t past``.
 
     Args:
         hard (Tensor): Targets in [0, 1], any shape.
         past_prob (Tensor): Past probabilities of the same shape. Detached here.
-        alpha_t (float): Weight of the past self in [0, 1].
+        alpha_t (float | Tensor): Weight of the past self in [0, 1]; one of each sample broadcasts.
 
     Returns:
         Tensor: Soft target of the same shape.
     """
     return (1 - alpha_t) * hard + alpha_t * past_prob.detach()
+
+
+def soft_loss(form: str, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor],
+              loss: Callable[[Tensor], Tensor], divergence: Callable[[Tensor], Tensor],
+              distance: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
+    """A loss towards a hard target ``y`` and a past prediction ``q``, in one of four forms.
+
+    With ``L`` the stock loss, ``w(p, y)`` its weight at the hard target, and ``y_t`` the progressive target:
+
+    - 'paper': ``L(y_t)``, the target of Kim et al., eq. (3).
+    - 'kl': ``(1 - alpha_t) L(y) + alpha_t w(p, y) KL(q || p)``. The weight of a focal loss stays that of the
+      hard target, so that this is linear in alpha_t, as a cross entropy is.
+    - 'rescaled': ``L(y_t) / (1 - alpha_t)``, but never more than 5 times ``L(y_t)``: the hard target's share
+      of the gradient of a cross entropy is that of the stock loss up to alpha_t = 0.8.
+    - 'added': ``L(y) + alpha_t L_KD(q)``. The hard loss is untouched. ``L_KD`` is ``KL(q || p)``, and for focal
+      losses the quality focal loss towards q (CrossKD, Wang et al., CVPR 2024).
+
+    At alpha_t = 0 each of them is ``L(y)``. Where ``q = p`` and alpha_t = 1, all but 'added' have no gradient.
+    Of losses that are linear in the target (cross entropy, SimCC's divergence), or whose gradient is (squared
+    differences of heatmaps), 'paper' and 'kl' have the same gradient: they differ by a constant at most.
+
+    Args:
+        form (str): 'paper', 'kl', 'rescaled' or 'added'.
+        hard (Tensor): ``y``, any shape.
+        past_prob (Tensor): ``q`` of the same shape. Detached here.
+        alpha_t (float | Tensor): Weight of the past self in [0, 1]; one of each sample broadcasts.
+        loss (Callable): ``L``: elementwise loss towards a target.
+        divergence (Callable): ``w(p, y) KL(q || p)`` of ``q``, elementwise: 0 where they agree.
+        distance (Callable, optional): ``L_KD`` of ``q``, elementwise. Defaults to None: ``divergence``.
+
+    Returns:
+        Tensor: Elementwise loss of the shape of ``hard``.
+    """
+    past_prob = past_prob.detach()
+    if form == 'kl':
+        return (1 - alpha_t) * loss(hard) + alpha_t * divergence(past_prob)
+    if form == 'added':
+        return loss(hard) + alpha_t * (distance or divergence)(past_prob)
+    mixed = loss(progressive_target(hard, past_prob, alpha_t))
+    return mixed * rescaling(alpha_t) if form == 'rescaled' else mixed
+
+
+def rescaling(alpha_t: Union[float, Tensor]) -> Union[float, Tensor]:
+    """What the form 'rescaled' multiplies a mix by: ``1 / (1 - alpha_t)``, at most 5."""
+    if isinstance(alpha_t, Tensor):
+        return 1 / (1 - alpha_t).clamp_min(1 / RESCALED_AT_MOST)
+    return 1 / max(1 - alpha_t, 1 / RESCALED_AT_MOST)
 
 
 def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -52,42 +102,50 @@ def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype = torch.float32
 
 
 def pskd_cross_entropy(logits: Tensor, labels: Tensor, past_logits: Tensor,
-                       alpha_t: float) -> Tensor:
+                       alpha_t: Union[float, Tensor], form: str = 'paper') -> Tensor:
     """Softmax cross entropy with the progressive target: ``-sum_c y_t[c] log softmax(z)[c]``.
 
     Args:
         logits (Tensor): ``z`` of shape (N, C); background is an ordinary class.
         labels (Tensor): Class indices of shape (N,) in [0, C).
         past_logits (Tensor): The past self's logits, (N, C).
-        alpha_t (float): Weight of the past self.
+        alpha_t (float | Tensor): Weight of the past self; of each sample, (N, 1).
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'; 'kl' differs by a constant.
 
     Returns:
         Tensor: Loss of each sample, (N,).
     """
     hard = one_hot(labels, logits.size(1), logits.dtype)
-    target = progressive_target(hard, past_logits.softmax(1), alpha_t)
-    return -(target * logits.log_softmax(1)).sum(1)
+    logs = logits.log_softmax(1)
+
+    def divergence(past_prob: Tensor) -> Tensor:
+        return torch.xlogy(past_prob, past_prob) - past_prob * logs
+
+    return soft_loss(form, hard, past_logits.softmax(1), alpha_t, lambda target: -(target * logs),
+                     divergence).sum(1)
 
 
 def pskd_binary_cross_entropy(logits: Tensor, hard: Tensor, past_logits: Tensor,
-                              alpha_t: float) -> Tensor:
+                              alpha_t: Union[float, Tensor], form: str = 'paper') -> Tensor:
     """Sigmoid cross entropy with the progressive target, elementwise.
 
     Args:
         logits (Tensor): ``z``, any shape.
         hard (Tensor): Targets in [0, 1] of the same shape.
         past_logits (Tensor): The past self's logits of the same shape.
-        alpha_t (float): Weight of the past self.
+        alpha_t (float | Tensor): Weight of the past self; of each sample, (N, 1).
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'; 'kl' differs by a constant.
 
     Returns:
         Tensor: Loss of the same shape.
     """
-    target = progressive_target(hard, past_logits.sigmoid(), alpha_t)
-    return F.binary_cross_entropy_with_logits(logits, target, reduction='none')
+    return soft_loss(form, hard, past_logits.sigmoid(), alpha_t,
+                     lambda target: _bce(logits, target, False),
+                     lambda past_prob: _binary_kl(logits, past_prob, False))
 
 
-def pskd_focal(logits: Tensor, labels: Tensor, past_logits: Tensor, alpha_t: float,
-               gamma: float = 2.0, alpha: float = 0.25) -> Tensor:
+def pskd_focal(logits: Tensor, labels: Tensor, past_logits: Tensor, alpha_t: Union[float, Tensor],
+               gamma: float = 2.0, alpha: float = 0.25, form: str = 'paper') -> Tensor:
     """Sigmoid focal loss with the progressive target.
 
     ``(a y_t + (1 - a)(1 - y_t)) |y_t - p|^gamma BCE(z, y_t)`` with ``p = sigmoid(z)``. For ``y_t`` in
@@ -98,16 +156,107 @@ def pskd_focal(logits: Tensor, labels: Tensor, past_logits: Tensor, alpha_t: flo
         labels (Tensor): Class indices (N,), where C (or any index that is no class) is background; or
             targets (N, C).
         past_logits (Tensor): The past self's logits, (N, C).
-        alpha_t (float): Weight of the past self.
+        alpha_t (float | Tensor): Weight of the past self; of each sample, (N, 1).
         gamma (float): Focusing exponent. Defaults to 2.0.
         alpha (float): Weight ``a`` of the positive part. Defaults to 0.25.
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'.
 
     Returns:
         Tensor: Elementwise loss, (N, C).
     """
     hard = one_hot(labels, logits.size(1), logits.dtype) if labels.dim() < logits.dim() else labels
-    target = progressive_target(hard, past_logits.sigmoid(), alpha_t)
-    return focal_to_target(logits, target, gamma, alpha)
+    return soft_focal(logits, hard, past_logits.sigmoid(), alpha_t, gamma, alpha, form=form)
+
+
+def soft_focal(pred: Tensor, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor],
+               gamma: float, alpha: float, activated: bool = False, form: str = 'paper') -> Tensor:
+    """Focal loss towards a hard target and a past prediction, elementwise (see :func:`pskd_focal`).
+
+    Its weight at the hard target, for the form 'kl', is ``(a y + (1 - a)(1 - y)) |y - p|^gamma``.
+
+    Args:
+        pred (Tensor): Logits, or probabilities if ``activated``.
+        hard (Tensor): Targets of the same shape.
+        past_prob (Tensor): Past probabilities of the same shape.
+        alpha_t (float | Tensor): Weight of the past self.
+        gamma (float): Focusing exponent.
+        alpha (float): Weight of the positive part.
+        activated (bool): Whether ``pred`` holds probabilities. Defaults to False.
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'.
+
+    Returns:
+        Tensor: Loss of the same shape.
+    """
+
+    def divergence(past_prob: Tensor) -> Tensor:
+        weight = _balance(hard, alpha) * _focus(hard - _prob(pred, activated), gamma)
+        return weight * _binary_kl(pred, past_prob, activated)
+
+    return soft_loss(form, hard, past_prob, alpha_t,
+                     lambda target: focal_to_target(pred, target, gamma, alpha, activated),
+                     divergence,
+                     lambda past_prob: quality_focal_to_target(pred, past_prob, gamma, activated))
+
+
+def soft_quality_focal(pred: Tensor, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor],
+                       beta: float, activated: bool = False, form: str = 'paper') -> Tensor:
+    """Quality focal loss towards a hard target and a past prediction, elementwise.
+
+    Its weight at the hard target, for the form 'kl', is ``|y - p|^beta``.
+
+    Args:
+        pred (Tensor): Logits, or probabilities if ``activated``.
+        hard (Tensor): IoU-aware targets of the same shape.
+        past_prob (Tensor): Past probabilities of the same shape.
+        alpha_t (float | Tensor): Weight of the past self.
+        beta (float): Focusing exponent.
+        activated (bool): Whether ``pred`` holds probabilities. Defaults to False.
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'.
+
+    Returns:
+        Tensor: Loss of the same shape.
+    """
+
+    def to_target(target: Tensor) -> Tensor:
+        return quality_focal_to_target(pred, target, beta, activated)
+
+    def divergence(past_prob: Tensor) -> Tensor:
+        weight = _focus(hard - _prob(pred, activated), beta)
+        return weight * _binary_kl(pred, past_prob, activated)
+
+    return soft_loss(form, hard, past_prob, alpha_t, to_target, divergence, to_target)
+
+
+def soft_varifocal(logits: Tensor, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor],
+                   alpha: float, gamma: float, iou_weighted: bool = True,
+                   form: str = 'paper') -> Tensor:
+    """Varifocal loss towards a hard target and a past prediction, elementwise.
+
+    Its weight at the hard target, for the form 'kl', is ``y`` (or 1) of positives and ``a p^gamma`` of negatives.
+
+    Args:
+        logits (Tensor): (N, C).
+        hard (Tensor): IoU-aware targets, (N, C); positive where above 0.
+        past_prob (Tensor): Past probabilities, (N, C).
+        alpha_t (float | Tensor): Weight of the past self.
+        alpha (float): Weight of the negatives.
+        gamma (float): Focusing exponent of the negatives.
+        iou_weighted (bool): Whether positives weigh their target, else 1. Defaults to True.
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'.
+
+    Returns:
+        Tensor: Loss of shape (N, C).
+    """
+    positive = hard > 0
+
+    def divergence(past_prob: Tensor) -> Tensor:
+        weight = _varifocal_weight(logits, hard, positive, alpha, gamma, iou_weighted)
+        return weight * _binary_kl(logits, past_prob, False)
+
+    return soft_loss(
+        form, hard, past_prob, alpha_t,
+        lambda target: varifocal_to_target(logits, target, positive, alpha, gamma, iou_weighted),
+        divergence, lambda past_prob: quality_focal_to_target(logits, past_prob, gamma))
 
 
 def focal_to_target(pred: Tensor, target: Tensor, gamma: float, alpha: float,
@@ -124,8 +273,7 @@ def focal_to_target(pred: Tensor, target: Tensor, gamma: float, alpha: float,
     Returns:
         Tensor: Loss of the same shape.
     """
-    balance = alpha * target + (1 - alpha) * (1 - target)
-    return balance * quality_focal_to_target(pred, target, gamma, activated)
+    return _balance(target, alpha) * quality_focal_to_target(pred, target, gamma, activated)
 
 
 def quality_focal_to_target(pred: Tensor, target: Tensor, beta: float,
@@ -144,8 +292,7 @@ def quality_focal_to_target(pred: Tensor, target: Tensor, beta: float,
     Returns:
         Tensor: Loss of the same shape.
     """
-    prob = pred if activated else pred.sigmoid()
-    return _focus(target - prob, beta) * _bce(pred, target, activated)
+    return _focus(target - _prob(pred, activated), beta) * _bce(pred, target, activated)
 
 
 def varifocal_to_target(logits: Tensor, target: Tensor, positive: Tensor, alpha: float,
@@ -168,14 +315,12 @@ def varifocal_to_target(logits: Tensor, target: Tensor, positive: Tensor, alpha:
     Returns:
         Tensor: Loss of shape (N, C).
     """
-    positive_weight = target if iou_weighted else torch.ones_like(target)
-    negative_weight = alpha * _focus(logits.sigmoid() - target, gamma)
-    weight = torch.where(positive, positive_weight, negative_weight)
+    weight = _varifocal_weight(logits, target, positive, alpha, gamma, iou_weighted)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction='none')
 
 
-def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: float,
-                  beta: float = 1.0) -> Tensor:
+def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: Union[float, Tensor],
+                  beta: float = 1.0, form: str = 'paper') -> Tensor:
     """Divergence of a SimCC prediction from the progressive target, as mmpose averages it.
 
     ``mean_w KL(y_t[w] || softmax(beta z)[w])`` over the bins of one axis, with the past distribution
@@ -186,14 +331,41 @@ def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: 
         logits (Tensor): ``z`` of shape (N, K, W) for N images, K keypoints and W bins.
         target (Tensor): The label's values at the bins, same shape; they need not add up to 1.
         past_logits (Tensor): The past self's logits, same shape.
-        alpha_t (float): Weight of the past self.
+        alpha_t (float | Tensor): Weight of the past self; of each keypoint, (N, K, 1).
         beta (float): Inverse temperature of the predictions. Defaults to 1.0.
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'; 'kl' differs by a constant.
 
     Returns:
         Tensor: Divergence of each keypoint, (N, K).
     """
-    soft = progressive_target(target, (past_logits * beta).softmax(-1), alpha_t)
-    return F.kl_div((logits * beta).log_softmax(-1), soft, reduction='none').mean(-1)
+    logs = (logits * beta).log_softmax(-1)
+
+    def divergence(target: Tensor) -> Tensor:
+        return F.kl_div(logs, target, reduction='none')
+
+    past_prob = (past_logits * beta).softmax(-1)
+    return soft_loss(form, target, past_prob, alpha_t, divergence, divergence).mean(-1)
+
+
+def pskd_heatmap(output: Tensor, target: Tensor, past: Tensor, alpha_t: Union[float, Tensor],
+                 form: str = 'paper') -> Tensor:
+    """Squared difference of a heatmap from the progressive target, elementwise.
+
+    Args:
+        output (Tensor): Heatmaps (N, K, H, W).
+        target (Tensor): Target heatmaps, same shape.
+        past (Tensor): The past self's heatmaps, same shape.
+        alpha_t (float | Tensor): Weight of the past self; of each keypoint, (N, K, 1, 1).
+        form (str): As in :func:`soft_loss`. Defaults to 'paper'; 'kl' differs by a constant.
+
+    Returns:
+        Tensor: Same shape.
+    """
+
+    def distance(target: Tensor) -> Tensor:
+        return F.mse_loss(output, target, reduction='none')
+
+    return soft_loss(form, target, past, alpha_t, distance, distance)
 
 
 def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: float,
@@ -267,6 +439,27 @@ def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
     student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
     logs = student.clamp_min(torch.finfo(torch.float32).tiny).log()  # in any precision the same
     return weight * mean_of(F.kl_div(logs, teacher, reduction='none').flatten(2).sum(2))
+
+
+def bins_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Divergence between distributions over the bins of a distance, the mean over a box's sides.
+
+    ``tau^2 / 4 sum_sides KL(softmax(t / tau) || softmax(s / tau))``, the localisation term of Zheng
+    et al., "Localization Distillation for Dense Object Detection", CVPR 2022, for distributions as
+    in GFL.
+
+    Args:
+        student (Tensor): Logits (N, 4, B) over the B bins of each side.
+        teacher (Tensor): The same of the teacher. Detached here.
+        tau (float): Temperature. Defaults to 1.0; LD uses 10.
+
+    Returns:
+        Tensor: Divergence of each box, (N,).
+    """
+    mine, theirs = ((at_least_float32(side) / tau).log_softmax(-1)
+                    for side in (student, teacher.detach()))
+    divergence = F.kl_div(mine, theirs, reduction='none', log_target=True)
+    return tau**2 * divergence.sum(-1).mean(-1)
 
 
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
@@ -562,6 +755,28 @@ def _bce(pred: Tensor, target: Tensor, activated: bool) -> Tensor:
     if activated:
         return F.binary_cross_entropy(pred, target, reduction='none')
     return F.binary_cross_entropy_with_logits(pred, target, reduction='none')
+
+
+def _binary_kl(pred: Tensor, target: Tensor, activated: bool) -> Tensor:
+    """``KL(target || p)`` of two-valued distributions: cross entropy less the target's own."""
+    entropy = torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target)
+    return _bce(pred, target, activated) + entropy
+
+
+def _prob(pred: Tensor, activated: bool) -> Tensor:
+    return pred if activated else pred.sigmoid()
+
+
+def _balance(target: Tensor, alpha: float) -> Tensor:
+    """The weight that a focal loss gives to positives and negatives."""
+    return alpha * target + (1 - alpha) * (1 - target)
+
+
+def _varifocal_weight(logits: Tensor, target: Tensor, positive: Tensor, alpha: float, gamma: float,
+                      iou_weighted: bool) -> Tensor:
+    positive_weight = target if iou_weighted else torch.ones_like(target)
+    negative_weight = alpha * _focus(logits.sigmoid() - target, gamma)
+    return torch.where(positive, positive_weight, negative_weight)
 
 
 def _focus(difference: Tensor, exponent: float) -> Tensor:

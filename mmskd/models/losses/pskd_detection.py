@@ -12,13 +12,17 @@ from torch import Tensor
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
 from .blockwise import soft_focal_rows
-from .functional import (focal_to_target, one_hot, progressive_target, pskd_binary_cross_entropy,
-                         pskd_cross_entropy, quality_focal_to_target, varifocal_to_target)
-from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
+from .functional import (one_hot, pskd_binary_cross_entropy, pskd_cross_entropy, soft_focal,
+                         soft_quality_focal, soft_varifocal)
+from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
+
+
+class _DetectionLoss(SoftTargetLoss):
+    forms, abouts = FORMS, ABOUT
 
 
 @MODELS.register_module()
-class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
+class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
     """mmdet's ``CrossEntropyLoss``, softmax or sigmoid, with the progressive target.
 
     A class weight is that of the sample's hard label: it says how much a sample counts, and that
@@ -78,11 +82,24 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
         """All but the loss of masks."""
         return not loss.use_mask
 
+    def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
+        """Softmax: the largest probability of a class but the last, which is background."""
+        if self.use_sigmoid:
+            return super().confidence(past, hard)
+        return self.probability(past)[:, :-1].amax(-1, keepdim=True)
+
+    def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
+        """Softmax: of the last class, which is background, no sample is a hard positive."""
+        if not self.use_sigmoid:
+            hard = hard.masked_fill(hard == past.size(-1) - 1, -1)
+        return super().is_positive(past, hard, weight)
+
     def _softmax(self, logits: Tensor, labels: Tensor, past: Tensor,
                  ignore_index: int) -> Tuple[Tensor, Tensor]:
         """Loss (N,) and which samples are not ignored, bool (N,)."""
         valid = labels != ignore_index
-        loss = pskd_cross_entropy(logits, labels, past, self.alpha_t)
+        alpha_t = self.alpha_of(past, labels)
+        loss = pskd_cross_entropy(logits, labels, past, alpha_t, self.form)
         if self.class_weight is not None:
             class_weight = logits.new_tensor(self.class_weight)
             loss = loss * class_weight[labels.clamp(0, logits.size(1) - 1)]
@@ -96,14 +113,14 @@ class PSKDCrossEntropyLoss(SoftTargetLoss, CrossEntropyLoss):
         if labels.dim() < logits.dim():
             valid = valid.unsqueeze(-1).expand_as(logits)
             hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
-        loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_t)
+        loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_of(past, hard), self.form)
         if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
             loss = loss * (1 + (logits.new_tensor(self.class_weight) - 1) * hard)
         return loss, valid
 
 
 @MODELS.register_module()
-class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
+class PSKDFocalLoss(_DetectionLoss, FocalLoss):
     """mmdet's ``FocalLoss`` with the progressive target (see ``functional.pskd_focal``).
 
     Args: As ``mmdet.FocalLoss``.
@@ -129,15 +146,16 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
             return super().forward(pred, target, weight, avg_factor, reduction_override)
         pred = at_least_float32(pred)
         reduction = reduction_override or self.reduction
+        alpha_t = self.alpha_of(past, target)
         if self._sums_rows(pred, weight, reduction):
-            rows = soft_focal_rows(pred, target, past, self.alpha_t, self.gamma, self.alpha)
+            rows = soft_focal_rows(pred, target, past, alpha_t, self.gamma, self.alpha, self.form)
             if reduction == 'mean' and avg_factor is None:
                 rows = rows / pred.size(1)
             return self.loss_weight * _reduce(rows, weight, reduction, avg_factor)
         hard = target.to(pred) if target.dim() == pred.dim() else one_hot(
             target, pred.size(1), pred.dtype)
-        soft = progressive_target(hard, self.probability(past), self.alpha_t)
-        loss = focal_to_target(pred, soft, self.gamma, self.alpha, self.activated)
+        loss = soft_focal(pred, hard, self.probability(past), alpha_t, self.gamma, self.alpha,
+                          self.activated, self.form)
         if weight is not None and weight.shape != loss.shape:
             per_sample = weight.size(0) == loss.size(0)
             weight = weight.view(-1, 1) if per_sample else weight.view(loss.size(0), -1)
@@ -154,7 +172,7 @@ class PSKDFocalLoss(SoftTargetLoss, FocalLoss):
 
 
 @MODELS.register_module()
-class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
+class PSKDQualityFocalLoss(_DetectionLoss, QualityFocalLoss):
     """mmdet's ``QualityFocalLoss`` (GFL, RTMDet, TOOD) with the progressive target.
 
     The hard target is the IoU-aware one: the quality at the positive's class, 0 elsewhere.
@@ -182,12 +200,12 @@ class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
             return super().forward(pred, target, weight, avg_factor, reduction_override)
         pred = at_least_float32(pred)
         if isinstance(target, Tensor):
-            hard = target.to(pred)
+            hard = labels = target.to(pred)
         else:
             labels, quality = target
             hard = one_hot(labels, pred.size(1), pred.dtype) * quality.to(pred).unsqueeze(-1)
-        soft = progressive_target(hard, self.probability(past), self.alpha_t)
-        loss = quality_focal_to_target(pred, soft, self.beta, self.activated).sum(1)
+        loss = soft_quality_focal(pred, hard, self.probability(past), self.alpha_of(past, labels),
+                                  self.beta, self.activated, self.form).sum(1)
         return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
                                           avg_factor)
 
@@ -196,7 +214,7 @@ class PSKDQualityFocalLoss(SoftTargetLoss, QualityFocalLoss):
 
 
 @MODELS.register_module()
-class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
+class PSKDVarifocalLoss(_DetectionLoss, VarifocalLoss):
     """mmdet's ``VarifocalLoss`` (VFNet) with the progressive target.
 
     Who is positive stays with the hard target (see ``functional.varifocal_to_target``).
@@ -224,8 +242,8 @@ class PSKDVarifocalLoss(SoftTargetLoss, VarifocalLoss):
             return super().forward(pred, target, weight, avg_factor, reduction_override)
         pred = at_least_float32(pred)
         hard = target.to(pred)
-        soft = progressive_target(hard, self.probability(past), self.alpha_t)
-        loss = varifocal_to_target(pred, soft, hard > 0, self.alpha, self.gamma, self.iou_weighted)
+        loss = soft_varifocal(pred, hard, self.probability(past), self.alpha_of(past, hard),
+                              self.alpha, self.gamma, self.iou_weighted, self.form)
         return self.loss_weight * _reduce(loss, weight, reduction_override or self.reduction,
                                           avg_factor)
 

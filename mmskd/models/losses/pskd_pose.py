@@ -5,17 +5,57 @@ own smoothing are handled as there: they belong to the hard target, which is sof
 """
 from typing import Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 from mmpose.models.losses import KeypointMSELoss, KeypointOHKMMSELoss, KLDiscretLoss
 from torch import Tensor
 
 from mmskd.registry import MODELS
-from .functional import mean_of, progressive_target, pskd_simcc_kl
-from .soft_target import SoftTargetLoss, at_least_float32, register_soft_loss
+from .functional import mean_of, pskd_heatmap, pskd_simcc_kl
+from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
+
+
+class _KeypointLoss(SoftTargetLoss):
+    """What ``about`` means for keypoints: each is a sample.
+
+    Positive are those with a weight, which are visible. A past self is as sure as its peak is high, beside that
+    of the labels: a label that is spread over many bins has no bin near 1 either.
+    """
+    forms, abouts = FORMS, ABOUT
+    places = (-2, -1)  # the dimensions over which a keypoint is spread
+
+    def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
+        """The peak of each keypoint as a share of the highest peak of the labels, in [0, 1].
+
+        Args:
+            past (Tensor): The past self's prediction, (N, K, W) or (N, K, H, W).
+            hard (Tensor): The labels, same shape.
+
+        Returns:
+            Tensor: (N, K, 1) or (N, K, 1, 1).
+        """
+        peak = self.probability(past).amax(self.places, keepdim=True)
+        highest = hard.amax() if hard.numel() else hard.new_ones(())
+        return (peak / highest.clamp_min(torch.finfo(peak.dtype).tiny)).clamp(0, 1)
+
+    def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
+        """Keypoints with a weight; all if there are no weights.
+
+        Args:
+            past (Tensor): As in :meth:`confidence`.
+            hard (Tensor): The labels, same shape.
+            weight (Tensor, optional): (N, K), or one of each pixel, (N, K, H, W).
+
+        Returns:
+            Tensor: Bool, (N, K, 1), (N, K, 1, 1) or (N, K, H, W).
+        """
+        if weight is None:
+            return torch.ones_like(past[..., :1], dtype=torch.bool)
+        return weight.view(weight.shape + (1, ) * (past.dim() - weight.dim())) > 0
 
 
 @MODELS.register_module()
-class PSKDKLDiscretLoss(SoftTargetLoss, KLDiscretLoss):
+class PSKDKLDiscretLoss(_KeypointLoss, KLDiscretLoss):
     """mmpose's ``KLDiscretLoss`` (RTMPose, RTMW, SimCC) with the progressive target.
 
     The past self's distribution over the bins of an axis, ``softmax(beta * past)``, is mixed into the
@@ -23,6 +63,7 @@ class PSKDKLDiscretLoss(SoftTargetLoss, KLDiscretLoss):
 
     Args: As ``mmpose.KLDiscretLoss``.
     """
+    places = (-1, )
 
     def forward(self, pred_simcc: Tuple[Tensor, Tensor], gt_simcc: Tuple[Tensor, Tensor],
                 target_weight: Tensor) -> Tensor:
@@ -47,7 +88,9 @@ class PSKDKLDiscretLoss(SoftTargetLoss, KLDiscretLoss):
             logits = at_least_float32(logits)
             if self.label_softmax:
                 target = F.softmax(target * self.label_beta, dim=-1)
-            divergence = pskd_simcc_kl(logits, target.to(logits), past, self.alpha_t, self.beta)
+            target = target.to(logits)
+            alpha_t = self.alpha_of(past, target, target_weight)
+            divergence = pskd_simcc_kl(logits, target, past, alpha_t, self.beta, self.form)
             divergence = divergence * weight
             if self.mask is not None:
                 divergence[:, self.mask] = divergence[:, self.mask] * self.mask_weight
@@ -59,7 +102,7 @@ class PSKDKLDiscretLoss(SoftTargetLoss, KLDiscretLoss):
 
 
 @MODELS.register_module()
-class PSKDKeypointMSELoss(SoftTargetLoss, KeypointMSELoss):
+class PSKDKeypointMSELoss(_KeypointLoss, KeypointMSELoss):
     """mmpose's ``KeypointMSELoss`` with the past heatmap mixed into the target heatmap.
 
     Which channels ``skip_empty_channel`` leaves out is decided by the hard target.
@@ -85,8 +128,9 @@ class PSKDKeypointMSELoss(SoftTargetLoss, KeypointMSELoss):
             return super().forward(output, target, target_weights, mask)
         output = at_least_float32(output)
         weight = self._get_mask(target, target_weights, mask)
-        soft = progressive_target(target.to(output), past, self.alpha_t)
-        loss = F.mse_loss(output, soft, reduction='none')
+        target = target.to(output)
+        alpha_t = self.alpha_of(past, target, target_weights)
+        loss = pskd_heatmap(output, target, past, alpha_t, self.form)
         loss = loss if weight is None else loss * weight
         return mean_of(loss) * self.loss_weight
 
@@ -95,7 +139,7 @@ class PSKDKeypointMSELoss(SoftTargetLoss, KeypointMSELoss):
 
 
 @MODELS.register_module()
-class PSKDKeypointOHKMMSELoss(SoftTargetLoss, KeypointOHKMMSELoss):
+class PSKDKeypointOHKMMSELoss(_KeypointLoss, KeypointOHKMMSELoss):
     """mmpose's ``KeypointOHKMMSELoss`` (MSPN) with the past heatmap mixed into the target heatmap.
 
     The hardest keypoints are those with the largest loss to the hard target, as without a past self.
@@ -120,8 +164,10 @@ class PSKDKeypointOHKMMSELoss(SoftTargetLoss, KeypointOHKMMSELoss):
         output = at_least_float32(output)
         target = target.to(output)
         weight = target_weights[..., None, None] if self.use_target_weight else 1.
-        soft = progressive_target(target, past, self.alpha_t)
-        to_soft, to_hard = ((((output - each) * weight)**2).mean((2, 3)) for each in (soft, target))
+        alpha_t = self.alpha_of(past, target, target_weights)
+        to_soft = pskd_heatmap(output, target, past, alpha_t, self.form)
+        to_hard = F.mse_loss(output.detach(), target, reduction='none')
+        to_soft, to_hard = ((each * weight**2).mean((2, 3)) for each in (to_soft, to_hard))
         hardest = to_hard.topk(self.topk, dim=1).indices
         return mean_of(to_soft.gather(1, hardest)) * self.loss_weight
 

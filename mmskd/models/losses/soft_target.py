@@ -1,5 +1,6 @@
 """What every loss that softens its hard target with a teacher's prediction has in common."""
 import copy
+import importlib
 from collections import OrderedDict
 from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
 
@@ -12,6 +13,15 @@ from ..pairing import unpair
 from ..ranges import LOSS, record_function
 
 Prediction = Union[Tensor, Sequence[Tensor]]
+
+FORMS = ('paper', 'kl', 'rescaled', 'added')
+"""How hard target and teacher meet in a loss, see :func:`~mmskd.models.losses.functional.soft_loss`."""
+
+ABOUT = ('all', 'positives', 'confidence')
+"""Whose targets are softened, see :meth:`SoftTargetLoss.alpha_of`."""
+
+NEAR_POSITIVE = 0.1
+"""From which probability of a foreground class on the teacher makes a sample a near positive."""
 
 
 class SoftTargetLoss:
@@ -26,11 +36,19 @@ class SoftTargetLoss:
 
     Attributes:
         alpha_t (float): Weight of the teacher in the target, in [0, 1]. Defaults to 0.
+        form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the progressive target.
+        about (str): Whose targets are softened, one of ``ABOUT``. Defaults to 'all'.
+        forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows 'paper'.
+        abouts (tuple[str]): Of the class: what ``about`` may be. A loss of one's own knows 'all'.
     """
 
     alpha_t: float = 0.0
+    form: str = 'paper'
+    about: str = 'all'
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
+    forms = FORMS[:1]
+    abouts = ABOUT[:1]
 
     def __call__(self, *args, **kwargs):
         with record_function(LOSS):
@@ -74,6 +92,58 @@ class SoftTargetLoss:
         return students, teachers if self.alpha_t else None
 
     @torch.no_grad()
+    def alpha_of(self, past: Tensor, hard: Tensor,
+                 weight: Optional[Tensor] = None) -> Union[float, Tensor]:
+        """The weight of the teacher in the target of each sample.
+
+        - ``about='all'``: alpha_t.
+        - 'positives': alpha_t of samples that are positive (:meth:`is_positive`), 0 of all others.
+        - 'confidence': alpha_t times how sure the teacher is (:meth:`confidence`).
+
+        Args:
+            past (Tensor): What the teacher predicts, as the loss takes predictions: (N, C), say.
+            hard (Tensor): The hard target: labels (N,), or of the shape of ``past``.
+            weight (Tensor, optional): Weights of the samples. Defaults to None: 1.
+
+        Returns:
+            float | Tensor: alpha_t, or of each sample: (N, 1), whatever broadcasts to ``past``.
+        """
+        if self.about == 'all':
+            return self.alpha_t
+        if self.about == 'confidence':
+            return self.alpha_t * self.confidence(past, hard)
+        return self.alpha_t * self.is_positive(past, hard, weight).to(past.dtype)
+
+    def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
+        """How sure the teacher is that there is an object: its largest probability of a foreground class.
+
+        Args:
+            past (Tensor): As in :meth:`alpha_of`.
+            hard (Tensor): As in :meth:`alpha_of`.
+
+        Returns:
+            Tensor: In [0, 1], of each sample: (N, 1).
+        """
+        return self.probability(past.amax(-1, keepdim=True) if past.dim() > 1 else past)
+
+    def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
+        """Samples with a hard positive, and near positives: those that the teacher gives 0.1 or more.
+
+        Args:
+            past (Tensor): As in :meth:`alpha_of`.
+            hard (Tensor): As in :meth:`alpha_of`. Of labels those outside of [0, C) are background.
+            weight (Tensor, optional): As in :meth:`alpha_of`.
+
+        Returns:
+            Tensor: Bool, of each sample: (N, 1).
+        """
+        if hard.dim() < past.dim():
+            positive = ((hard >= 0) & (hard < past.size(-1))).unsqueeze(-1)
+        else:
+            positive = (hard > 0).any(-1, keepdim=True) if hard.dim() > 1 else hard > 0
+        return positive | (self.confidence(past, hard) >= NEAR_POSITIVE)
+
+    @torch.no_grad()
     def _compare(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:
         if self._differences is None:
             return
@@ -100,6 +170,9 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 SOFT_FORMS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {}
 """The soft-target drop-in of each hard-target loss, see :func:`register_soft_loss`."""
 
+ON_DEMAND = {'mmpretrain': 'pskd_mmpretrain'}
+"""The modules here that register forms of a package's losses when one of these is met: it need not be installed."""
+
 
 def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> None:
     """Say which loss takes a teacher's prediction in place of a hard-target loss.
@@ -123,6 +196,9 @@ def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
     """The class of a loss's soft-target form: its own if it has one already; None if there is none."""
     if isinstance(loss, SoftTargetLoss):
         return type(loss)
+    package = type(loss).__module__.partition('.')[0]
+    if package in ON_DEMAND:
+        importlib.import_module(f'.{ON_DEMAND[package]}', __package__)
     found = SOFT_FORMS.get(type(loss))
     return found if found is not None and found.takes(loss) else None
 
@@ -131,7 +207,7 @@ def soft_classes_like(loss: nn.Module) -> List[str]:
     """The names of losses with a soft-target form, from the package of ``loss``."""
     package = type(loss).__module__.partition('.')[0]
     found = [stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package]
-    return found or [stock.__name__ for stock in SOFT_FORMS]
+    return found or list(dict.fromkeys(stock.__name__ for stock in SOFT_FORMS))
 
 
 def soft_form(loss: nn.Module, name: str = 'the loss') -> SoftTargetLoss:
@@ -151,5 +227,5 @@ def soft_form(loss: nn.Module, name: str = 'the loss') -> SoftTargetLoss:
     soft = copy.copy(loss)
     soft.__class__ = kind
     soft._forward_pre_hooks, soft._forward_hooks = OrderedDict(), OrderedDict()
-    soft.alpha_t, soft._differences = 1., None
+    soft.alpha_t, soft.form, soft.about, soft._differences = 1., FORMS[0], ABOUT[0], None
     return soft

@@ -32,7 +32,8 @@ class CompiledTeacher:
       autocast. Operators of mmcv, of which some know no half precision and some read channels-last tensors in the
       wrong order (RoIAlign), run in float32 on contiguous tensors. A part that turns out not to run in ``dtype``
       runs in float32 too.
-    - What leads only to outputs that nobody compares (a dense head's boxes) is taken out.
+    - What leads only to outputs that nobody compares (a dense head's boxes) is taken out. Where boxes are compared,
+      modules that add up coordinates (a DETR's decoder and head) run in float32.
 
     It is written anew, in place, where the weights of ``source`` or the modes of its norm layers are not those of the
     last time.
@@ -41,19 +42,20 @@ class CompiledTeacher:
         source (nn.Module): A frozen model. Not changed.
         precision (str, optional): 'bfloat16' or 'float16'; 'auto': bfloat16 where ``source`` is on a device that is
             fast in it, as :func:`fast_dtype` says, else float32. Defaults to None: float32.
-        heads (sequence[HeadAdapter]): The heads of which the class scores alone are asked.
+        heads (sequence[HeadAdapter]): The heads that are asked.
+        boxes (bool): Whether for their boxes, too. Defaults to False: for class scores alone.
 
     Attributes:
         model (nn.Module): The copy, with the names of the modules of ``source``.
     """
 
     def __init__(self, source: nn.Module, precision: Optional[str] = None,
-                 heads: Sequence[HeadAdapter] = ()):
+                 heads: Sequence[HeadAdapter] = (), boxes: bool = False):
         self.model = frozen_copy(source)
         self._source = source
         self.dtype = fast_dtype(device_of(source)) if precision == 'auto' else DTYPES.get(precision)
         self._islands: Set[nn.Module] = set()
-        for adapter in heads:
+        for adapter in () if boxes else heads:
             _take_out(adapter, self.model)
         self._layers = self._find_layers()
         for layer in self._layers:
@@ -61,6 +63,9 @@ class CompiledTeacher:
         for module in self.model.modules():
             if type(module).__module__.startswith('mmcv.ops'):
                 self._keep_plain(module)
+        for adapter in heads if boxes and self.dtype else ():
+            for name in adapter.decodes:
+                self._keep_plain(self.model.get_submodule(name))
         mine = dict(named_tensors(self.model))
         owned = {id(tensor) for layer in self._layers for tensor in layer.mine.parameters()}
         self._rest = [(mine[name], theirs) for name, theirs in named_tensors(source)
@@ -189,7 +194,8 @@ class PlainTeacher:
 
 
 def teacher_to_ask(source: nn.Module, precision: Optional[str],
-                   heads: Sequence[HeadAdapter] = ()) -> Union[CompiledTeacher, PlainTeacher]:
+                   heads: Sequence[HeadAdapter] = (),
+                   boxes: bool = False) -> Union[CompiledTeacher, PlainTeacher]:
     """The form of a frozen model for a hook's option ``precision``: without one, the model itself.
 
     A teacher with a method ``ask_in(precision)`` is asked as it is, and sees to the models within it.
@@ -197,7 +203,7 @@ def teacher_to_ask(source: nn.Module, precision: Optional[str],
     if hasattr(source, 'ask_in'):
         source.ask_in(precision)
         return PlainTeacher(source)
-    return CompiledTeacher(source, precision, heads) if precision else PlainTeacher(source)
+    return CompiledTeacher(source, precision, heads, boxes) if precision else PlainTeacher(source)
 
 
 class Layer:

@@ -32,6 +32,7 @@ from ..heads.taught import TaughtHead
 from ..pairing import has_pair, map_leaves, ride, student_side, teacher_side
 from ..ranges import TEACHER, record_function
 from ..taps import Tap
+from .shared_prefix import SharedPrefix
 
 # What every detector calls first: the one with the images, the other with what that makes of them. What lies
 # between these and a head is known to its adapter, and asked only when it is called with pairs.
@@ -55,8 +56,11 @@ class Mirror:
         self._call: Callable = plain_call
         self._student = student
         self._known: Optional[nn.Module] = None  # whose modules these are
+        self._shared: Optional[SharedPrefix] = None
+        self._waiting: Optional[tuple] = None  # the question of the root
         self._counterparts: Dict[nn.Module, nn.Module] = {}
         self._answers: Dict[str, List[Any]] = {}
+        self._listeners: Dict[str, List[Callable]] = {}
         self._handles: list = []
         modules = dict(student.named_modules())
         joins: Dict[str, Callable] = dict.fromkeys(
@@ -85,14 +89,26 @@ class Mirror:
             self._known = teacher
         self.teacher = teacher
 
+    def share(self, prefix: SharedPrefix) -> None:
+        """Let the teacher go on from where the student's backbone has come to, whenever ``prefix`` holds."""
+        handle = prefix.listen(self._ask_root)
+        if handle is not None:
+            self._shared = prefix
+            self._handles.append(handle)
+
     def stop(self) -> None:
         """Ask nobody from here on."""
-        self.teacher = None
+        self.teacher = self._waiting = None
         self._answers.clear()
+
+    def listen(self, name: str, listener: Callable[[Any, Any], None]) -> None:
+        """Call ``listener`` with all that the head of this name and the teacher's return, each time."""
+        self._listeners.setdefault(name, []).append(listener)
 
     def remove(self) -> None:
         """Take the hooks off the student."""
         self.stop()
+        self._listeners.clear()
         self._known, self._counterparts = None, {}
         for handle in self._handles:
             handle.remove()
@@ -105,6 +121,9 @@ class Mirror:
             """Ask the teacher; then hide the pairs from the module."""
             if self.teacher is None or not (name == ROOT or has_pair((args, kwargs))):
                 return None
+            if name == ROOT and self._shared is not None and self._shared.holds():
+                self._waiting = module, args, kwargs
+                return None
             if join:
                 self._answers.setdefault(name, []).append(self._ask(module, args, kwargs))
             return map_leaves(student_side, args), map_leaves(student_side, kwargs)
@@ -113,12 +132,24 @@ class Mirror:
             """Let the teacher's answer ride along with the output."""
             if self.teacher is None or not self._answers.get(name):
                 return None
-            return join(output, self._answers[name].pop())
+            answer = self._answers[name].pop()
+            for listener in self._listeners.get(name, ()):
+                listener(output, answer)
+            return join(output, answer)
 
         self._handles += [
             module.register_forward_pre_hook(Tap(before), with_kwargs=True),
             module.register_forward_hook(Tap(after), with_kwargs=True)
         ]
+
+    def _ask_root(self, value: Tensor) -> None:
+        """The student has come to the end of what it shares with the teacher."""
+        if self._waiting is None:
+            return
+        module, args, kwargs = self._waiting
+        self._waiting = None
+        with self._shared.given(value):
+            self._answers.setdefault(ROOT, []).append(self._ask(module, args, kwargs))
 
     @torch.no_grad()
     def _ask(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:

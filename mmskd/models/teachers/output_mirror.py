@@ -10,6 +10,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from mmskd.errors import UsageError
 from ..heads.taught import TaughtHead
 from ..pairing import map_leaves, pair
 from ..ranges import TEACHER, record_function
@@ -122,7 +123,11 @@ def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> Output
     """The teacher classifies the student's images: one prediction, for the one loss of the one head."""
 
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
-        return [teacher(args[0], mode='tensor')]
+        logits = teacher(args[0], mode='tensor')
+        if not isinstance(logits, Tensor):
+            raise UsageError(f"{type(teacher).__name__} returns a {type(logits).__name__} in mode='tensor', where the "
+                             'logits (N, C) of its one classification were expected')
+        return [logits]
 
     return OutputMirror(heads).ask_before(student, answer)
 

@@ -1,4 +1,4 @@
-"""The model as it was one refresh ago: PS-KD's teacher."""
+"""The model as it was, or as it was on average: PS-KD's teacher."""
 from typing import Dict, Iterable, Optional, Tuple
 
 import torch
@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from mmskd.errors import RunStopped, UsageError
 
-from ..finite import first_not_finite
+from ..finite import all_finite, first_not_finite
 from .frozen import FollowedModes, device_of, frozen_copy, named_tensors
 
 
 class PastSelf:
     """A frozen copy of a model that sees a batch in the way the model itself does.
 
-    It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh`.
+    It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh` and
+    :meth:`average`.
 
     Its modules are in the modes of the student's (see :class:`~mmskd.models.teachers.frozen.FollowedModes`): a
     normalisation layer that uses the statistics of the batch in the student does so here. The paper stores
@@ -33,10 +34,15 @@ class PastSelf:
         self._student = student
         self.model = frozen_copy(student)
         self._modes = FollowedModes(student, self.model)
+        self._find_fixed()
 
     @torch.no_grad()
-    def refresh(self) -> Optional[str]:
+    def refresh(self, source: Optional[nn.Module] = None) -> Optional[str]:
         """Become a copy of the student's present weights; the same on all ranks.
+
+        Args:
+            source (nn.Module, optional): Whose weights to take instead: a model of the same modules. Defaults to
+                None: the student.
 
         Returns:
             str, optional: None if it did. The name of a weight that is not finite, if it has remained as it was.
@@ -44,16 +50,57 @@ class PastSelf:
         Raises:
             RunStopped: If the ranks do not agree afterwards.
         """
-        bad = first_not_finite(self._student)
-        if _of_first_rank(self._student, bad is not None):
+        source = self._student if source is None else source
+        bad = first_not_finite(source)
+        if _of_first_rank(source, bad is not None):
             return bad or 'a weight of rank 0'
-        theirs = dict(named_tensors(self._student))
+        theirs = dict(named_tensors(source))
         for name, tensor in named_tensors(self.model):
             tensor.copy_(theirs[name])
             if tensor.is_floating_point():
                 broadcast(tensor)  # without SyncBN each rank has running statistics of its own
         require_agreement(named_tensors(self.model))
+        self._find_fixed()
         return None
+
+    @torch.no_grad()
+    def average(self, momentum: float) -> Optional[str]:
+        """Move towards the student's present weights: ``momentum * mine + (1 - momentum) * theirs``.
+
+        The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm layer looks at
+        its running statistics, which are those of the rank, only where they are frozen in the student (see
+        :meth:`follow_modes`). What is frozen is not touched.
+
+        Args:
+            momentum (float): The share that is kept, in [0, 1).
+
+        Returns:
+            str, optional: As of :meth:`refresh`.
+        """
+        weights = list(zip(self.model.parameters(), self._student.parameters()))
+        sizes = [torch.linalg.vector_norm(theirs) for _, theirs in weights if theirs.numel()]
+        if not all_finite(sizes):  # or their squares are too large: look closer
+            bad = first_not_finite(self._student)
+            if bad is not None:
+                return bad
+        for mine, theirs in weights:
+            if theirs.requires_grad:
+                self._fixed.discard(mine)
+            if mine not in self._fixed:
+                mine.lerp_(theirs, 1 - momentum)
+        for mine, theirs in zip(self.model.modules(), self._student.modules()):
+            for name, buffer in theirs.named_buffers(recurse=False) if theirs.training else ():
+                getattr(mine, name).copy_(buffer)
+        return None
+
+    def _find_fixed(self) -> None:
+        """Weights that are not trained, and the same as the student's."""
+        self._fixed = {mine for mine, theirs in zip(self.model.parameters(), self._student.parameters())
+                       if not theirs.requires_grad and torch.equal(mine, theirs)}
+
+    def require_agreement(self) -> None:
+        """Raise RunStopped if the weights are not the same, bit by bit, on all ranks."""
+        require_agreement(self.model.named_parameters())
 
     def follow_modes(self) -> None:
         """Be in the modes of the student at this moment."""
@@ -79,6 +126,7 @@ class PastSelf:
                                  f'{tuple(state[name].shape)}, and the model of {tuple(tensor.shape)}')
             tensor.copy_(state[name])
         require_agreement(named_tensors(self.model))
+        self._find_fixed()
 
 
 def _of_first_rank(model: nn.Module, answer: bool) -> bool:

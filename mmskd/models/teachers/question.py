@@ -38,8 +38,9 @@ HEAD_SETTINGS = {
 
 BOX_SETTINGS = {
     'reg_max': 'so many bins of a distance to a side of the box',
-    'reg_decoded_bbox': 'losses of decoded boxes',
     'norm_on_bbox': 'distances in units of the stride',
+    'bbox_norm_type': 'distances in these units',
+    'anchor_type': 'boxes from anchors or from points',
 }
 """What a head is asked about boxes, beside its box coder."""
 
@@ -53,7 +54,7 @@ QUERY_SETTINGS = {
 
 
 def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[TaughtHead], *,
-                  metainfo: Optional[Mapping[str, Any]] = None, boxes: bool = False) -> None:
+                  metainfo: Optional[Mapping[str, Any]] = None) -> None:
     """Refuse a teacher that was asked another question than the student.
 
     What one side does not tell (a module of the user's own has no ``num_classes``, an old
@@ -69,7 +70,6 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[Taught
             only the images have to be the same.
         metainfo (Mapping, optional): ``dataset.metainfo`` of the student's training data. Defaults
             to None: the student's own ``dataset_meta``, if it has one.
-        boxes (bool): Whether the student learns boxes, too. Defaults to False.
 
     Raises:
         UsageError: Names what differs, on both sides.
@@ -88,13 +88,27 @@ def check_teacher(student: nn.Module, teacher: nn.Module, heads: Sequence[Taught
         _compare_priors(name, head.head, other)
         if is_pose_estimator(student):
             _compare_codecs(head, _codec(head.head, student), _codec(other, teacher))
-        if boxes:
-            _compare_settings(name, head.head, other, BOX_SETTINGS)
-            _compare_coders(name, head.head, other)
     if asks_modules:
         _check_answers(student, teacher, heads)
     check_names(heads, getattr(student, 'dataset_meta', None) if metainfo is None else metainfo,
                 getattr(teacher, 'dataset_meta', None), is_pose_estimator(student))
+
+
+def check_boxes(heads: Sequence[TaughtHead], teacher: nn.Module) -> None:
+    """Refuse a teacher whose boxes are other numbers, or the same numbers other boxes.
+
+    Args:
+        heads (sequence[TaughtHead]): Heads of a detector that learn from those of the same name.
+        teacher (nn.Module): As :func:`check_teacher` let it pass.
+
+    Raises:
+        UsageError: Names what differs, on both sides.
+    """
+    for head in heads:
+        other = teacher.get_submodule(head.name)
+        _compare(f'{head.name} is', type(head.head).__name__, type(other).__name__)
+        _compare_settings(head.name, head.head, other, BOX_SETTINGS)
+        _compare_coders(head.name, head.head, other)
 
 
 def check_names(heads: Sequence[TaughtHead], student: Optional[Mapping[str, Any]],

@@ -159,11 +159,11 @@ def test_autocast_to_bfloat16(monkeypatch):
 @needs_mmdet
 @pytest.mark.parametrize('family', detectors.FAMILIES if HAS_MMDET else [])
 def test_detector_families(family):
-    """Every family that PS-KD supports learns from class logits, and its own losses stay."""
+    """Every family that PS-KD supports learns features, classes and boxes, and its own losses stay."""
     student, teacher = detectors.build(family), detectors.build(family)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
-            if 'cls' in name:
+            if 'bbox_head' in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     stock, before = detectors.losses(student), snapshot(student)
     hook = DistillHook(precision=None, teacher=teacher)
@@ -172,8 +172,13 @@ def test_detector_families(family):
     if family == 'ssd':  # picks its hardest negatives by the sum of both
         assert detectors.total(taught, 'loss_cls') > detectors.total(stock, 'loss_cls')
     else:
-        assert set(taught) - set(stock) == {'loss_logit'} and taught['loss_logit'] > 0
+        assert taught['loss_logit'] > 0
         assert torch.equal(detectors.total(taught, 'loss_cls'), detectors.total(stock, 'loss_cls'))
+    assert set(taught) - set(stock) - {'loss_logit'} == {'loss_feature', 'loss_box'}
+    assert taught['loss_feature'] >= 0 and taught['loss_box'] > 0
+    head = [parameter for name, parameter in student.named_parameters() if 'bbox_head' in name]
+    touched = torch.autograd.grad(taught['loss_box'], head, retain_graph=True, allow_unused=True)
+    assert sum(grad.abs().sum() for grad in touched if grad is not None) > 0
     assert torch.equal(detectors.total(taught, 'bbox'), detectors.total(stock, 'bbox'))
     detectors.total(taught).backward()
     hook.detach()
@@ -194,12 +199,57 @@ def test_a_bigger_detector_teaches_features_at_the_neck_and_logits(family):
 
 
 @needs_mmdet
+@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'faster_rcnn', 'deformable_detr'])
+def test_boxes_of_the_previous_generation(family):
+    """A copy agrees, and one in bfloat16 all but: its boxes are asked, and decoded in float32."""
+    student = detectors.build(family).eval()
+    student.training = True  # DETR has other losses otherwise; its norms and dropout stay as the teacher's
+    found = {}
+    for precision in (None, 'bfloat16'):
+        hook = DistillHook(copy.deepcopy(student), [dict(type='mmskd.BoxDistillLoss')], precision=precision)
+        hook.attach(student)
+        found[precision] = detectors.losses(student)['loss_box']
+        hook.detach()
+    assert found[None].abs() < 1e-6 and found[None].requires_grad
+    assert found['bfloat16'].abs() < 2e-2
+
+
+@needs_mmdet
+def test_boxes_that_mean_something_else_are_left_out_and_refused_where_named(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmskd.models.distill_terms.print_log', lambda line, *args: said.append(line))
+    student = detectors.build('retinanet')
+    teacher = detectors.build('retinanet', **{'bbox_head.bbox_coder.target_stds': [.1, .1, .2, .2]})
+    hook = DistillHook(teacher)
+    hook.attach(student)
+    assert [type(loss).__name__ for loss in hook.losses] == ['ClassDistillLoss', 'PKDLoss']
+    assert 'boxes are not taught' in said[0] and 'bbox_coder' in said[0]
+    hook.detach()
+    with pytest.raises(ValueError, match='bbox_head.bbox_coder is'):
+        DistillHook(teacher, [dict(type='mmskd.BoxDistillLoss')]).attach(student)
+
+
+@needs_mmdet
+def test_the_past_self_teaches_boxes():
+    student = detectors.build('retinanet')
+    hook = PSKDHook(loss=dict(type='mmskd.BoxDistillLoss', weight=2.), precision=None)
+    hook.attach(student)
+    hook.refresh_teacher()
+    hook.alpha_t = 0.5
+    with torch.no_grad():
+        student.bbox_head.retina_reg.bias.add_(0.1)
+    first = detectors.losses(student)['loss_box']
+    hook.alpha_t = 0.25
+    assert first > 0 and torch.allclose(detectors.losses(student)['loss_box'] * 2, first)
+
+
+@needs_mmdet
 def test_generations_mix_hard_and_soft_target():
     """gt_weight 1 - a and a logit loss of weight a: for a cross entropy the target's mix."""
     student, teacher = detectors.build('faster_rcnn').eval(), detectors.build('faster_rcnn').eval()
     with torch.no_grad():
         teacher.roi_head.bbox_head.fc_cls.bias.normal_()
-    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), decay=False, gt_weight=0.7,
+    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), schedule='constant', gt_weight=0.7,
                        losses=[dict(type='mmskd.ClassDistillLoss', weight=0.3)])
     hook.attach(student)
     born_again = detectors.losses(student)
@@ -244,7 +294,7 @@ class Decay(Hook):
         self.seen, self.losses = [], []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        self.seen.append(runner.message_hub.get_scalar('train/distill_decay').current())
+        self.seen.append(runner.message_hub.get_scalar('train/distill_weight').current())
         self.losses.append({key: float(value) for key, value in outputs.items()})
 
 

@@ -89,7 +89,7 @@ def terms(losses, stock):
 def test_another_model_teaches(family, ignore_background):
     model = build(family)
     stock = detectors.losses(model)
-    hook = DistillHook(teacher=other(model), decay=False,
+    hook = DistillHook(teacher=other(model), schedule='constant',
                        losses=[dict(type='mmskd.NKDLoss', ignore_background=ignore_background)])
     hook.attach(model)
     calls = []
@@ -183,7 +183,7 @@ def test_simcc(family, teach):
     stock = poses.losses(model, data)
     options = dict(type='mmskd.NKDLoss', gamma=1.5, tau=2.)
     if teach == 'other':
-        hook = DistillHook(teacher=poses.build(family, seed=1), losses=[options], decay=False)
+        hook = DistillHook(teacher=poses.build(family, seed=1), losses=[options], schedule='constant')
         hook.attach(model)
     else:
         hook = PSKDHook(loss=options)

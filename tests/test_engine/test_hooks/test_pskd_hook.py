@@ -64,6 +64,81 @@ def record(cfg):
     return runner, recorder
 
 
+@pytest.mark.parametrize('loop,length,options,alphas', [
+    ('epoch', 5, dict(schedule='falling', begin=2, stop=4, form='kl', about='positives'),
+     [0] * 4 + [.8, .8, .4, .4, 0, 0]),
+    ('iter', 9, dict(interval=2, begin=2, stop=4, form='rescaled', about='confidence'),
+     [0] * 4 + [.4, .4, .8, .8, 0])])
+def test_silent_at_first_and_at_last(data_root, tmp_path, loop, length, options, alphas):
+    """The past self is asked once in the silence before, never in that after; resumed in each it is the same."""
+
+    def config(name):
+        return runs.config(data_root, tmp_path / name, loop, length, hook=options, log_level='INFO')
+
+    class Asked(Hook):
+        priority = 'VERY_LOW'
+
+        def __init__(self):
+            self.seen = []
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            hook = next(hook for hook in runner.hooks if isinstance(hook, PSKDHook))
+            self.seen.append(sum(head.paired for head in hook.heads_taught) > 0)
+            self.alphas = runner.message_hub.get_scalar('train/pskd_alpha').data[0]
+
+    runner, asked = runs.runner(config('whole')), Asked()
+    runner.register_hook(asked)
+    runner.train()
+    assert list(asked.alphas) == pytest.approx(alphas)
+    assert asked.seen == [True] + [alpha > 0 for alpha in alphas[1:]]
+    console = next(tmp_path.glob('whole/*/*.log')).read_text()
+    unit = 'epoch' if loop == 'epoch' else 'interval'
+    assert f"soft targets in the form '{options['form']}' about '{options['about']}' for" in console
+    assert f'silent in the first 2 {unit}(s), silent after 4 {unit}(s)' in console
+    for iteration in (3, 8):
+        cfg = config(f'interrupted{iteration}')
+        first = runs.runner(cfg)
+        first.register_hook(InterruptHook(iteration))
+        with pytest.raises(Interruption):
+            first.train()
+        cfg = config(f'interrupted{iteration}')
+        cfg.resume = True
+        runs.assert_equal(runs.weights(runs.train(cfg)), runs.weights(runner))
+
+
+def test_resumed_with_another_form_and_schedule_it_says_so(data_root, tmp_path):
+    runs.train(runs.config(data_root, tmp_path / 'run', length=1))
+    cfg = runs.config(data_root, tmp_path / 'run', length=2, log_level='WARNING', hook=dict(
+        form='added', about='positives', schedule='constant', begin=1))
+    cfg.resume = True
+    runs.train(cfg)
+    console = ''.join(path.read_text() for path in tmp_path.glob('run/*/*.log'))
+    for option, before, now in (('form', "'paper'", "'added'"), ('about', "'all'", "'positives'"),
+                                ('schedule', "'rising'", "'constant'"), ('begin', '0', '1')):
+        assert f'PSKDHook.{option} was {before} when the checkpoint was saved, and is {now}' in console
+
+
+def test_a_head_that_loses_the_prediction_is_refused_before_the_silence_ends():
+    model = detectors.build('retinanet')
+    head = model.bbox_head
+    stock = head.loss_by_feat
+    head.loss_by_feat = lambda scores, *args, **kwargs: stock(
+        [score * 1. for score in scores], *args, **kwargs)
+    hook = PSKDHook()
+    hook.attach(model)
+    hook.refresh_teacher()
+    hook._speaks = False
+    with pytest.raises(RuntimeError, match='only 0 of 5 calls of PSKDFocalLoss'):
+        detectors.losses(model)
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(begin=3), 'begin=3 leaves none of the 3 epochs'), (dict(stop=4), 'stop=4 is behind the last of the 3')])
+def test_a_schedule_outside_of_the_run_is_refused(data_root, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        runs.train(runs.config(data_root, tmp_path / 'run', length=3, hook=options))
+
+
 @pytest.mark.parametrize('ema', [False, True], ids=['plain', 'ema'])
 @pytest.mark.parametrize('loop,length,interval', [
     ('epoch', 5, None), ('epoch', 5, 2), ('iter', 10, None), ('iter', 10, 3)])

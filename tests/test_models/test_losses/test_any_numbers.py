@@ -21,13 +21,14 @@ from mmpose.models.losses import KeypointMSELoss, KLDiscretLoss, MLECCLoss  # no
 import mmskd.models.losses as ours  # noqa: E402
 from mmskd.models.losses import functional as soft  # noqa: E402
 from mmskd.models.losses.distill import LossCall  # noqa: E402
-from mmskd.models.losses.soft_target import SoftTargetLoss  # noqa: E402
+from mmskd.models.losses.soft_target import ABOUT, FORMS, SoftTargetLoss  # noqa: E402
 from mmskd.models.pairing import pair  # noqa: E402
 from mmskd.registry import MODELS  # noqa: E402
 
 RELATIVE, ABSOLUTE = 1e-5, 2e-6
 BETA = 10.
-HELPERS = {'progressive_target', 'one_hot', 'zipf_weights', 'target_classes', 'mask_of', 'mean_of'}
+HELPERS = {'progressive_target', 'one_hot', 'zipf_weights', 'target_classes', 'mask_of', 'mean_of',
+           'soft_loss', 'rescaling'}
 
 
 class Drawn(NamedTuple):
@@ -118,6 +119,10 @@ def same_ranks(loss):
     return call
 
 
+def form_of(d):
+    return FORMS[d.seed % len(FORMS)]
+
+
 def kl_target(d, width):
     return torch.softmax(torch.randn(d.n, d.c, width, dtype=torch.float64), -1)
 
@@ -125,19 +130,36 @@ def kl_target(d, width):
 @case('pskd_cross_entropy', half=False)
 def _(d):
     labels = d.labels()
-    return lambda z, past: soft.pskd_cross_entropy(z, labels, past, d.alpha), d.logits()
+    return (lambda z, past: soft.pskd_cross_entropy(z, labels, past, d.alpha, form_of(d)),
+            d.logits())
 
 
-@case('pskd_focal', half=False)
+@case('pskd_focal', 'soft_focal', half=False)
 def _(d):
     labels = torch.randint(-1, d.c + 1, (d.n, ))
-    return lambda z, past: soft.pskd_focal(z, labels, past, d.alpha), d.logits()
+    return (lambda z, past: soft.pskd_focal(z, labels, past, d.alpha, form=form_of(d)), d.logits())
 
 
 @case('pskd_binary_cross_entropy', half=False)
 def _(d):
     hard = d.certainties(d.n, d.c)
-    return lambda z, past: soft.pskd_binary_cross_entropy(z, hard.to(z), past, d.alpha), d.logits()
+    return (lambda z, past: soft.pskd_binary_cross_entropy(z, hard.to(z), past, d.alpha, form_of(d)),
+            d.logits())
+
+
+@case('soft_quality_focal', 'soft_varifocal', half=False)
+def _(d):
+    hard, options = d.certainties(d.n, d.c), dict(form=form_of(d))
+    return (lambda z, past: soft.soft_quality_focal(
+        z, hard.to(z), past.sigmoid(), d.alpha, 2., **options) + soft.soft_varifocal(
+            z, hard.to(z), past.sigmoid(), d.alpha, .75, 2., **options), d.logits())
+
+
+@case('pskd_heatmap', half=False)
+def _(d):
+    target = d.certainties(d.n, d.c, 2, 3)
+    return (lambda student, past: soft.pskd_heatmap(student, target.to(student), past, d.alpha, form_of(d)),
+            d.maps())
 
 
 @case('focal_to_target', 'quality_focal_to_target', half=False)
@@ -211,7 +233,7 @@ def _(d):
 
 def softened(name, d, **options):
     loss = MODELS.build(dict(type=f'mmskd.{name}', **options))
-    loss.alpha_t = d.alpha
+    loss.alpha_t, loss.form, loss.about = d.alpha, form_of(d), ABOUT[d.seed % len(ABOUT)]
     return loss
 
 
@@ -267,6 +289,19 @@ def _(d):
     losses = [MODELS.build(dict(type=f'mmskd.{name}', student_channels=d.c, teacher_channels=d.c))
               for name in ('FeatureDistillLoss', 'CWDLoss', 'PKDLoss')]
     return lambda student, teacher: sum(loss(student, teacher) for loss in losses), d.maps()
+
+
+@case('bins_kl')
+def _(d):
+    return soft.bins_kl, [d.numbers(d.n, 4, d.c) for _ in range(2)]
+
+
+@case('BoxDistillLoss')
+def _(d):
+    loss = MODELS.build(dict(type='mmskd.BoxDistillLoss', tau=1.))
+    weight = d.certainties(d.n)
+    return (lambda student, teacher: loss([ours.BoxLesson(student, teacher, weight.to(student))]),
+            [d.numbers(d.n, 4, d.c) for _ in range(2)])
 
 
 @case('SimCCDistillLoss')

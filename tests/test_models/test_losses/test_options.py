@@ -22,6 +22,8 @@ from mmskd.errors import UsageError
     (dict(type='SimCCDistillLoss', for_batch_size=.5), 'for_batch_size must be a whole number'),
     (dict(type='HeatmapDistillLoss', weight='1'), 'HeatmapDistillLoss: weight must be'),
     (dict(type='ClassDistillLoss', weight=-1), 'ClassDistillLoss: weight must be'),
+    (dict(type='BoxDistillLoss', tau=0), 'BoxDistillLoss: tau must be a number, above 0'),
+    (dict(type='BoxDistillLoss', weight=-1), 'BoxDistillLoss: weight must be'),
     (dict(type='CWDLoss', tau=0), 'CWDLoss: tau must be a number, above 0'),
     (dict(type='CWDLoss', weight=-1), 'CWDLoss: weight must be'),
     (dict(type='PKDLoss', weight='6'), 'PKDLoss: weight must be'),

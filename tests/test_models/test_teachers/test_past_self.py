@@ -101,3 +101,45 @@ def test_synchronised_batch_norm_is_followed_too():
     for norm, training in norms:
         assert isinstance(norm, nn.SyncBatchNorm)
         assert norm.training is training and not norm.track_running_stats
+
+
+def test_an_average_moves_the_weights_and_copies_the_buffers(student):
+    past = PastSelf(student)
+    before = past.state_dict()
+    frozen = past.model.frozen[0].weight
+    student.frozen.requires_grad_(False)
+    past.refresh()
+    version = frozen._version
+    with torch.no_grad():
+        student.learning[0].weight.add_(1)
+        student.learning[1].running_mean.add_(1)
+    assert past.average(0.75) is None
+    after = past.state_dict()
+    torch.testing.assert_close(after['learning.0.weight'], before['learning.0.weight'] + 0.25)
+    assert torch.equal(after['learning.1.running_mean'], student.learning[1].running_mean)
+    assert torch.equal(after['frozen.1.running_var'], before['frozen.1.running_var'])
+    assert frozen._version == version  # nobody has to look at it again
+
+    student.frozen.requires_grad_(True)
+    with torch.no_grad():
+        student.frozen[0].weight.add_(1)
+    past.average(0.75)
+    student.frozen.requires_grad_(False)
+    past.average(0.75)  # frozen at last, while the average is on its way there
+    torch.testing.assert_close(past.state_dict()['frozen.0.weight'], before['frozen.0.weight'] + 0.4375)
+
+
+def test_an_average_with_what_is_not_finite_stays_as_it_was(student):
+    past = PastSelf(student)
+    before = past.state_dict()
+    with torch.no_grad():
+        student.learning[0].weight.add_(1)
+        student.frozen[0].bias[0] = float('nan')
+    assert past.average(0.75) == 'frozen.0.bias'
+    assert all(torch.equal(value, before[name]) for name, value in past.state_dict().items())
+
+
+def test_a_copy_of_another_model_of_the_same_modules(student):
+    past, other = PastSelf(student), Net()
+    assert past.refresh(other) is None
+    assert torch.equal(past.state_dict()['learning.0.weight'], other.learning[0].weight)

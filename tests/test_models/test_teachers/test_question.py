@@ -9,7 +9,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.models.heads import TaughtHead, choose_heads
 from mmskd.models.heads.classifier import classifier_head
-from mmskd.models.teachers.question import check_names, check_teacher
+from mmskd.models.teachers.question import check_boxes, check_names, check_teacher
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMDET:
@@ -28,11 +28,13 @@ def build(scope, model):
         return MODELS.build(model)
 
 
-def check(student, teacher, **options):
+def check(student, teacher, boxes=False, **options):
     """Ask, and leave the student as it was."""
     heads = [TaughtHead(adapter) for adapter in choose_heads(student)]
     try:
         check_teacher(student, teacher, heads, **options)
+        if boxes:
+            check_boxes(heads, teacher)
     finally:
         for head in heads:
             head.remove()

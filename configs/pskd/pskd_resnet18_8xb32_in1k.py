@@ -1,0 +1,2 @@
+_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+custom_hooks = [dict(type='mmskd.PSKDHook', alpha_T=0.8)]

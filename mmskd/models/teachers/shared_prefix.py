@@ -1,0 +1,112 @@
+"""The frozen first stages of a backbone, which a model and its past self have in common: computed once."""
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Callable, Iterator, List
+
+import torch
+from torch import Tensor, nn
+
+from ..taps import Tap
+from .frozen import named_tensors
+
+Listener = Callable[[Tensor], None]
+
+
+class SharedPrefix:
+    """What the student has computed by weights that never move, handed to its past self.
+
+    A pretrained ResNet is usually trained with its stem and its first stage frozen, where the maps are largest. The
+    past self's weights are the same there, and so is its answer: it goes on from the student's.
+
+    Args:
+        student (nn.Module): A model with a ``backbone``.
+        source (nn.Module): Its frozen copy, by the same names of modules.
+        asked (nn.Module): The form of ``source`` that is asked.
+    """
+
+    def __init__(self, student: nn.Module, source: nn.Module, asked: nn.Module):
+        names = prefix_of(student.backbone)
+        self._mine, self._theirs, self._patched = (
+            [model.backbone.get_submodule(name) for name in names] for model in (student, source, asked))
+        self._seen: Any = None
+        self._same = False
+
+    def holds(self) -> bool:
+        """Whether the two compute the same there at this moment."""
+        if not self._mine:
+            return False
+        if any(parameter.requires_grad for module in self._mine for parameter in module.parameters()):
+            return False
+        mine, theirs = ([tensor for module in modules for _, tensor in named_tensors(module)]
+                        for modules in (self._mine, self._theirs))
+        seen = [tensor._version for tensor in (*mine, *theirs)]
+        if seen != self._seen:
+            self._seen, self._same = seen, all(map(torch.equal, mine, theirs))
+        return self._same and not any(module.training for each in self._mine for module in each.modules()
+                                      if hasattr(module, 'track_running_stats'))
+
+    def listen(self, listener: Listener) -> Any:
+        """Call ``listener`` with what the student has computed, in each of its passes.
+
+        Returns:
+            The handle of the hook; None if nothing is shared.
+        """
+        if not self._mine:
+            return None
+        hook = Tap(lambda module, args, output: listener(output.detach()))
+        return self._mine[-1].register_forward_hook(hook)
+
+    @contextmanager
+    def given(self, value: Tensor) -> Iterator[None]:
+        """Within it the past self goes on from ``value``."""
+        before = [(module, vars(module).get('forward')) for module in self._patched]
+        for module in self._patched[:-1]:
+            module.forward = _unchanged
+        self._patched[-1].forward = partial(_instead, value)
+        try:
+            yield
+        finally:
+            for module, forward in before:
+                if forward is None:
+                    vars(module).pop('forward', None)
+                else:
+                    module.forward = forward
+
+
+def prefix_of(backbone: nn.Module) -> List[str]:
+    """Names of the modules that a backbone calls one after the other and does not train, from its input on.
+
+    Args:
+        backbone (nn.Module): Any. Known are ResNets whose ``forward`` is MMDetection's, and mmskd's EfficientNet-Lite.
+    """
+    frozen = getattr(backbone, 'frozen_stages', -1)
+    if frozen < 0:
+        return []
+    kind = next(kind for kind in type(backbone).__mro__ if 'forward' in vars(kind))
+    prefix = _PREFIXES.get(f'{kind.__module__}.{kind.__name__}')
+    return prefix(backbone, frozen) if prefix else []
+
+
+def _resnet(backbone: nn.Module, frozen: int) -> List[str]:
+    stem = ['stem'] if backbone.deep_stem else ['conv1', backbone.norm1_name, 'relu']
+    return [*stem, 'maxpool', *backbone.res_layers[:frozen]]
+
+
+def _efficientnet_lite(backbone: nn.Module, frozen: int) -> List[str]:
+    return ['features.conv_stem', 'features.bn1',
+            *(f'features.blocks.{stage}' for stage in range(frozen))]
+
+
+_PREFIXES = {
+    'mmdet.models.backbones.resnet.ResNet': _resnet,
+    'mmskd.models.backbones.efficientnet_lite.EfficientNetLite': _efficientnet_lite,
+}
+"""By the class whose ``forward`` a backbone has."""
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _instead(value: Tensor, x: Tensor) -> Tensor:
+    return value
