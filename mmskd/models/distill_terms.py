@@ -13,9 +13,9 @@ from .box_terms import compares_boxes, require_boxes
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
 from .losses.boxes import BoxDistillLoss
-from .losses.distill import (BinDistillLoss, ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
-                             HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_bin_loss,
-                             is_dsnt_loss)
+from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
+                             HeatmapDistillLoss, LossCall, RTMODistillLoss, SimCCDistillLoss,
+                             is_dsnt_loss, is_rtmo_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
 from .losses.pkd import PKDLoss
@@ -192,8 +192,8 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
         return [FeatureDistillLoss(), SimCCDistillLoss()]
     if is_dsnt_loss(own):
         return [DSNTDistillLoss()]
-    if is_bin_loss(own):
-        return [BinDistillLoss()]
+    if is_rtmo_loss(own):
+        return [RTMODistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
     if not is_detector(model):

@@ -69,7 +69,7 @@ class DistillHook(TeachingHook):
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
             ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
-            ``mmskd.BinDistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC
+            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC
             heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
             ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
             classifiers.

@@ -2,8 +2,8 @@
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from .boxes import BoxDistillLoss, BoxLesson
 from .cwd import CWDLoss
-from .distill import (BinDistillLoss, ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
-                      HeatmapDistillLoss, LossCall, SimCCDistillLoss)
+from .distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss, HeatmapDistillLoss,
+                      LossCall, RTMODistillLoss, SimCCDistillLoss)
 from .functional import (bins_kl, channel_kl, density_kl, feature_l2, heatmap_l2, one_hot,
                          pearson_distance, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, pskd_focal, pskd_simcc_kl, simcc_kl)
@@ -14,9 +14,9 @@ from .soft_target import SoftTargetLoss, register_soft_loss, soft_form
 from .uskd import USKDLoss
 
 __all__ = [
-    'BinDistillLoss', 'BoxDistillLoss', 'BoxLesson', 'CWDLoss', 'ClassDistillLoss', 'DSNTDistillLoss',
+    'BoxDistillLoss', 'BoxLesson', 'CWDLoss', 'ClassDistillLoss', 'DSNTDistillLoss',
     'FeatureDistillLoss', 'HeatmapDistillLoss', 'LossCall', 'NKDLoss', 'PKDLoss',
-    'PSKDTorchCrossEntropyLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'bins_kl',
+    'PSKDTorchCrossEntropyLoss', 'RTMODistillLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'bins_kl',
     'channel_kl', 'density_kl', 'feature_l2', 'heatmap_l2', 'one_hot', 'pearson_distance',
     'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
     'pskd_simcc_kl', 'register_soft_loss', 'simcc_kl', 'soft_form'

@@ -230,7 +230,7 @@ class HeatmapDistillLoss(nn.Module):
 
 
 @MODELS.register_module()
-class BinDistillLoss(nn.Module):
+class RTMODistillLoss(nn.Module):
     """Divergence between the distributions of student and teacher over RTMO's bins of x and y.
 
     Args:
@@ -256,7 +256,7 @@ class BinDistillLoss(nn.Module):
 
     def check_head(self, own: nn.Module) -> None:
         """Raise UsageError if the head's own loss is not ``MLECCLoss``."""
-        _require(self, is_bin_loss(own), own, 'MLECCLoss, that of RTMO\'s bins')
+        _require(self, is_rtmo_loss(own), own, 'MLECCLoss, that of RTMO\'s bins')
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss of a call of ``MLECCLoss``, with its factor."""
@@ -343,7 +343,7 @@ def is_dsnt_loss(own: nn.Module) -> bool:
     return any(kind.__name__ == 'JSDiscretLoss' for kind in type(own).__mro__)
 
 
-def is_bin_loss(own: nn.Module) -> bool:
+def is_rtmo_loss(own: nn.Module) -> bool:
     """Whether a loss of MMPose compares distributions over RTMO's bins."""
     return any(kind.__name__ == 'MLECCLoss' for kind in type(own).__mro__)
 

@@ -4,7 +4,6 @@ from typing import Sequence, Union
 from torch import nn
 
 from ..heads import TaughtHead, is_detector, is_pose_estimator
-from .bin_mirror import BinMirror
 from .frozen import FixedModes, FollowedModes, freeze, frozen_copy
 from .hf_pose import HFPoseTeacher
 from .mirror import Mirror
@@ -12,10 +11,11 @@ from .onnx_pose import OnnxPoseTeacher
 from .output_mirror import OutputMirror, classifier_mirror, pose_mirror, shared_features_mirror
 from .past_self import PastSelf
 from .pose_teacher import PoseTeacher
+from .rtmo_mirror import RTMOMirror
 
 __all__ = [
-    'BinMirror', 'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
-    'PoseTeacher', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
+    'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
+    'PoseTeacher', 'RTMOMirror', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
     'shared_features_mirror'
 ]
 
@@ -25,5 +25,5 @@ def mirror_of(model: nn.Module, heads: Sequence[TaughtHead]) -> Union[Mirror, Ou
     if is_detector(model):
         return Mirror(model, heads)
     if any(head.adapter.at_places for head in heads):
-        return BinMirror(model, heads)
+        return RTMOMirror(model, heads)
     return (pose_mirror if is_pose_estimator(model) else classifier_mirror)(model, heads)

@@ -324,9 +324,9 @@ def _(d):
     return lambda a, b: loss.of_call(LossCall(None, (pair(a, b), ), {})), d.densities()
 
 
-@case('BinDistillLoss', half=False)
+@case('RTMODistillLoss', half=False)
 def _(d):
-    loss = MODELS.build(dict(type='mmskd.BinDistillLoss'))
+    loss = MODELS.build(dict(type='mmskd.RTMODistillLoss'))
     return lambda a, b: loss.of_call(LossCall(MLECCLoss(), ((pair(a, b), pair(a, b)), ), {})), d.densities()
 
 

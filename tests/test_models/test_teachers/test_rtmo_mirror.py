@@ -36,6 +36,11 @@ def student():
     return build().eval()  # batch statistics of few places say little
 
 
+@pytest.fixture(scope='module')
+def teacher():
+    return build(1).eval()
+
+
 def batch(people=(2, 1), size=96):
     """Noise with some people in each image."""
     from mmpose.structures import PoseDataSample
@@ -78,9 +83,9 @@ def training(student):
     in_training(student)
 
 
-def test_the_term_is_of_the_teachers_bins_at_the_students_boxes(student):
+def test_the_term_is_of_the_teachers_bins_at_the_students_boxes(student, teacher):
     """By hand, at each place that the head has chosen: the teacher's own vector there, asked about the student's box."""
-    teacher, data, seen = build(1).eval(), batch(), []
+    data, seen = batch(), []
     stock = losses(student, data)
     dcc = student.head.dcc
     forward_train = dcc.forward_train
@@ -117,10 +122,10 @@ def test_the_term_is_of_the_teachers_bins_at_the_students_boxes(student):
     assert expected > 0 and found['loss_logit'].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
-def test_its_own_copy_teaches_nothing(student):
+def test_its_own_copy_teaches_nothing(student, teacher):
     grads = []
-    for teacher in (copy.deepcopy(student), build(1).eval()):
-        hook = attached(student, teacher)
+    for other in (copy.deepcopy(student), teacher):
+        hook = attached(student, other)
         term = losses(student, batch((1, )))['loss_logit']
         hook.detach()
         grads.append(torch.autograd.grad(term, student.head.dcc.x_fc.weight)[0].abs().max())
@@ -143,14 +148,14 @@ def test_a_teacher_of_another_size_with_other_bins(student):
     hook.detach()
 
 
-def test_what_is_refused(student):
+def test_what_is_refused(student, teacher):
     with pytest.raises(UsageError, match='so many keypoints: 17 in the student, 14 in the teacher'):
         attached(student, build(1, **{'head.num_keypoints': 14}))
     with pytest.raises(UsageError, match='strides'):
         attached(student, build(1, **{'head.prior_generator.strides': [8, 16]}))
     with pytest.raises(UsageError, match='around the boxes that it predicts.*without keypoints, flip'):
-        attached(student, [build(1), build(2)])
+        attached(student, [teacher, teacher])
     with pytest.raises(UsageError, match='DistillHook teaches its bins'):
         PSKDHook().attach(student)
     with pytest.raises(UsageError, match='SimCCDistillLoss goes with KLDiscretLoss'):
-        attached(student, build(1), losses=[dict(type='mmskd.SimCCDistillLoss')])
+        attached(student, teacher, losses=[dict(type='mmskd.SimCCDistillLoss')])

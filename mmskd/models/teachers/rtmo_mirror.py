@@ -12,7 +12,7 @@ from .mirror import ROOT
 from .output_mirror import OutputMirror
 
 
-class BinMirror(OutputMirror):
+class RTMOMirror(OutputMirror):
     """Hooks on a student RTMO that bring a teacher's distributions over the student's bins to its loss.
 
     The head chooses some places of the image, by its own scores and the objects, takes the vector that its
