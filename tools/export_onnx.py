@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from mmskd.models.heads import is_pose_estimator
 from mmskd.models.teachers.fixed import build_teacher
 from mmskd.models.teachers.pose_teacher import MMPoseTeacher
 
@@ -48,7 +49,10 @@ def export(config: str, checkpoint: str, out_file: str) -> None:
         import onnx  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
         raise UsageError(f'the package onnx is not here ({error}): pip install onnx') from error
-    teacher = MMPoseTeacher(build_teacher(config, checkpoint))
+    model = build_teacher(config, checkpoint)
+    if not is_pose_estimator(model):
+        raise UsageError(f'{config} is no pose estimator of MMPose ({type(model).__name__}); only SimCC models are written')
+    teacher = MMPoseTeacher(model)
     if teacher.answers().beta is None:
         raise UsageError(f'{config} predicts heatmaps; only SimCC models are written')
     width, height = teacher.images().size

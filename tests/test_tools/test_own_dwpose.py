@@ -141,3 +141,18 @@ def test_teachers_of_the_page_take_what_is_written():
     for code in written:
         given = eval(code, dict(dict=dict))
         inspect.signature(MODELS.get(given.pop('type'))).bind(**given)
+
+
+@pytest.mark.parametrize('config,message', [
+    ('mmskd::bccd/retinanet_r18_bccd.py', r'is no pose estimator of MMPose \(RetinaNet\)'),
+    ('mmskd::openfield_mouse/td-hm_cspnext-t_mouse.py', 'predicts heatmaps; only SimCC models are written')])
+def test_what_is_not_written_as_onnx(tmp_path, refusal, config, message):
+    import torch
+    from mmengine.registry import MODELS, DefaultScope
+
+    from mmskd.config import load_config, project_of
+    pytest.importorskip('onnx')
+    cfg = load_config(config)
+    with DefaultScope.overwrite_default_scope(project_of(cfg)):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
+    assert re.search(message, refusal('export_onnx', config, tmp_path / 'model.pth', tmp_path / 'a.onnx'))
