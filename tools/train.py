@@ -15,7 +15,7 @@ from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
 from mmskd.config import (check_data, check_metrics, find_config, load_config, project_of,
                           require_parts)
 from mmskd.engine.hooks.teaching_hook import go_together
-from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser,
+from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser, TeacherAction,
                                  add_common_arguments, check_checkpoint, draw_predictions, run_tool,
                                  say, set_local_rank, set_work_dir)
 from mmskd.engine.schedule import shorten_schedule
@@ -40,9 +40,10 @@ def parse_args() -> argparse.Namespace:
         help='train with PS-KD, whatever the config says; options of PSKDHook may follow, as '
         'alpha_T=0.8')
     method.add_argument(
-        '--distill-from', nargs=2, metavar=('CONFIG', 'CHECKPOINT'),
+        '--distill-from', nargs='+', action=TeacherAction,
+        metavar=('CONFIG CHECKPOINT', 'KEY=VALUE'),
         help='let this trained model teach (DWPose, stage 1), with the losses that DistillHook '
-        'takes for the kind of head')
+        'takes for the kind of head; options of DistillHook may follow, as schedule=cosine stop=280')
     method.add_argument(
         '--head-distill', nargs='+', action=CheckpointAction, metavar=('CHECKPOINT', 'KEY=VALUE'),
         help='let the head of this trained model of the same config teach a fresh head on frozen '
@@ -83,13 +84,13 @@ def add_method(cfg: Config, args: argparse.Namespace) -> None:
     if args.pskd is not None:
         set_hook(cfg, 'PSKDHook', '--pskd', args.pskd)
     elif args.distill_from:
-        config, checkpoint = args.distill_from
+        config, checkpoint = args.distill_from['teacher'].values()
         # In full: a relative path in a config is relative to the config
         config = config if '::' in config else os.path.abspath(find_config(config))
         find_config(config)
         check_checkpoint(checkpoint)
         set_hook(cfg, 'DistillHook', '--distill-from',
-                 dict(teacher=dict(config=config, checkpoint=checkpoint)))
+                 dict(args.distill_from, teacher=dict(config=config, checkpoint=checkpoint)))
     elif args.head_distill:
         check_checkpoint(args.head_distill['checkpoint'])
         set_hook(cfg, 'HeadDistillHook', '--head-distill', args.head_distill)

@@ -23,8 +23,8 @@ class ClassifierAdapter(HeadAdapter):
         super().__init__(name, head)
         self._key = key
         if derives_from(head, 'ArcFaceClsHead'):
-            self.refusal = ('what it compares with the labels has a margin of the right class, which what a teacher '
-                            'answers has not')
+            self.refusal = ('what it compares with the labels has a margin of the right class, which '
+                            'what a teacher answers has not')
 
     def __str__(self) -> str:
         return f'model.{self.name}.{self._key}' if self.name else f'model.{self._key}'
@@ -34,8 +34,8 @@ class ClassifierAdapter(HeadAdapter):
         return str(self)
 
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
-        return (f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form of it "
-                '(mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.')
+        return (f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form "
+                'of it (mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.')
 
     def target_losses(self) -> Dict[str, nn.Module]:
         return {self._key: self.head.get_submodule(self._key)}

@@ -1,4 +1,7 @@
-"""PS-KD drop-ins for the softmax losses of MMPreTrain. Imported where one is met: that package need not be there."""
+"""PS-KD drop-ins for the softmax losses of MMPreTrain.
+
+Imported where one of these is met: that package need not be there.
+"""
 from typing import Optional
 
 import torch
@@ -13,7 +16,10 @@ IGNORED = -100  # torch's default, which MMPreTrain leaves as it is
 
 
 class _SoftenedSoftmax(SoftmaxLoss):
-    """As :class:`~mmskd.models.losses.pskd_classification.PSKDTorchCrossEntropyLoss`, with MMPreTrain's call."""
+    """As :class:`~mmskd.models.losses.pskd_classification.PSKDTorchCrossEntropyLoss`.
+
+    With the call of MMPreTrain's losses.
+    """
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
                 avg_factor: Optional[float] = None, reduction_override: Optional[str] = None,

@@ -125,8 +125,9 @@ def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> Output
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
         logits = teacher(args[0], mode='tensor')
         if not isinstance(logits, Tensor):
-            raise UsageError(f"{type(teacher).__name__} returns a {type(logits).__name__} in mode='tensor', where the "
-                             'logits (N, C) of its one classification were expected')
+            raise UsageError(f'{type(teacher).__name__} returns a {type(logits).__name__} in '
+                             "mode='tensor', where the logits (N, C) of its one classification were "
+                             'expected')
         return [logits]
 
     return OutputMirror(heads).ask_before(student, answer)

@@ -41,8 +41,8 @@ class PastSelf:
         """Become a copy of the student's present weights; the same on all ranks.
 
         Args:
-            source (nn.Module, optional): Whose weights to take instead: a model of the same modules. Defaults to
-                None: the student.
+            source (nn.Module, optional): Whose weights to take instead: a model of the same modules.
+                Defaults to None: the student.
 
         Returns:
             str, optional: None if it did. The name of a weight that is not finite, if it has remained as it was.
@@ -65,11 +65,11 @@ class PastSelf:
 
     @torch.no_grad()
     def average(self, momentum: float) -> Optional[str]:
-        """Move towards the student's present weights: ``momentum * mine + (1 - momentum) * theirs``.
+        """Become ``momentum * mine + (1 - momentum) * theirs``, of the student's present weights.
 
-        The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm layer looks at
-        its running statistics, which are those of the rank, only where they are frozen in the student (see
-        :meth:`follow_modes`). What is frozen is not touched.
+        The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm
+        layer looks at its running statistics, which are those of the rank, only where they are frozen
+        in the student (see :meth:`follow_modes`). What is frozen is not touched.
 
         Args:
             momentum (float): The share that is kept, in [0, 1).
@@ -95,7 +95,8 @@ class PastSelf:
 
     def _find_fixed(self) -> None:
         """Weights that are not trained, and the same as the student's."""
-        self._fixed = {mine for mine, theirs in zip(self.model.parameters(), self._student.parameters())
+        weights = zip(self.model.parameters(), self._student.parameters())
+        self._fixed = {mine for mine, theirs in weights
                        if not theirs.requires_grad and torch.equal(mine, theirs)}
 
     def require_agreement(self) -> None:
