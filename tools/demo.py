@@ -361,7 +361,7 @@ def verdicts(results: dict) -> List[str]:
         parts = []
         for metric, (_, more_is_better) in METRICS.items():
             found = compared(results, arm, metric)
-            word = 'no clear difference'
+            word = 'no clear difference' if found.n > 1 else 'one seed'
             if found.excludes_zero:
                 word = 'better' if (found.mean > 0) == more_is_better else 'worse'
             parts.append(f'{metric} {found.mean:+.3f}' +
