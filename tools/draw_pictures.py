@@ -324,7 +324,7 @@ def main() -> None:
         save(reliability(content['detector']['reliability']), args.out)
         save(detections(content['detector']['detections']), args.out)
     if 'demo' in content:
-        save(keypoints(content['demo']), args.out)
+        save(keypoints(content['demo']), args.out, dpi=90)
 
 
 if __name__ == '__main__':
