@@ -1,7 +1,6 @@
 """The documentation site: all pages are reached, all links lead somewhere, all tools are named."""
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,8 +11,11 @@ DOCS = ROOT / 'docs'
 
 
 def test_each_page_is_in_the_contents():
-    contents = {line for block in re.findall(r'```{toctree}(.*?)```', (DOCS / 'index.md').read_text(), re.S)
-                for line in block.splitlines() if line and not line.startswith(':')}
+    contents = {
+        line
+        for block in re.findall(r'```{toctree}(.*?)```', (DOCS / 'index.md').read_text(), re.S)
+        for line in block.splitlines() if line and not line.startswith(':')
+    }
     assert contents == {page.stem for page in DOCS.glob('*.md')} - {'index'}
 
 
@@ -32,14 +34,42 @@ def test_links_between_files_lead_somewhere():
             assert (page.parent / target).exists(), f'{page.name}: {target}'
 
 
-def test_site_is_built_without_a_warning(tmp_path):
+def test_each_picture_is_there_for_light_and_for_dark_pages():
+    """And is small: the README loads with all of them."""
+    readme = (ROOT / 'README.md').read_text()
+    dark, light = (re.findall(rf'{where}="([^"]+)"', readme) for where in ('srcset', 'src'))
+    assert len(dark) == len(light) > 2
+    for first, second in zip(light, dark):
+        assert first.replace('_light', '_dark') == second
+        for name in (first, second):
+            assert 1000 < (ROOT / name).stat().st_size < 200_000, name
+    assert readme.count('<img') == len(re.findall(r'<img src="[^"]+" alt="[^"]{20,}">', readme))
+
+
+def test_the_drawing_is_what_the_script_draws():
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        import draw_pictures
+    finally:
+        sys.path.pop(0)
+    for name, theme in draw_pictures.THEMES.items():
+        assert (draw_pictures.OUT /
+                f'ride_along_{name}.svg').read_text() == draw_pictures.ride_along(theme)
+
+
+def test_site_is_built_without_a_warning(tmp_path, capsys):
     for package in ('sphinx', 'myst_parser', 'furo', 'sphinx_copybutton'):
         pytest.importorskip(package)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html', str(DOCS),
-                           str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    from sphinx.cmd.build import main
+    path = list(sys.path)
+    try:  # in this process, which has imported already what the API reference is made of
+        failed = main(['-W', '--keep-going', '-q', '-b', 'html', str(DOCS), str(tmp_path)])
+    finally:
+        sys.path[:] = path
+    assert not failed, capsys.readouterr().err
     assert 'PSKDHook' in (tmp_path / 'api.html').read_text()
     assert (tmp_path / 'searchindex.js').is_file()
+    assert (tmp_path / '_images' / 'ride_along_dark.svg').is_file()
 
 
 def test_notebook_runs(capsys):

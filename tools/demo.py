@@ -1,134 +1,198 @@
-"""Train a small RetinaNet on generated shapes with and without PS-KD, and compare the two.
+"""Teach a small pose estimator in three ways, over several seeds, and say which way helps.
 
-Prints one table of what the two runs measured, draws their detections and their curves, and writes
-a report of them, whose file it names last. A run that was interrupted goes on where it stopped; one
-that is complete is used as it is.
+On 800 generated stick figures, ten of which have labels: from these labels alone; from no labels,
+but from what a larger model sees in all figures (DWPose's logit loss); and from the ten labels with
+PS-KD (its own past self teaches). The larger model is trained first, with all labels, in the place
+of one that somebody has published. Each run is one of tools/train.py, and as many of them run side
+by side as there are cores.
+
+Prints what each way comes to, with 95 % intervals over the seeds, draws the same figures as each
+way sees them, and writes a report whose file it names last. A run that was interrupted goes on
+where it stopped; one that is complete is used as it is.
 """
 import argparse
-import contextlib
-import io
+import functools
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Dict, List, Optional
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
-from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
-from torchvision.ops import nms
 
 from mmskd.datasets import is_complete
-from mmskd.datasets.shapes import CLASSES, PALETTE
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
+from mmskd.evaluation.report import pictures
 from mmskd.evaluation.report.page import write_report
+from mmskd.evaluation.report.predictions import predictions_of
+from mmskd.evaluation.report.runs import Run as Logs
+from mmskd.evaluation.report.statistics import Interval, mean_interval, paired_difference
+from mmskd.optional import HAS_MMPOSE
 
 TOOLS = Path(__file__).resolve().parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
-RUNS = {'baseline': 'retinanet_shapes.py', 'PS-KD': 'pskd_retinanet_shapes.py'}
-STYLES = {
-    'baseline': dict(color='#0072B2', linestyle='--', marker='o'),
-    'PS-KD': dict(color='#D55E00', linestyle='-', marker='s'),
+TEACHER = CONFIGS / 'simcc_figures_teacher.py'
+ARMS = {
+    'baseline': CONFIGS / 'simcc_figures_few.py',
+    'DWPose': CONFIGS / 'simcc_figures_unlabelled.py',
+    'PS-KD': CONFIGS / 'simcc_figures_few.py'
 }
-# Column of the table: key in the validation log
-METRICS = {
-    'mAP': 'coco/bbox_mAP',
-    'AP50': 'coco/bbox_mAP_50',
-    'NLL': 'calibration/NLL',
-    'ECE': 'calibration/ECE',
-}
+BASELINE = next(iter(ARMS))
+# Column of the table: key in the validation log, and whether more is better
+METRICS = {'PCK': ('PCK', True), 'AUC': ('AUC', True), 'EPE': ('EPE', False)}
 NUM_PICTURES = 4
-SCORE_THRESHOLD = 0.3  # of the detections that are drawn
-OVERLAP_THRESHOLD = 0.6  # of two boxes with more IoU than that the better one is drawn
+NEWS_SECONDS = 15  # between two lines about the progress where there is no terminal
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--data-dir', type=Path, default=TOOLS.parent / 'data' / 'shapes',
-                        help='generated here if it is not there; default: data/shapes')
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data-dir', type=Path, default=TOOLS.parent / 'data' / 'figures',
+                        help='generated here if it is not there; default: data/figures')
     parser.add_argument('--work-dir', type=Path, default=TOOLS.parent / 'work_dirs' / 'demo',
                         help='for logs, checkpoints and pictures; default: work_dirs/demo')
+    parser.add_argument('--seed', type=int, default=0, help='the first seed; default: 0')
+    parser.add_argument('--seeds', type=int, default=3, help='how many; default: 3')
+    parser.add_argument('--jobs', type=int, default=min(os.cpu_count() or 1, 8),
+                        help='trainings side by side, each on one thread; default: one a core')
     parser.add_argument('--fresh', action='store_true', help='delete earlier runs and start again')
     parser.add_argument('--quiet', action='store_true', help='print only the table and the paths')
     add_traceback(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seeds < 1 or args.jobs < 1:
+        parser.error('--seeds and --jobs: at least 1')
+    return args
 
 
-def main():
+def main() -> None:
+    """Train, compare, draw."""
     args = parse_args()
-    # Leave in the ordinary way when told to stop, so that the training is stopped as well
+    # Leave in the ordinary way when told to stop, so that the trainings are stopped as well
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('demo.py: terminated'))
-    progress_console = Console(quiet=args.quiet)
+    if not HAS_MMPOSE:
+        end_in_a_line('demo.py', UsageError('mmpose is not installed, whose models this teaches'),
+                      args.traceback)
     if not is_complete(args.data_dir):
         make_data(args.data_dir, args.quiet)
-    runs = [Run(name, args.data_dir, args.work_dir) for name in RUNS]
-    for run in runs:
-        run.train(progress_console, args.fresh)
-    pictures = [args.work_dir / 'detections.png', args.work_dir / 'curves.png']
-    draw_detections(runs, args.data_dir, pictures[0])
-    draw_curves(runs, pictures[1])
-    Console().print(summary(runs))
-    print('Written:')
-    for path in pictures + [run.checkpoint for run in runs] + [run.output for run in runs]:
-        print(f'  {os.path.relpath(path)}')
+    teacher = Run('teacher', args.seed, args)
+    runs = [Run(arm, seed, args, teacher) for seed in range(args.seed, args.seed + args.seeds)
+            for arm in ARMS]
+    seconds = train([teacher, *runs], args.jobs, Console(quiet=args.quiet, highlight=False),
+                    args.fresh)
+    results = collect(teacher, runs, seconds)
+    (args.work_dir / 'demo.json').write_text(json.dumps(results, indent=1) + '\n')
+    console = Console()
+    console.print(summary(results))
+    for line in verdicts(results):
+        console.print(line, highlight=False)
+    picture = args.work_dir / 'figures.png'
     try:
+        draw_figures([run for run in runs if run.seed == args.seed], picture)
         report = write_report([run.folder for run in runs], args.work_dir / 'report',
                               quiet=args.quiet)
     except UsageError as error:
         end_in_a_line('demo.py', error, args.traceback)
+    print('Written:')
+    for path in [picture, args.work_dir / 'demo.json', *(run.folder for run in runs)]:
+        print(f'  {os.path.relpath(path)}')
     print(f'Report, to open in a browser: {os.path.relpath(report)}')
 
 
-def make_data(data_dir: Path, quiet: bool):
-    """Generate the shapes; stops the program where the generator refuses to."""
-    command = [sys.executable, TOOLS / 'make_demo_data.py', data_dir]
+def make_data(data_dir: Path, quiet: bool) -> None:
+    """Generate the figures; stops the program where the generator refuses to."""
+    command = [sys.executable, TOOLS / 'make_demo_data.py', data_dir, '--kind', 'stick-figures']
     done = subprocess.run(command + ['--quiet'] * quiet)
     if done.returncode:
         sys.exit(done.returncode)
 
 
+@functools.lru_cache
+def read(config: Path) -> Config:
+    """A config, which several runs have."""
+    return Config.fromfile(config)
+
+
+def figures_in(dataset: dict, data_dir: Path) -> int:
+    """How many figures an epoch has."""
+    if dataset['type'] == 'RepeatDataset':
+        return dataset['times'] * figures_in(dataset['dataset'], data_dir)
+    if dataset.get('indices'):
+        return len(dataset['indices'])
+    return len(json.loads((data_dir / 'annotations' / 'train.json').read_text())['annotations'])
+
+
 class Run:
-    """One training run: its config, its folder, and what it has logged so far.
+    """One training: its folder, the flags that it is started with, and what it has logged so far.
 
     Args:
-        name (str): A key of ``RUNS``.
-        data_dir (Path): The generated shapes.
-        work_dir (Path): The folder of the demonstration; the run gets one inside it.
+        arm (str): One of ``ARMS``, or ``'teacher'``.
+        seed (int): Its ``randomness.seed``.
+        args (argparse.Namespace): Where its data and its folder are.
+        teacher (Run, optional): The run whose checkpoint teaches it. Defaults to None.
     """
 
-    def __init__(self, name: str, data_dir: Path, work_dir: Path):
-        self.name = name
-        self.config = CONFIGS / RUNS[name]
-        self.folder = work_dir / self.config.stem
+    def __init__(self, arm: str, seed: int, args: argparse.Namespace,
+                 teacher: Optional['Run'] = None):
+        self.arm, self.seed = arm, seed
+        self.config = ARMS.get(arm, TEACHER)
+        self.teacher = teacher if arm == 'DWPose' else None
+        self.folder = args.work_dir / f'{arm}_s{seed}'
         self.output = self.folder / 'train.log'
-        self.data_options = [
-            f'{part}_dataloader.dataset.data_root={data_dir}' for part in ('train', 'val', 'test')
-        ] + [f'{part}_evaluator.{i}.ann_file={data_dir}/annotations/val.json'
-             for part in ('val', 'test') for i in range(2)]
-        config = Config.fromfile(self.config)
-        images = json.loads((data_dir / 'annotations' / 'train.json').read_text())['images']
-        self.iters_per_epoch = math.ceil(len(images) / config.train_dataloader.batch_size)
+        config = read(self.config)
+        repeated = config.train_dataloader.dataset.type == 'RepeatDataset'
+        self.options = [
+            f'randomness.seed={seed}',
+            *(f'{part}.data_root={args.data_dir}'
+              for part in (f'train_dataloader.dataset{".dataset" * repeated}',
+                           'val_dataloader.dataset', 'test_dataloader.dataset'))
+        ]
         self.max_epochs = config.train_cfg.max_epochs
+        self.iterations = self.max_epochs * math.ceil(
+            figures_in(config.train_dataloader.dataset, args.data_dir) /
+            config.train_dataloader.batch_size)
         self.checkpoint = self.folder / f'epoch_{self.max_epochs}.pth'
+        self.process: Optional[subprocess.Popen] = None
 
-    def logs(self):
-        """The scalars that the run wrote, those of a resumed run over those of before.
+    def command(self) -> List[str]:
+        """How it is started: a stock config, and a flag for the method."""
+        method = {'PS-KD': ['--pskd'], 'DWPose': ['--distill-from', TEACHER, self.teacher and
+                                                  self.teacher.checkpoint]}.get(self.arm, [])
+        return [str(part) for part in (
+            sys.executable, TOOLS / 'train.py', self.config, *method, '--work-dir', self.folder,
+            '--resume', 'auto-or-start', '--cfg-options', *self.options)]
 
-        Returns:
-            tuple: {iteration: scalars} of training, {epoch: scalars} of validation.
-        """
-        train, val = {}, {}
+    def start(self) -> None:
+        """Train in a process of its own, on one thread."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.output.open('a') as output:
+            self.process = subprocess.Popen(
+                self.command(), stdout=output, stderr=subprocess.STDOUT,
+                env=dict(os.environ, OMP_NUM_THREADS='1'))
+
+    def stop(self) -> None:
+        """End its process, if it has one."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+
+    def logs(self) -> tuple:
+        """{iteration: scalars} of training, {epoch: scalars} of validation."""
+        train: Dict[int, dict] = {}
+        val: Dict[int, dict] = {}
         for path in sorted(self.folder.glob('*/vis_data/scalars.json')):
             for line in path.read_text().splitlines():
                 try:
@@ -138,57 +202,91 @@ class Run:
                 (train if 'loss' in scalars else val)[scalars['step']] = scalars
         return train, val
 
+    def done(self) -> int:
+        """How many iterations it has logged."""
+        return max(self.logs()[0], default=0)
+
     def is_finished(self) -> bool:
         """Whether the last checkpoint and its validation are there."""
         return self.checkpoint.is_file() and self.max_epochs in self.logs()[1]
 
-    def train(self, console: Console, fresh: bool):
-        """Train, or go on with a run that was interrupted; stops the program if that fails."""
-        if fresh and self.folder.exists():
-            shutil.rmtree(self.folder)
-        if self.is_finished():
-            console.print(f'{self.name}: complete, used as it is (--fresh trains again)')
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, TOOLS / 'train.py', self.config, '--work-dir', self.folder,
-                   '--resume', 'auto-or-start', '--cfg-options', *self.data_options]
-        with self.output.open('a') as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-            try:
-                self.follow(process, console)
-            finally:
-                process.terminate()
-                process.wait()
+    def check(self) -> None:
+        """Stop the program if the process ended before the training did."""
         if not self.is_finished():
             tail = self.output.read_text().splitlines()[-15:]
-            sys.exit('\n'.join([*tail, f'{self.name}: the training stopped with exit code '
-                                f'{process.returncode}; see {os.path.relpath(self.output)}. '
+            sys.exit('\n'.join([*tail, f'{self.folder.name}: the training stopped with exit code '
+                                f'{self.process.returncode}; see {os.path.relpath(self.output)}. '
                                 'Call again to go on, or with --fresh to start again']))
 
-    def follow(self, process: subprocess.Popen, console: Console):
-        """Show the progress until the process ends: a bar, or plain lines without a terminal."""
-        columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn(
-            'iterations, {task.fields[status]}')
-        total, reported = self.max_epochs * self.iters_per_epoch, None
-        left = TimeLeft(total)
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(self.name, total=total, status='starting')
-            while process.poll() is None:
-                train, val = self.logs()
-                status = left(max(train, default=0))
-                if val:
-                    status = f'mAP {shown(val[max(val)], "mAP")}, {status}'
-                progress.update(task, completed=max(train, default=0), status=status)
-                if not console.is_terminal and len(val) != reported:
-                    reported = len(val)
-                    console.print(f'{self.name}: epoch {max(val, default=0)} of {self.max_epochs}, '
-                                  f'{status}')
-                time.sleep(0.5)
 
-    def seconds_per_epoch(self) -> float:
-        """Mean training time of an epoch, validation left out."""
-        train, _ = self.logs()
-        return self.iters_per_epoch * float(np.mean([line['time'] for line in train.values()]))
+def train(runs: List[Run], jobs: int, console: Console, fresh: bool) -> float:
+    """Train what is not complete, as many at a time as there are jobs, and show how far it is.
+
+    Returns:
+        float: Seconds that it took, 0 if all were complete.
+    """
+    for run in runs:
+        if fresh and run.folder.exists():
+            shutil.rmtree(run.folder)
+    waiting = [run for run in runs if not run.is_finished()]
+    if len(waiting) < len(runs):
+        console.print(
+            f'{len(runs) - len(waiting)} of {len(runs)} runs are complete and used as they are '
+            '(--fresh trains again)')
+    if not waiting:
+        return 0.
+    started, all_of_them, running = time.monotonic(), list(waiting), []
+    progress = Follow(all_of_them, console)
+    try:
+        with progress:
+            while waiting or running:
+                for run in [run for run in running if run.process.poll() is not None]:
+                    running.remove(run)
+                    run.check()
+                ready = [run for run in waiting if run.teacher is None or run.teacher.is_finished()]
+                for run in ready[:jobs - len(running)]:
+                    waiting.remove(run)
+                    running.append(run)
+                    run.start()
+                progress.show(running)
+                time.sleep(0.5)
+    finally:
+        for run in running:
+            run.stop()
+    return time.monotonic() - started
+
+
+class Follow:
+    """Shows the progress of all runs together: a bar, or plain lines without a terminal."""
+
+    def __init__(self, runs: List[Run], console: Console):
+        self.runs, self.console = runs, console
+        self.left = TimeLeft(sum(run.iterations for run in runs))
+        self.bar = Progress(
+            TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[status]}'),
+            console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task('training', total=self.left.total, status='starting')
+        self.said = -math.inf
+
+    def __enter__(self) -> 'Follow':
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def show(self, running: List[Run]) -> None:
+        """Say how far it is; without a terminal every now and then."""
+        if not self.console.is_terminal and time.monotonic() - self.said < NEWS_SECONDS:
+            return
+        self.said = time.monotonic()
+        done = sum(run.done() for run in self.runs)
+        finished = sum(run.is_finished() for run in self.runs)
+        status = f'{finished} of {len(self.runs)} runs done, {self.left(done)}'
+        names = ', '.join(run.folder.name for run in running)
+        self.bar.update(self.task, completed=done, status=f'{status} ({names})')
+        if not self.console.is_terminal:
+            self.console.print(f'{status}; training {names or "nothing"}', soft_wrap=True)
 
 
 class TimeLeft:
@@ -210,96 +308,96 @@ class TimeLeft:
         return f'about {math.ceil(elapsed / advanced * (self.total - done))} s left'
 
 
-def summary(runs) -> Table:
-    """The runs' measurements on the validation images after the last epoch."""
-    table = Table(title='Generated shapes, validation')
-    table.add_column('run')
-    columns = ['mAP', 'AP50', 's / epoch', 'NLL', 'ECE']
-    for column in columns:
-        table.add_column(column, justify='right')
+def collect(teacher: Run, runs: List[Run], seconds: float) -> dict:
+    """What the runs measured after their last epochs, and where."""
+    arms: Dict[str, dict] = {arm: {} for arm in ARMS}
     for run in runs:
-        last = run.logs()[1][run.max_epochs]
-        values = {name: shown(last, name) for name in METRICS}
-        values['s / epoch'] = f'{run.seconds_per_epoch():.1f}'
-        table.add_row(run.name, *(values[column] for column in columns))
+        arms[run.arm][str(run.seed)] = measured(run)
+    machine = dict(processor=platform.machine(), cores=os.cpu_count(),
+                   python=platform.python_version(), torch=torch.__version__)
+    return dict(seeds=sorted({run.seed for run in runs}), metrics=list(METRICS), arms=arms,
+                teacher=measured(teacher), seconds=round(seconds, 1), machine=machine)
+
+
+def measured(run: Run) -> Dict[str, float]:
+    """The columns of the table for one run."""
+    last = run.logs()[1][run.max_epochs]
+    return {name: last[key] for name, (key, _) in METRICS.items()}
+
+
+def compared(results: dict, arm: str, metric: str) -> Interval:
+    """The mean difference of an arm to the first one, pair by pair of the same seed."""
+    mine, theirs = ({seed: run[metric] for seed, run in results['arms'][name].items()}
+                    for name in (arm, BASELINE))
+    return paired_difference(mine, theirs)
+
+
+def summary(results: dict) -> Table:
+    """Means with 95 % intervals over the seeds."""
+    seeds = results['seeds']
+    table = Table(
+        title=f'Generated stick figures, validation, {len(seeds)} seeds from {seeds[0]} on')
+    table.add_column('run')
+    for metric in METRICS:
+        table.add_column(metric, justify='right')
+    for arm, found in results['arms'].items():
+        table.add_row(arm, *(shown(mean_interval([run[metric] for run in found.values()]))
+                             for metric in METRICS))
+    table.add_row('(teacher)', *(f'{results["teacher"][metric]:.3f}' for metric in METRICS))
     return table
 
 
-def shown(scalars: dict, name: str) -> str:
-    """A measured value for the table; a validation in which nothing was detected has none."""
-    value = scalars.get(METRICS[name])
-    return 'none' if value is None else f'{value:.3f}'
+def shown(interval: Interval) -> str:
+    """``0.612 ± 0.020``; one value has no interval."""
+    return f'{interval.mean:.3f}' + (f' ± {interval.margin:.3f}' if interval.n > 1 else '')
 
 
-def draw_curves(runs, path: Path):
-    """Draw alpha_t, the training loss and the validation mAP over the epochs."""
-    figure = Figure(figsize=(12, 3.5), layout='constrained')
-    axes = figure.subplots(1, 3)
-    titles = ['weight of the past self', 'training loss (targets differ)', 'validation mAP']
-    for axis, title, label in zip(axes, titles, [r'$\alpha_t$', 'loss', 'mAP']):
-        axis.set(title=title, xlabel='epoch', ylabel=label)
-    for run in runs:
-        train, val = run.logs()
-        steps = sorted(train)
-        epochs = [step / run.iters_per_epoch for step in steps]
-        style = dict(STYLES[run.name], label=run.name)
-        line = dict(style, marker=None)
-        axes[0].plot(epochs, [train[step].get('pskd_alpha', 0.0) for step in steps], **line)
-        axes[1].plot(epochs, [train[step]['loss'] for step in steps], **line)
-        axes[2].plot(sorted(val), [val[epoch].get(METRICS['mAP'], math.nan) for epoch in sorted(val)],
-                     **style)
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(path, dpi=120)
+def verdicts(results: dict) -> List[str]:
+    """A line for each arm and metric: better, worse, or no difference that the seeds could show."""
+    lines = []
+    for arm in ARMS:
+        if arm == BASELINE:
+            continue
+        parts = []
+        for metric, (_, more_is_better) in METRICS.items():
+            found = compared(results, arm, metric)
+            word = 'no clear difference' if found.n > 1 else 'one seed'
+            if found.excludes_zero:
+                word = 'better' if (found.mean > 0) == more_is_better else 'worse'
+            parts.append(f'{metric} {found.mean:+.3f}' +
+                         (f' ± {found.margin:.3f}' if found.n > 1 else '') + f' ({word})')
+        lines.append(f'{arm} against the baseline: {", ".join(parts)}')
+    return lines
 
 
-def draw_detections(runs, data_dir: Path, path: Path):
-    """Draw the ground truth and each run's detections on a few validation images."""
-    content = json.loads((data_dir / 'annotations' / 'val.json').read_text())
-    truth = {image['id']: [] for image in content['images']}
-    for item in content['annotations']:
-        x, y, w, h = item['bbox']
-        truth[item['image_id']].append(((x, y, x + w, y + h), item['category_id'] - 1, None))
-    chosen = [image for image in content['images'] if len(truth[image['id']]) >= 3][:NUM_PICTURES]
-    files = [str(data_dir / 'val' / image['file_name']) for image in chosen]
-    columns = {'ground truth': [truth[image['id']] for image in chosen]}
-    columns.update({run.name: detect(run, files) for run in runs})
-
-    figure = Figure(figsize=(12, 3.3 * len(files)), layout='constrained')
-    axes = figure.subplots(len(files), len(columns), squeeze=False)
-    for column, (title, found) in enumerate(columns.items()):
-        axes[0, column].set_title(title)
-        for axis, file, boxes in zip(axes[:, column], files, found):
-            axis.imshow(Image.open(file))
+def draw_figures(runs: List[Run], path: Path) -> None:
+    """Draw the same validation images as the labels have them and as each arm sees them."""
+    predictions = {run.arm: predictions_of(Logs(run.folder), quiet=True) for run in runs}
+    first = next(iter(predictions.values()))
+    crowded = np.argsort(-np.bincount(first.images, minlength=len(first.image_ids)), kind='stable')
+    images = [int(image) for image in crowded[:NUM_PICTURES]]
+    columns = {'labels': first.gt_keypoints}
+    columns.update({arm: each.keypoints for arm, each in predictions.items()})
+    figure = Figure(figsize=(3.1 * len(columns), 2.6 * len(images)), layout='constrained')
+    axes = figure.subplots(len(images), len(columns), squeeze=False)
+    for line, image in zip(axes, images):
+        pixels = pictures.load_image(first.image_paths[image])
+        for axis, (title, keypoints) in zip(line, columns.items()):
+            axis.imshow(pixels)
             axis.axis('off')
-            draw_boxes(axis, boxes)
+            for person in np.flatnonzero(first.images == image):
+                draw_figure(axis, keypoints[person], first.links)
+            if line is axes[0]:
+                axis.set_title(title)
     figure.savefig(path, dpi=100)
 
 
-def detect(run: Run, files):
-    """The detections of a finished run, for each file a list of (box, label, score).
-
-    The detector may give a look-alike's label to a box as well; only its best label is kept.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):  # it says what it loads
-        model = init_detector(str(run.config), str(run.checkpoint), device='cpu')
-    found = []
-    for sample in inference_detector(model, files):
-        instances = sample.pred_instances[sample.pred_instances.scores > SCORE_THRESHOLD]
-        kept = instances[nms(instances.bboxes, instances.scores, OVERLAP_THRESHOLD)].numpy()
-        found.append(list(zip(kept.bboxes, kept.labels, kept.scores)))
-    return found
-
-
-def draw_boxes(axis, boxes):
-    """Draw (box, label, score) with the class's colour and name; a score of None is left out."""
-    for (x1, y1, x2, y2), label, score in boxes:
-        colour = np.array(PALETTE[label]) / 255
-        name = list(CLASSES)[label].replace('_', ' ')
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=2))
-        axis.text(x1, max(y1 - 1, 7), name if score is None else f'{name} {score:.2f}', fontsize=8,
-                  clip_on=True, bbox=dict(facecolor=colour, edgecolor='none', pad=1))
+def draw_figure(axis, points: np.ndarray, links) -> None:
+    """Draw limbs and joints."""
+    for link in links:
+        for colour, width in (('white', 3.2), ('#0072B2', 1.6)):
+            axis.plot(*points[list(link)].T, color=colour, linewidth=width, solid_capstyle='round')
+    axis.scatter(*points.T, s=9, color='#D55E00', edgecolors='white', linewidths=0.5, zorder=3)
 
 
 if __name__ == '__main__':

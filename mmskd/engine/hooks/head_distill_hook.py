@@ -15,7 +15,7 @@ from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.finite import named_weights
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.answering import answering_on_features
-from mmskd.models.teachers.compiled import PRECISIONS
+from mmskd.models.teachers.compiled import PRECISIONS, name_of
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import TeacherOption
 from mmskd.models.teachers.question import check_names
@@ -227,8 +227,10 @@ class HeadDistillHook(TeachingHook):
         start = 'goes on' if self._resumed else f'starts {fresh}'
         teacher = self._distiller.teacher
         mapped = teacher.describe() if isinstance(teacher, TranslatedTeacher) else []
+        dtype = self._features.dtype if self._features else None
         return [f'Head distillation: {head} {start} and learns from that of {self.source} (gamma '
-                f'{self.gamma:g}, weight of the labels {self.gt_weight:g}); all else is frozen'
+                f'{self.gamma:g}, weight of the labels {self.gt_weight:g}); all else is frozen '
+                f'and runs in {name_of(dtype)}'
                 for head in self._distiller.describe()] + [f'Head distillation: {line}' for line in mapped]
 
 

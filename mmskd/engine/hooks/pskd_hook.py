@@ -4,7 +4,6 @@ import math
 from contextlib import ExitStack
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.hooks import LoggerHook
@@ -23,7 +22,7 @@ from mmskd.models.heads.classifier import classifier_head
 from mmskd.models.losses.soft_target import ABOUT, FORMS
 from mmskd.models.ranges import REFRESH, record_function
 from mmskd.models.teachers import Mirror, PastSelf, mirror_of
-from mmskd.models.teachers.compiled import PRECISIONS, teacher_to_ask
+from mmskd.models.teachers.compiled import PRECISIONS, name_of, teacher_to_ask
 from mmskd.models.teachers.shared_prefix import SharedPrefix
 from mmskd.options import Options
 from mmskd.registry import HOOKS
@@ -65,8 +64,8 @@ class PSKDHook(TeachingHook):
         hook.detach()
 
     Logged: ``pskd_alpha`` (alpha_t, 0 while there is no past self), and in the iterations that MMEngine's
-    LoggerHook writes down ``pskd_disagreement`` (mean absolute difference between the class probabilities of the present and
-    the past self, over all predictions that enter a loss).
+    LoggerHook writes down ``pskd_disagreement_percent`` (mean absolute difference between the class probabilities of
+    the present and the past self, over all predictions that enter a loss; in percent, since the log has four decimals).
 
     Args:
         alpha_T (float): Weight of the past self in the last epoch, in [0, 1]: how far the model is
@@ -351,7 +350,7 @@ class PSKDHook(TeachingHook):
         alpha_t = self.alpha_t if self._has_past else 0.0
         runner.message_hub.update_scalar('train/pskd_alpha', alpha_t)
         if self.measures:
-            runner.message_hub.update_scalar('train/pskd_disagreement', self.disagreement)
+            runner.message_hub.update_scalar('train/pskd_disagreement_percent', 100 * self.disagreement)
         if not self._by_epoch:
             self._resting = (runner.iter + 1) % self._every == 0
 
@@ -397,7 +396,7 @@ class PSKDHook(TeachingHook):
             self.schedule, WeightSchedule('PSKDHook', 'rising')))
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is {self._past_in_words(unit)}, '
-            f'and runs in {_name_of(self._asked.dtype)}',
+            f'and runs in {name_of(self._asked.dtype)}',
             *([] if when == usual else [f'PS-KD: alpha_t is {when}']),
             *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
         ]
@@ -446,10 +445,6 @@ def _is_logged(runner, batch_idx: int) -> bool:
     last = batch_idx + 1 == len(runner.train_dataloader) or runner.iter + 1 == runner.max_iters
     return last or any((batch_idx + 1) % hook.interval == 0 or (runner.iter + 1) % hook.interval == 0
                        for hook in loggers)
-
-
-def _name_of(dtype: Optional[torch.dtype]) -> str:
-    return str(dtype).rpartition('.')[2] if dtype else 'the precision of the student'
 
 
 def _steps_per_pass(loader) -> int:

@@ -260,6 +260,11 @@ def fast_dtype(device: torch.device) -> Optional[torch.dtype]:
     return torch.bfloat16 if {'avx512_bf16', 'amx_bf16'} & _cpu_flags() else None
 
 
+def name_of(dtype: Optional[torch.dtype]) -> str:
+    """How a log calls what a teacher runs in; None is the precision of the student."""
+    return str(dtype).rpartition('.')[2] if dtype else 'the precision of the student'
+
+
 def is_plain_layer(module: nn.Module) -> bool:
     """Whether it is a convolution or a linear layer, and nothing that derives its weights in each pass."""
     kind = type(module)

@@ -77,12 +77,16 @@ class FastFeatures:
     Args:
         model (nn.Module): The model.
         precision (str): See :class:`~mmskd.models.teachers.compiled.CompiledTeacher`.
+
+    Attributes:
+        dtype (torch.dtype, optional): In which they run; None for the student's.
     """
 
     def __init__(self, model: nn.Module, precision: str):
         parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
                  if isinstance(part, nn.Module)]
         self._parts = [(part, CompiledTeacher(part, precision)) for part in parts]
+        self.dtype = self._parts[0][1].dtype if self._parts else None
         self._before: List[tuple] = []
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """HeadDistillHook: what is frozen stays bit for bit, the head learns from the trained one."""
 import copy
+import re
 
 import pytest
 import torch
@@ -146,8 +147,11 @@ def test_resumed_equals_never_interrupted(data_root, trained, tmp_path, loop, le
         data_root, tmp_path / name, [hook], 'simcc', loop, length, ema=True)
     whole = runs.train(config('whole'))
     cfg = config('resumed')
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / stop)
+    cfg.resume, cfg.load_from, cfg.log_level = True, str(tmp_path / 'whole' / stop), 'INFO'
     runs.assert_equal(runs.weights(runs.train(cfg)), runs.weights(whole))
+    log = next((tmp_path / 'resumed').glob('*/*.log')).read_text()
+    said, = re.findall(r'Head distillation: .*', log)
+    assert ' goes on and learns ' in said and ' and runs in ' in said and 'anew' not in said
 
 
 def test_what_stage_2_saves_is_what_it_loads(data_root, trained, tmp_path):

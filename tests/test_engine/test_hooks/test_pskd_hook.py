@@ -1,5 +1,6 @@
 """PSKDHook in real Runner loops: schedule, state, resume, and what it refuses."""
 import json
+import re
 
 import pytest
 import torch
@@ -197,9 +198,10 @@ def test_alpha_and_disagreement_are_logged(data_root, tmp_path):
     rows = [row for row in map(json.loads, lines) if 'pskd_alpha' in row]
     assert [row['pskd_alpha'] for row in rows] == pytest.approx(
         [0, 0, 1.6 / 3, 1.6 / 3, 0.8, 0.8], abs=1e-4)
-    assert [row['pskd_disagreement'] > 0 for row in rows] == [False, False, False, True, False, True]
+    assert [row['pskd_disagreement_percent'] > 0 for row in rows] == [False, False, False, True, False, True]
     console = next(tmp_path.glob('run/*/*.log')).read_text()
-    assert 'pskd_alpha: 0.8000' in console and 'pskd_disagreement: ' in console
+    assert 'pskd_alpha: 0.8000' in console and float(re.findall(r'pskd_disagreement_percent: (\S+)', console)[-1]) > 0
+    assert 'and runs in the precision of the student' in console
     assert 'FocalLoss -> PSKDFocalLoss' in console
     assert 'loss' in rows[0] and rows[0]['loss'] == pytest.approx(
         rows[0]['loss_cls'] + rows[0]['loss_bbox'], rel=1e-3)

@@ -1,0 +1,198 @@
+"""Fill the tables of the README and the documentation from the files in results/.
+
+    python tools/fill_pages.py              # README.md and docs/*.md
+    python tools/fill_pages.py --check      # exit code 1 where a page says something else
+
+A page asks for a table between two marks, and everything between them is written here:
+
+    <!-- table: study poses openfield PCK AUC -->
+    <!-- table: end -->
+
+==============================  =================================================================
+``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``, these metrics
+``studies``                     all studies, with all their configs and metrics
+``cost FILE WORK..``            a step beside the stock one, of ``results/FILE.json``
+``calibrators NAME``            a detector of ``results/calibration_study.json``
+``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
+==============================  =================================================================
+"""
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+from mmskd.ending import add_traceback, end_in_a_line
+from mmskd.errors import UsageError
+from mmskd.evaluation.report.statistics import mean_interval, paired_difference
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'results'
+sys.path += [str(ROOT / 'tools' / 'benchmarks'), str(ROOT / 'tools' / 'analysis')]
+
+from calibration_page import table  # noqa: E402
+from study_report import StudyResults, as_text, provenance, unfinished  # noqa: E402
+
+PLACE = re.compile(
+    r'(<!-- table: (?!end -->)(?P<asked>.+?) -->\n)(?P<filled>.*?)(<!-- table: end -->)', re.S)
+WORDS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'AP50', 'calibration/NLL': 'NLL',
+         'calibration/ECE': 'ECE', 'calibration/LaECE_0': 'LaECE_0', 'coco/AP': 'AP'}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('pages', nargs='*', type=Path, help='default: README.md and docs/*.md')
+    parser.add_argument('--check',
+                        action='store_true',
+                        help='change nothing, name what would change')
+    add_traceback(parser)
+    return parser.parse_args()
+
+
+def read(*parts: str) -> Any:
+    """The content of a json file in results/.
+
+    Raises:
+        UsageError: If it is not there.
+    """
+    path = RESULTS.joinpath(*parts).with_suffix('.json')
+    if not path.is_file():
+        raise UsageError(f'there is no file {path}')
+    return json.loads(path.read_text(encoding='utf-8'))
+
+
+def study(name: str, config: str, *metrics: str) -> str:
+    """A row for each method; a difference is bold where its interval leaves out 0."""
+    found = StudyResults(RESULTS / 'studies' / f'{name}.json')
+    if config not in found.definition['configs'] or not set(metrics) <= set(found.metrics):
+        raise UsageError(
+            f'the study {name} has the configs {", ".join(found.definition["configs"])} and the '
+            f'metrics {", ".join(found.metrics)}')
+    rows = []
+    for method in found.trained(config):
+        compared = [found.compare(config, method, metric, 'mean') for metric in metrics]
+        row = [method, str(compared[0].value.n)]
+        for one in compared:
+            row.append(as_text(one.value))
+            if method != found.baseline:
+                text = as_text(one.difference, sign=True)
+                row[-1] += f' ({f"**{text}**" if one.difference.excludes_zero else text})'
+        rows.append(row)
+    return table(['method', 'seeds', *(WORDS.get(metric, metric) for metric in metrics)], rows)
+
+
+def studies() -> str:
+    """All studies: what they ask, a table for each config, and where the numbers come from."""
+    text = ''
+    for path in sorted((RESULTS / 'studies').glob('*.json')):
+        found = StudyResults(path)
+        definition = found.definition
+        text += f'\n### {found.name}\n\n{" ".join((definition.get("description") or "").split())}\n'
+        for config in found.configs():
+            text += f'\n`{definition["configs"][config]}`:\n\n'
+            text += study(path.stem, config, *found.metrics)
+        text += '\n'.join([*unfinished(found), *provenance(found), ''])
+    return text + '\n'
+
+
+def cost(name: str, *works: str) -> str:
+    """Seconds, and the ratio to the stock step; all works of the file where none is named."""
+    content = read(*name.split('/'))
+    rows = []
+    for work in works or content['works']:
+        ways = content['works'][work]['ways']
+        stock = ways['stock']['seconds']
+        for way, row in ways.items():
+            if way != 'stock' and ', ' not in way and 'nothing' not in way:
+                rows.append([content['works'][work]['title'], way, f'{row["seconds"]:.3f}',
+                             f'{row["seconds"] / stock:.2f}'])
+    machine = content['machine']
+    on_cpu = machine['device'] == 'cpu'
+    where = f'{machine["threads"]} thread of a CPU' if on_cpu else machine['name']
+    return table(['method, model, input', 'way', 's a step', 'times the stock step'], rows) + \
+        f'\nOn {where}, torch {machine["torch"]}.\n'
+
+
+def calibrators(name: str) -> str:
+    """A detector as trained, and under each map that is fitted to hits of all classes."""
+    run = next((each for each in read('calibration_study')['runs'] if each['name'] == name), None)
+    if run is None:
+        raise UsageError(f'results/calibration_study.json has no detector {name}')
+    rows = []
+    for row in run['rows']:
+        if row['kind'] == 'none' or row['target'] == 'hit' and not row['classwise']:
+            values = [
+                row['values'][key]
+                for key in ('coco/bbox_mAP', 'calibration/ECE', 'calibration/NLL')
+            ]
+            rows.append(['as trained' if row['kind'] == 'none' else row['kind'],
+                         *(f'{value:.3f}' for value in values)])
+    return table(['scores', 'mAP', 'ECE', 'NLL'], rows)
+
+
+def demo(*names: str) -> str:
+    """Each arm's mean over its seeds, and the difference from the baseline."""
+    text = ''
+    for name in names or sorted(path.stem for path in (RESULTS / 'demo').glob('*.json')):
+        content = read('demo', name)
+        seeds = [str(seed) for seed in content['seeds']]
+        arms = content['arms']
+        baseline = next(iter(arms))
+        rows = []
+        for arm, runs in arms.items():
+            row = [arm]
+            for metric in content['metrics']:
+                values = {seed: runs[seed][metric] for seed in seeds if seed in runs}
+                row.append(as_text(mean_interval(list(values.values()))))
+                if arm != baseline and len(values) > 1:
+                    gain = paired_difference(values, {s: arms[baseline][s][metric] for s in values})
+                    shown = as_text(gain, sign=True)
+                    row[-1] += f' ({f"**{shown}**" if gain.excludes_zero else shown})'
+            rows.append(row)
+        text += table([f'seeds {", ".join(seeds)}', *content['metrics']], rows) + '\n'
+    return text
+
+
+TABLES: Dict[str, Callable[..., str]] = dict(
+    study=study, studies=studies, cost=cost, calibrators=calibrators, demo=demo)
+
+
+def filled(text: str) -> str:
+    """A page with all its tables made anew.
+
+    Raises:
+        UsageError: If it asks for a table that there is not.
+    """
+    def fill(match: 're.Match') -> str:
+        kind, *arguments = match['asked'].split()
+        if kind not in TABLES:
+            raise UsageError(f'there is no table {kind}, only {", ".join(TABLES)}')
+        return f'{match[1]}{TABLES[kind](*arguments)}{match[4]}'
+
+    return PLACE.sub(fill, text)
+
+
+def main() -> None:
+    """Fill, or look whether all is filled."""
+    args = parse_args()
+    changed: List[Path] = []
+    try:
+        for page in args.pages or [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]:
+            text = page.read_text(encoding='utf-8')
+            new = filled(text)
+            if new != text:
+                changed.append(page)
+                if not args.check:
+                    page.write_text(new, encoding='utf-8')
+    except UsageError as error:
+        end_in_a_line('fill_pages.py', error, args.traceback)
+    for page in changed:
+        print(f'{page}: {"is not what the results say" if args.check else "filled"}')
+    sys.exit(1 if args.check and changed else 0)
+
+
+if __name__ == '__main__':
+    main()
