@@ -134,8 +134,9 @@ def check_metrics(cfg: Config, split: str, project: str) -> None:
         kind = kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__name__}'
         owner = ours.get(type_name(metric), kind.partition('.')[0])
         if owner in CALIBRATION_METRICS and owner != project:
-            raise UsageError(f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
-                             f'of {project}; take it out')
+            raise UsageError(
+                f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
+                f'of {project}; take it out')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:

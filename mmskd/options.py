@@ -14,15 +14,15 @@ class Options:
         options = Options('PSKDHook')
         self.alpha_T = options.number('alpha_T', alpha_T, least=0, most=1)
 
-    Each method takes the name of an option and its value, and returns the value. With ``optional=True`` None
-    is a value as well.
+    Each method takes the name of an option and its value, and returns the value. With
+    ``optional=True`` None is a value as well.
 
     Args:
         owner (str): Whose options these are.
 
     Raises:
-        UsageError: In each method, if the value is of another type or out of range. It says what the option
-            must be, and what it is.
+        UsageError: In each method, if the value is of another type or out of range. It says what
+            the option must be, and what it is.
     """
 
     def __init__(self, owner: str):

@@ -22,7 +22,8 @@ def unformatted_configs():
 
     The forks' MMEngine does so in another way, and goes on doing it.
     """
-    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True), create=True):
+    with mock.patch.object(mmengine_config, 'FormatCode', lambda text, **style: (text, True),
+                           create=True):
         yield
 
 

@@ -83,7 +83,9 @@ def test_a_state_comes_back_to_the_gpu(model, data):
 @pytest.mark.parametrize('family, dtype', KNOWN)
 def test_projections(model, data, family, dtype):
     teacher = detectors.build(family)  # on the CPU as it is given
-    hook = DistillHook(teacher, [dict(type='mmskd.FeatureDistillLoss'), dict(type='mmskd.ClassDistillLoss')])
+    hook = DistillHook(teacher,
+                       [dict(type='mmskd.FeatureDistillLoss'),
+                        dict(type='mmskd.ClassDistillLoss')])
     hook.attach(model)
     step(model, data, dtype)
     assert places(hook._asked.model) == {'cuda'} and places(hook.losses) <= {'cuda'}
@@ -182,7 +184,8 @@ class StopAfter(Hook):
 def test_calibrated_scores(tmp_path):
     """A calibrator maps what is predicted on a GPU, and leaves it there."""
     path = str(tmp_path / 'calibrator.json')
-    Calibrator('detection', 'platt', 'iou', list('abcde'), [LogitMap(1.5, -.5)] * 5, [.2] * 5, ()).save(path)
+    Calibrator('detection', 'platt', 'iou', list('abcde'), [LogitMap(1.5, -.5)] * 5, [.2] * 5,
+               ()).save(path)
     model = detectors.build('retinanet', **{'bbox_head.num_classes': 5}).cuda().eval()
     model.dataset_meta = dict(classes=list('abcde'))
     torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=.3)

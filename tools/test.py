@@ -11,8 +11,15 @@ from mmengine.runner import Runner
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.config import check_data, check_metrics, load_config, project_of, require_parts
 from mmskd.engine.hooks import CalibratedScores
-from mmskd.engine.launch import (OneLineParser, add_common_arguments, check_checkpoint,
-                                 draw_predictions, run_tool, set_local_rank, set_work_dir)
+from mmskd.engine.launch import (
+    OneLineParser,
+    add_common_arguments,
+    check_checkpoint,
+    draw_predictions,
+    run_tool,
+    set_local_rank,
+    set_work_dir,
+)
 from mmskd.errors import UsageError
 
 
@@ -164,10 +171,13 @@ def check_weights(runner: Runner, path: str) -> None:
     checkpoint = load_checkpoint_safely(path, map_location='cpu')
     given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     # Either may be in a wrapper: DDP, or that of test-time augmentation
-    given, wanted = ({key.removeprefix('module.') for key in keys} for keys in (given, runner.model.state_dict()))
+    given, wanted = ({key.removeprefix('module.')
+                      for key in keys}
+                     for keys in (given, runner.model.state_dict()))
     if given.isdisjoint(wanted):
-        raise UsageError(f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
-                         'checkpoint of another one')
+        raise UsageError(
+            f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
+            'checkpoint of another one')
 
 
 def test(runner: Runner, args: argparse.Namespace) -> None:

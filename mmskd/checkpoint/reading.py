@@ -95,13 +95,13 @@ def class_function(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f'refused GLOBAL getattr of {name!r}')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def checkpoint_classes() -> List[Callable]:
     """What MMEngine's checkpoints hold beyond tensors and plain containers.
 
-    None of it is numpy's: see :mod:`mmskd.checkpoint.safe_numpy`. Its two classes are found under their
-    own names as well, because PyTorch fills only objects of classes that it may find. An empty
-    array is pickled as a call of ``bytes``: a data set without a skeleton has some.
+    None of it is numpy's: see :mod:`mmskd.checkpoint.safe_numpy`. Its two classes are found under
+    their own names as well, because PyTorch fills only objects of classes that it may find. An
+    empty array is pickled as a call of ``bytes``: a data set without a skeleton has some.
     """
     return [
         RestoredHistory, NamedScheduler, bytes, NumericArray, NumericDType,
@@ -257,7 +257,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _restricted_globals() -> Dict[str, Callable]:
     from _codecs import encode  # how protocol 2 writes bytes
 

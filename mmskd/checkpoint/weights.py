@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from .reading import load_from_http_safely, load_from_local_safely
 
 NAMED = 3  # of the weights that do not fit

@@ -97,7 +97,8 @@ def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[
     if not isinstance(error, TypeError) or match is None:
         return None
     kind, option = match.groups()
-    # The constructor that refuses it may be that of a class which the one in the config derives from
+    # The constructor that refuses it may be that of a class which the one in the config derives
+    # from
     found = [(key, node) for key, node in _nodes(cfg) if option in node and 'type' in node]
     found = [(key, node) for key, node in found if type_name(node) == kind] or found
     if len(found) != 1:

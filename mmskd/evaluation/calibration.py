@@ -286,7 +286,8 @@ def lrp(hits, ious, n_objects: int, iou_thr: float) -> LRP:
 
 def lrp_of_sums(n_hits, n_detections, misfit, n_objects, iou_thr: float) -> LRP:
     """:func:`lrp` of the numbers of hits, detections and objects, and the sum of 1 - IoU of the
-    hits; numbers, or arrays of the same shape."""
+    hits; numbers, or arrays of the same shape.
+    """
     wrong, missed = n_detections - n_hits, n_objects - n_hits
     total = ratio(misfit / (1 - iou_thr) + wrong + missed, n_detections + missed)
     return LRP(np.where(n_objects > 0, total, np.nan), ratio(misfit, n_hits),

@@ -30,7 +30,8 @@ class Detections(NamedTuple):
         """Checked arrays.
 
         Raises:
-            ValueError: If lengths differ, a label is no whole number from 0, or a box or score is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or score is
+                not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'detections')
         scores = np.asarray(scores, np.float64)
@@ -71,7 +72,8 @@ class Objects(NamedTuple):
         boxes.
 
         Raises:
-            ValueError: If lengths differ, a label is no whole number from 0, or a box or area is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or area is
+                not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'objects')
         nothing = np.zeros(len(labels), bool)

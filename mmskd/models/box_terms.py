@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead
 from .losses.boxes import BoxDistillLoss

@@ -68,8 +68,9 @@ def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
 class NarrowMapsInFloat32(TorchFunctionMode):
     """Within it a convolution of a map that is narrower than its stride runs in float32, even under autocast.
 
-    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3 convolution of stride 2
-    on a map of width 1, as in the extra levels of an FPN on a small image): these hold whatever the memory held.
+    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3
+    convolution of stride 2 on a map of width 1, as in the extra levels of an FPN on a small image):
+    these hold whatever the memory held.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -80,7 +81,8 @@ class NarrowMapsInFloat32(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args, **kwargs) -> bool:
+def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args,
+               **kwargs) -> bool:
     return x.size(-1) < (stride if isinstance(stride, int) else stride[-1])
 
 

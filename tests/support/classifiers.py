@@ -105,7 +105,8 @@ def validation(scores: list, by_epoch: bool = True, **checkpoint) -> dict:
                                             rule='greater'), **checkpoint))
 
 
-def config(work_dir: Path, hooks: list = (), loop: str = 'epoch', length: int = 4, **changes) -> Config:
+def config(work_dir: Path, hooks: list = (), loop: str = 'epoch', length: int = 4,
+           **changes) -> Config:
     """A config of the tiny classifier: 2 iterations an epoch, a checkpoint after each 2.
 
     Args:

@@ -8,8 +8,12 @@ import mmskd.evaluation.detection as detection
 from mmskd.evaluation import detection_calibration
 from mmskd.evaluation.calibration import laace, laece, lrp
 from mmskd.evaluation.calibrators import fit_calibrator
-from mmskd.evaluation.detection import (DetectionCalibration, DetectionRule, lrp_optimal_thresholds,
-                                        object_errors)
+from mmskd.evaluation.detection import (
+    DetectionCalibration,
+    DetectionRule,
+    lrp_optimal_thresholds,
+    object_errors,
+)
 from mmskd.evaluation.matching import Detections, Objects, match
 from mmskd.evaluation.measures import MEASURES, OWN_THR
 from tests.support.boxes import joined, random_boxes, random_scene
@@ -334,7 +338,8 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match='target 0 has no boxes: it has .*bboxes'):
         detection_calibration([[]], [[]], [[]], [dict(bboxes=[], labels=[])])
     for boxes, truth in (([[20, 30, 5, 5]], [[0, 0, 1, 1]]), ([[0, 0, 1, 1]], [[20, 30, 5, 5]])):
-        with pytest.raises(ValueError, match=r'must be x1, y1, x2, y2.*\[20. 30.  5.  5.\] on image 0'):
+        with pytest.raises(ValueError,
+                           match=r'must be x1, y1, x2, y2.*\[20. 30.  5.  5.\] on image 0'):
             detection_calibration([boxes], [[.5]], [[0]], [dict(boxes=truth, labels=[0])])
     for label in (.5, np.nan):
         with pytest.raises(ValueError, match='labels of detections must be whole numbers'):

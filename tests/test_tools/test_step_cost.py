@@ -10,8 +10,8 @@ CONFIG = 'mmskd::bccd/retinanet_r18_bccd.py'
 
 def test_report_and_its_table(run_tool, tmp_path, capsys):
     out, doc = tmp_path / 'new' / 'report.json', tmp_path / 'cost.md'
-    run_tool('benchmarks/step_cost', '--config', CONFIG, '--size', '64', '96', '--batch', '1', '--steps', '1',
-             '--warmup', '0', '--out', str(out))
+    run_tool('benchmarks/step_cost', '--config', CONFIG, '--size', '64', '96', '--batch', '1',
+             '--steps', '1', '--warmup', '0', '--out', str(out))
     report = json.loads(out.read_text())
     ways = report['works']['config']['ways']
     assert list(ways) == ['stock', 'PS-KD', 'PS-KD, float32'] and ways['stock']['ratio'] == 1

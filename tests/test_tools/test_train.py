@@ -145,8 +145,9 @@ def test_mmpose_flags(prepare, gpu):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_amp_without_a_gpu(prepare):
-    wrapper = prepare('train', RETINANET, '--amp', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper',
-                      'optim_wrapper.dtype=float16', 'optim_wrapper.clip_grad.max_norm=1').optim_wrapper
+    wrapper = prepare('train', RETINANET, '--amp', '--cfg-options',
+                      'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=float16',
+                      'optim_wrapper.clip_grad.max_norm=1').optim_wrapper
     assert wrapper.type == 'mmskd.CPUAmpOptimWrapper' and wrapper.clip_grad.max_norm == 1
     assert 'dtype' not in wrapper and 'loss_scale' not in wrapper
 
@@ -154,8 +155,12 @@ def test_amp_without_a_gpu(prepare):
 def test_profile(prepare, tiny, capsys, run_tool):
     with pytest.raises(ValueError, match='--profile: 0 iterations'):
         prepare('train', RETINANET, '--profile', '0')
-    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate', '--work-dir', 'profiled')
-    names = {event.get('name') for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']}
+    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate',
+             '--work-dir', 'profiled')
+    names = {
+        event.get('name')
+        for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']
+    }
     assert {'mmskd/teacher', 'mmskd/pairing', 'mmskd/loss', 'mmskd/refresh'} <= names
     assert 'mmskd/teacher' in capsys.readouterr().out
 
@@ -224,7 +229,8 @@ def test_pose_through_both_stages_to_the_stock_tool(run_tool, tiny, capsys):
     Path('teacher.py').write_text("_base_ = 'tiny_pose.py'\nmodel = dict(backbone=dict("
                                   "base_channels=16), head=dict(in_channels=128))")
     run_tool('train', 'teacher.py')
-    run_tool('train', 'tiny_pose.py', '--distill-from', 'teacher.py', 'work_dirs/teacher/epoch_1.pth')
+    run_tool('train', 'tiny_pose.py', '--distill-from', 'teacher.py',
+             'work_dirs/teacher/epoch_1.pth')
     first = 'work_dirs/tiny_pose_distill/epoch_1.pth'
     run_tool('train', 'tiny_pose.py', '--head-distill', first, '--cfg-options',
              'train_cfg.max_epochs=5', 'train_cfg.val_interval=5')
@@ -257,7 +263,8 @@ def test_distillation_flags(prepare):
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth')
     assert cfg.work_dir.endswith('_head_distill') and cfg.train_cfg.max_epochs == 42
     assert cfg.param_scheduler[1].milestones == [34, 40]
-    cfg = prepare('train', POSE, '--head-distill', 'trained.pth', 'gt_weight=1', 'reinit_head=False')
+    cfg = prepare('train', POSE, '--head-distill', 'trained.pth', 'gt_weight=1',
+                  'reinit_head=False')
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth',
                                         gt_weight=1, reinit_head=False)
 
@@ -272,7 +279,8 @@ def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
     assert before.keys() == after.keys()
     same = {key for key in before if torch.equal(before[key], after[key])}
     assert same >= {key for key in before if not key.startswith('bbox_head.')}
-    assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')} - same
+    assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')
+            } - same
 
 
 def test_resume(run_tool, refusal, tiny, capsys):
@@ -327,7 +335,8 @@ def test_resume_says_where_the_run_is(refusal, tiny):
 
 def test_every_run_saves_safely_and_stops_at_nan(prepare, tiny):
     safe = 'mmskd.SafeCheckpointHook'
-    assert prepare('train', RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
+    assert prepare('train',
+                   RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
     assert 'finite_weights' not in prepare('train', RETINANET, '--keep-going').default_hooks
     hook = prepare('train', RETINANET).default_hooks.checkpoint
     assert hook.type == safe and hook.interval == 1
@@ -354,20 +363,22 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     assert hook['teacher']['config'] == str(tiny / 'tiny.py')
 
 
-@pytest.mark.parametrize('argv, message', [
-    (['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
-    (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
-    (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
-    (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
-    (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'),
-])
+@pytest.mark.parametrize(
+    'argv, message',
+    [(['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
+     (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
+     (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
+     (['--head-distill', __file__, 'temperature=2'
+       ], 'has no option temperature; there are checkpoint, gamma'),
+     (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'), ])
 def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)
 
 
 def test_what_goes_together_does(prepare, tiny):
-    Path('uskd.py').write_text("_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
-                               'channels=8, num_classes=5)]')
+    Path('uskd.py').write_text(
+        "_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
+        'channels=8, num_classes=5)]')
     cfg = prepare('train', 'uskd.py', '--pskd')
     assert [hook.type for hook in cfg.custom_hooks][:2] == ['mmskd.USKDHook', 'mmskd.PSKDHook']
 
@@ -430,10 +441,12 @@ def test_slurm(name, tmp_path):
     lines = output.splitlines()
     what = ['--work-dir=a path'] if name == 'slurm_train' else ['a path']
     script = ROOT / 'tools' / f'{name[6:]}.py'
-    for expected in (['-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4',
-                      '--ntasks-per-node=2', '--cpus-per-task=5', '--kill-on-bad-exit=1',
-                      '--mem', '1G', '--exclude=n[1-2]', '*', sys.executable, '-u', str(script), 'a config.py', *what,
-                      '--launcher=slurm', '--x', 'y z'], ):
+    for expected in ([
+            '-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4', '--ntasks-per-node=2',
+            '--cpus-per-task=5', '--kill-on-bad-exit=1', '--mem', '1G', '--exclude=n[1-2]', '*',
+            sys.executable, '-u',
+            str(script), 'a config.py', *what, '--launcher=slurm', '--x', 'y z'
+    ], ):
         start = lines.index('-p')
         assert lines[start:start + len(expected)] == expected
     assert any(line.startswith(f'path {ROOT}') for line in lines)

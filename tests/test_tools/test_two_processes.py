@@ -40,7 +40,9 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     assert first['losses'] != second['losses']  # each rank has images of its own
     for rank in (first, second):
         assert rank['disagreement'] > 0 and len(rank['losses']) == 6
-        assert all(value == value and value < 1e4 for row in rank['losses'] for value in row.values())
+        assert all(value == value and value < 1e4
+                   for row in rank['losses']
+                   for value in row.values())
 
     # Stopped after two thirds and taken up again, it ends in the same place.
     work_dir = tmp_path / 'resumed'

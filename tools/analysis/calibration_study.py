@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from calibration_page import MEASURES, fill, study_text
-
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope

@@ -1,10 +1,11 @@
 """Kill trainings by SIGKILL and resume them: they must end as one that was not interrupted, bit by bit.
 
-Methods: none, PS-KD, PS-KD with averaged weights and save_best, distillation with trained projections, the second
-stage, USKD, and PS-KD for poses; loops by epoch and by iteration; ``max_keep_ckpts`` 1 and 2. Each is killed within a step, within a
-validation, while a checkpoint is written (half written, flushed, renamed, before the old one is
-deleted), and between a refresh of the past self and the next checkpoint. Compared are the last checkpoints, all of
-them but times and paths, and the files that are left.
+Methods: none, PS-KD, PS-KD with averaged weights and save_best, distillation with trained
+projections, the second stage, USKD, and PS-KD for poses; loops by epoch and by iteration;
+``max_keep_ckpts`` 1 and 2. Each is killed within a step, within a validation, while a checkpoint is
+written (half written, flushed, renamed, before the old one is deleted), and between a refresh of
+the past self and the next checkpoint. Compared are the last checkpoints, all of them but times and
+paths, and the files that are left.
 """
 import argparse
 import itertools
@@ -19,22 +20,25 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 import tiny
 
 METHODS = {
-    'baseline': ('detector.py', ''),
-    'pskd': ('detector.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
-    'pskd_ema_best': ('detector.py', "custom_hooks = [dict(type='mmskd.PSKDHook'), dict(type='EMAHook', "
+    'baseline': ('detector.py', ''), 'pskd': ('detector.py',
+                                              "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
+    'pskd_ema_best': ('detector.py',
+                      "custom_hooks = [dict(type='mmskd.PSKDHook'), dict(type='EMAHook', "
                       'momentum=0.2)]'),
-    'distill': ('detector.py', "custom_hooks = [dict(type='mmskd.DistillHook', teacher=dict(config='teacher.py', "
+    'distill': ('detector.py',
+                "custom_hooks = [dict(type='mmskd.DistillHook', teacher=dict(config='teacher.py', "
                 "checkpoint='teacher/epoch_1.pth'), losses=[dict(type='mmskd.ClassDistillLoss'), "
                 "dict(type='mmskd.FeatureDistillLoss')])]"),
     'head_distill': ('detector.py', "custom_hooks = [dict(type='mmskd.HeadDistillHook', "
                      "checkpoint='trained/epoch_1.pth')]"),
-    'uskd': ('classifier.py', "custom_hooks = [dict(type='mmskd.USKDHook', layer='middle', channels=8, "
+    'uskd': ('classifier.py',
+             "custom_hooks = [dict(type='mmskd.USKDHook', layer='middle', channels=8, "
              "num_classes=5, loss_module='criterion')]"),
     'pose_pskd': ('pose.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
 }
 TEACHER = "_base_ = 'detector.py'\nmodel = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))"
-MOMENTS = dict(step='within a step', validation='within a validation', write='while a checkpoint is written',
-               refresh='after a refresh')
+MOMENTS = dict(step='within a step', validation='within a validation',
+               write='while a checkpoint is written', refresh='after a refresh')
 LOOPS = {'epoch': '', 'iter': tiny.BY_ITERATION}
 TIMES = ('time', 'data_time', 'eta')
 
@@ -66,7 +70,8 @@ def main() -> None:
             assert ending.code == 0, ending.output
         failures, killed, lost, moments = tiny.Failures(), 0, 0, Counter()
         wholes: Dict[Case, Dict[str, int]] = {}
-        for index, (case, moment, draw) in enumerate(trials(random.Random(args.seed), args.count or 140)):
+        for index, (case, moment, draw) in enumerate(
+                trials(random.Random(args.seed), args.count or 140)):
             if case not in wholes:
                 wholes[case] = train_whole(case)
             events = wholes[case].get(moment, 0)
@@ -76,7 +81,8 @@ def main() -> None:
             moments[MOMENTS[moment]] += 1
             lost += problem is not None and 'lost' in problem
             if problem:
-                failures.append(f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
+                failures.append(
+                    f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
             shutil.rmtree(f'killed-{index}', ignore_errors=True)
             counts = {'kills': killed, 'modes': len(wholes), **dict(sorted(moments.items())),
                       'bit-equal': killed - len(failures), 'lost': lost}
@@ -133,7 +139,9 @@ def train_whole(case: Case) -> Dict[str, int]:
 
     ending = tiny.run(call)
     assert ending.code == 0, ending.output
-    return {key: int(value) for key, value in (pair.split('=') for pair in counts.read_text().split())}
+    return {
+        key: int(value) for key, value in (pair.split('=') for pair in counts.read_text().split())
+    }
 
 
 def kill_and_resume(case: Case, kill: Kill, folder: Path) -> Optional[str]:

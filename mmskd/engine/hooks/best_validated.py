@@ -12,8 +12,8 @@ from .teaching_hook import unwrapped
 class BestValidated:
     """Which model CheckpointHook's ``save_best`` holds to be the best; the first metric counts, if it names several.
 
-    It reads the score that CheckpointHook keeps in MMEngine's message hub, by its rule, and which a resumed run
-    goes on with.
+    It reads the score that CheckpointHook keeps in MMEngine's message hub, by its rule, and which a
+    resumed run goes on with.
 
     Args:
         runner (Runner): In ``before_run`` or later.
@@ -29,13 +29,17 @@ class BestValidated:
     def __init__(self, runner):
         loop = runner.train_loop
         if runner.val_loop is None:
-            raise UsageError("past='best' needs a validation to know the best by: set val_dataloader, val_evaluator and "
-                             'val_cfg (and leave out --no-validate), or choose another `past`')
+            raise UsageError(
+                "past='best' needs a validation to know the best by: set val_dataloader, "
+                "val_evaluator and "
+                'val_cfg (and leave out --no-validate), or choose another `past`')
         saving = next((hook for hook in runner.hooks
                        if isinstance(hook, CheckpointHook) and hook.save_best), None)
         if saving is None:
-            raise UsageError("past='best' needs a metric to know the best by: set default_hooks.checkpoint.save_best "
-                             "(as 'coco/bbox_mAP' or 'auto'), or choose another `past`")
+            raise UsageError(
+                "past='best' needs a metric to know the best by: set "
+                "default_hooks.checkpoint.save_best (as 'coco/bbox_mAP' or 'auto'), or choose "
+                "another `past`")
         self.metric = saving.key_indicators[0]
         self._key = 'best_score' if len(saving.key_indicators) == 1 else f'best_score_{self.metric}'
         self._runner = runner

@@ -22,15 +22,16 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, with its options, but no moment without a whole checkpoint.
 
     The original deletes the oldest checkpoint, then writes the new one under its final name; a kill
-    in between, with ``max_keep_ckpts=1``, leaves nothing to resume from. Here the new one is written
-    under another name in the same folder, flushed to the disk and renamed; then ``last_checkpoint``
-    names it; then the oldest one goes. The same holds for the best one (``save_best``). So there must
-    be room for one checkpoint more than ``max_keep_ckpts``.
+    in between, with ``max_keep_ckpts=1``, leaves nothing to resume from. Here the new one is
+    written under another name in the same folder, flushed to the disk and renamed; then
+    ``last_checkpoint`` names it; then the oldest one goes. The same holds for the best one
+    (``save_best``). So there must be room for one checkpoint more than ``max_keep_ckpts``.
 
-    MMEngine validates after the checkpoint is saved, and resumes with the next epoch: a validation in
-    which the run was killed is lost, with the best checkpoint or the final result that it would have
-    given, and one that was finished is forgotten by the logs, and by a scheduler that watches it. Here the
-    checkpoint is saved again after its validation, and a resumed run first does one that it owes.
+    MMEngine validates after the checkpoint is saved, and resumes with the next epoch: a validation
+    in which the run was killed is lost, with the best checkpoint or the final result that it would
+    have given, and one that was finished is forgotten by the logs, and by a scheduler that watches
+    it. Here the checkpoint is saved again after its validation, and a resumed run first does one
+    that it owes.
 
     ``tools/train.py`` puts the hook in the place of CheckpointHook. With other tools::
 
@@ -98,7 +99,8 @@ class SafeCheckpointHook(CheckpointHook):
         return runner.epoch if self.by_epoch else runner.iter
 
     def _path(self, runner) -> str:
-        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self._step(runner)))
+        return self.file_backend.join_path(self.out_dir,
+                                           self.filename_tmpl.format(self._step(runner)))
 
     # ------------------------------------------------------------------ what taught the run
 
@@ -152,8 +154,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         missing = [key for key in self.save_best or () if key != 'auto' and key not in metrics]
         if missing:  # a metric may have nothing to say, as COCO's without detections
-            runner.logger.warning(f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
-                                  f'saved; it has {", ".join(metrics)}')
+            runner.logger.warning(
+                f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
+                f'saved; it has {", ".join(metrics)}')
             return
         if not self._is_safe:
             super()._save_best_checkpoint(runner, metrics)
@@ -165,8 +168,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove_outdated(self) -> None:
         """Delete what was the best one, now that the new one is there.
 
-        Before the last checkpoint, which names the new one, is saved again: a run that is killed until then
-        validates again, and finds it again.
+        Before the last checkpoint, which names the new one, is saved again: a run that is killed
+        until then validates again, and finds it again.
         """
         outdated, self._outdated[:] = list(self._outdated), []
         for path in outdated:

@@ -23,11 +23,12 @@ from .preconditions import is_training, refuse_unsupported
 class TeachingHook(Hook):
     """Adds lessons to a model's losses in each training step, and sees that they are learnt.
 
-    A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what happens before
-    and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume needs. This class
-    attaches and detaches without a trace, lets no other forward pass through, raises where a head of
-    ``self.heads`` was not taught or a training step had no such forward pass, and knows whether the run was
-    resumed. Errors of the models name heads and losses, and get the name of the hook here.
+    A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what
+    happens before and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume
+    needs. This class attaches and detaches without a trace, lets no other forward pass through,
+    raises where a head of ``self.heads`` was not taught or a training step had no such forward
+    pass, and knows whether the run was resumed. Errors of the models name heads and losses, and get
+    the name of the hook here.
     """
 
     priority = 'NORMAL'
@@ -104,8 +105,8 @@ class TeachingHook(Hook):
         """Teach ``model`` (or the model in its DDP wrapper) from here on.
 
         Raises:
-            UsageError: If the hook is attached already, another one teaches the model, or it cannot be
-                taught. It is then unchanged.
+            UsageError: If the hook is attached already, another one teaches the model, or it cannot
+                be taught. It is then unchanged.
         """
         name = type(self).__name__
         if self._model is not None:
@@ -153,8 +154,9 @@ class TeachingHook(Hook):
     def silent(self, weight: float) -> bool:
         """Whether the teacher need not be asked in the pass that begins.
 
-        Without a weight it is asked until each head was seen to be taught once: a head that loses the
-        prediction on the way to its loss is to be refused now, not when the teacher begins to speak.
+        Without a weight it is asked until each head was seen to be taught once: a head that loses
+        the prediction on the way to its loss is to be refused now, not when the teacher begins to
+        speak.
 
         Args:
             weight (float): Of the teacher.
@@ -192,8 +194,10 @@ class TeachingHook(Hook):
         self._asked_once = True
         if self.refusals() > self._refused:
             self._refused = self.refusals()
-            self.count('teacher_not_finite', 'what the teacher says is not finite (NaN or infinity): it teaches '
-                       'nothing where that happens')
+            self.count(
+                'teacher_not_finite',
+                'what the teacher says is not finite (NaN or infinity): it teaches '
+                'nothing where that happens')
         return losses
 
     def count(self, name: str, line: str) -> None:
@@ -232,11 +236,13 @@ class TeachingHook(Hook):
         """A training step is over: was there anything to learn in?"""
         if not self._passes:
             raise UsageError(
-                f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
-                "call the model with mode='loss' (its own train_step computes the losses in another way), so "
+                f"{type(self).__name__}: a training step of "
+                f"{type(unwrapped(runner.model)).__name__} did not call the model with mode='loss' "
+                "(its own train_step computes the losses in another way), so "
                 'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
         logged = {f'train/{name}' for name in self.terms()} & runner.message_hub.log_scalars.keys()
-        for name in () if self._taught else logged:  # else the last value would be logged to the end
+        # else the last value would be logged to the end
+        for name in () if self._taught else logged:
             runner.message_hub.update_scalar(name, 0.)
         for name, number in self.counts.items():
             runner.message_hub.update_scalar(f'train/{name}', number)
@@ -263,15 +269,15 @@ class TeachingHook(Hook):
         if different:
             key = different[0]
             raise UsageError(
-                f'{type(self).__name__}: the checkpoint to resume from has {theirs.get(key, "no")} {key} under '
-                f'{self.state_key}, where these options have {mine.get(key, "none")}. Set them back, or start '
-                'from its weights with load_from, without resume.')
+                f'{type(self).__name__}: the checkpoint to resume from has {theirs.get(key, "no")} '
+                f'{key} under {self.state_key}, where these options have {mine.get(key, "none")}. '
+                'Set them back, or start from its weights with load_from, without resume.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep the state of a run that is resumed.
 
-        MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this method
-        only with a checkpoint.
+        MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this
+        method only with a checkpoint.
 
         Raises:
             UsageError: If that run was taught by another method.

@@ -13,8 +13,15 @@ from mmskd.registry import METRICS
 
 from ..calibrators import Calibrator, fit_calibrator
 from ..detection import DetectionCalibration, DetectionRule
-from ..ground_truth import (image_files, label_names, labels_of, objects_from_annotations,
-                            objects_from_instances, objects_of, read_annotations)
+from ..ground_truth import (
+    image_files,
+    label_names,
+    labels_of,
+    objects_from_annotations,
+    objects_from_instances,
+    objects_of,
+    read_annotations,
+)
 from ..held_out import image_keys
 from ..matching import Detections, Objects
 from .samples import check_repeats, check_same_calibrator
@@ -131,7 +138,8 @@ class DetCalibrationMetric(BaseMetric):
         self.classwise = options.flag('classwise', classwise)
         self.by_size = options.flag('by_size', by_size)
         self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
-        for name, value in dict(ann_file=ann_file, thresholds=thresholds, calibrator=calibrator).items():
+        for name, value in dict(ann_file=ann_file, thresholds=thresholds,
+                                calibrator=calibrator).items():
             options.text(name, value, optional=True)
         self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
         self.thresholds = self.calibrator if thresholds is None else Calibrator.load(thresholds)

@@ -13,9 +13,18 @@ from ..calibration import mean_of_defined
 from ..calibrators import Calibrator, fit_calibrator
 from ..ground_truth import image_files
 from ..held_out import image_keys
-from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
-                    pose_intervals, pose_measures)
+from ..pose import (
+    THRESHOLDS,
+    Keypoints,
+    PoseRule,
+    clipped_share,
+    judge_keypoints,
+    mapped_nll,
+    pose_intervals,
+    pose_measures,
+)
 from .samples import check_same_calibrator
+
 
 class GatheredKeypoints(NamedTuple):
     """The keypoints of N instances, and whose they are.

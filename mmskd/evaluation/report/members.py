@@ -11,8 +11,7 @@ from mmskd.progress import track
 
 from ..held_out import shared_images
 from .judging import Verdicts, verdicts
-from .predictions import (DataSets, Predictions, annotation_files, calibrator_files,
-                          predictions_of)
+from .predictions import DataSets, Predictions, annotation_files, calibrator_files, predictions_of
 from .rules import Rule
 from .runs import MISSING, Group, Run, config_differences
 
@@ -140,7 +139,8 @@ def _judged(member: Member, rule: Rule, notes: List[str], draws: int) -> Member:
 
 def data_difference(mine: Predictions, theirs: Predictions, whose: Any) -> str:
     """In what the images, classes and objects that two models were judged by differ; empty if in
-    nothing."""
+    nothing.
+    """
     a, b = data_digests(mine), data_digests(theirs)
     for what in dict.fromkeys([*a, *b]):
         if a.get(what) != b.get(what):

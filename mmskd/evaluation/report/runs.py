@@ -298,7 +298,8 @@ def metrics_of(line: Dict[str, Any]) -> Dict[str, float]:
 
 def defined(value: float) -> float:
     """The value of a metric; nan for -1, by which COCO's and LVIS' metrics say that there are no
-    such objects."""
+    such objects.
+    """
     return math.nan if value == -1 else float(value)
 
 

@@ -1,9 +1,10 @@
 """What a trained one-stage head teaches: scores and boxes at every prior.
 
-The teacher's opinion on a prior counts by its confidence there, the highest probability ``c`` of a class
-(times the objectness, where class scores are given an object): boxes and qualities weigh ``c^2``, and sums
-are divided by ``sum c^2`` over the batch. So an object counts alike in small and large images, and the
-thousands of priors in the background, whose boxes mean nothing, next to nothing.
+The teacher's opinion on a prior counts by its confidence there, the highest probability ``c`` of a
+class (times the objectness, where class scores are given an object): boxes and qualities weigh
+``c^2``, and sums are divided by ``sum c^2`` over the batch. So an object counts alike in small and
+large images, and the thousands of priors in the background, whose boxes mean nothing, next to
+nothing.
 """
 from typing import Dict, List, Sequence
 

@@ -23,7 +23,8 @@ class PoseDistiller:
         self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
         self._logits.keypoint_weights = lambda: self._mirror.keypoint_weights
         self._gt_weight = gt_weight
-        self.teacher = trained if isinstance(trained, TranslatedTeacher) else without_features(trained)
+        self.teacher = trained if isinstance(trained,
+                                             TranslatedTeacher) else without_features(trained)
 
     def start(self) -> None:
         """Compare the two in the forward pass that follows."""

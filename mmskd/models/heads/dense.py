@@ -46,7 +46,8 @@ class DenseAdapter(HeadAdapter):
         """The boxes: left, top, right, bottom, in a unit and from an origin that a prior may have.
 
         Args:
-            prediction (Tensor): What the head predicts in train mode, (N, K), flat (see :meth:`flatten`).
+            prediction (Tensor): What the head predicts in train mode, (N, K), flat (see
+                :meth:`flatten`).
             priors (Priors): Where.
 
         Returns:

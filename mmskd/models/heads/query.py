@@ -27,7 +27,8 @@ class QueryHeadAdapter(HeadAdapter):
 
     def links(self, model: nn.Module) -> List[str]:
         names = ['encoder', 'decoder', 'memory_trans_fc', 'memory_trans_norm']
-        if getattr(model, 'as_two_stage', False):  # scores the encoder's output to choose the queries
+        # scores the encoder's output to choose the queries
+        if getattr(model, 'as_two_stage', False):
             names.append(f'{self.name}.cls_branches.{model.decoder.num_layers}')
         return names
 

@@ -55,11 +55,14 @@ class BoxHeadAdapter(HeadAdapter):
         """HTC and SCNet add features of another branch to those of a RoI."""
         roi_head = getattr(model, 'roi_head', None)
         for name in ('semantic_head', 'glbctx_head'):
-            fused = name != 'semantic_head' or 'bbox' in getattr(roi_head, 'semantic_fusion', ('bbox', ))
+            fused = name != 'semantic_head' or 'bbox' in getattr(roi_head, 'semantic_fusion',
+                                                                 ('bbox', ))
             if getattr(roi_head, name, None) is not None and fused:
-                return (f"what model.roi_head.{name} finds is added to the features of its RoIs, and a teacher's "
-                        'answer does not survive a sum. Leave that branch out (HTC: '
-                        'htc-without-semantic_r50_fpn_1x_coco.py), or train without a teacher.')
+                return (
+                    f"what model.roi_head.{name} finds is added to the features of its RoIs, and a "
+                    "teacher's "
+                    'answer does not survive a sum. Leave that branch out (HTC: '
+                    'htc-without-semantic_r50_fpn_1x_coco.py), or train without a teacher.')
         return ''
 
     def links(self, model: nn.Module) -> List[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .functional import bins_kl
 from .soft_target import at_least_float32
 

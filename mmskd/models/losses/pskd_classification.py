@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmskd.registry import MODELS
+
 from .functional import soft_loss
 from .soft_target import FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
 
@@ -42,19 +43,20 @@ class SoftmaxLoss(SoftTargetLoss):
         entropy = torch.xlogy(prob, prob).sum(axis) * weight
         soft = -(prob * logs).sum(axis) * weight
         # Linear in the target, so that the place between y (0) and q (1) is enough to know of it
-        return soft_loss(self.form, torch.zeros_like(hard), torch.ones_like(hard), self.alpha_of(past, hard),
-                         lambda place: (1 - place) * hard + place * soft, lambda place: entropy + soft)
+        return soft_loss(self.form, torch.zeros_like(hard), torch.ones_like(hard),
+                         self.alpha_of(past, hard), lambda place: (1 - place) * hard + place * soft,
+                         lambda place: entropy + soft)
 
 
 @MODELS.register_module()
 class PSKDTorchCrossEntropyLoss(SoftmaxLoss, nn.CrossEntropyLoss):
     """``torch.nn.CrossEntropyLoss`` with the progressive target (Kim et al., ICCV 2021, eq. (3) and (4)).
 
-    ``(1 - alpha_t) CE(z, y) + alpha_t w CE(z, softmax(past))``: the loss is linear in the target, so mixing
-    losses is mixing targets. ``CE(z, y)`` is that of torch, with its smoothing, class weights and ignored
-    samples. w is the class weight of the sample's hard label (of soft labels, the mean over them), and 0 where
-    it is ignored: a sample counts as much as without a past self, and has no gradient where alpha_t is 1 and
-    past and present self agree.
+    ``(1 - alpha_t) CE(z, y) + alpha_t w CE(z, softmax(past))``: the loss is linear in the target,
+    so mixing losses is mixing targets. ``CE(z, y)`` is that of torch, with its smoothing, class
+    weights and ignored samples. w is the class weight of the sample's hard label (of soft labels,
+    the mean over them), and 0 where it is ignored: a sample counts as much as without a past self,
+    and has no gradient where alpha_t is 1 and past and present self agree.
 
     Args: As ``torch.nn.CrossEntropyLoss``.
     """

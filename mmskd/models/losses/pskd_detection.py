@@ -1,19 +1,27 @@
 """PS-KD drop-ins for the classification losses of MMDetection.
 
 Each class has the constructor and the call of its hard-target namesake. The formulas are in
-:mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as there.
+:mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as
+there.
 """
 from typing import Optional, Tuple, Union
 
-from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss)
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+
 from .blockwise import soft_focal_rows
-from .functional import (one_hot, pskd_binary_cross_entropy, pskd_cross_entropy, soft_focal,
-                         soft_quality_focal, soft_varifocal)
+from .functional import (
+    one_hot,
+    pskd_binary_cross_entropy,
+    pskd_cross_entropy,
+    soft_focal,
+    soft_quality_focal,
+    soft_varifocal,
+)
 from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
 
 
@@ -26,8 +34,8 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
     """mmdet's ``CrossEntropyLoss``, softmax or sigmoid, with the progressive target.
 
     A class weight is that of the sample's hard label: it says how much a sample counts, and that
-    does not change because the past self had doubts. (Weighing each class of the soft target instead
-    would leave a gradient where present and past self agree.)
+    does not change because the past self had doubts. (Weighing each class of the soft target
+    instead would leave a gradient where present and past self agree.)
 
     Args: As ``mmdet.CrossEntropyLoss``. ``use_mask=True`` has no class target and is refused.
 
@@ -50,7 +58,8 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
             cls_score (Tensor | Pair): Logits (N, C); softmax: background is the last class.
             label (Tensor): Class indices (N,), or targets (N, C) for sigmoid.
             weight (Tensor, optional): Sample weights, (N,) (or (N, C) for (N, C) targets).
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
             ignore_index (int, optional): Label without loss. Defaults to that of the constructor.
 
@@ -135,7 +144,8 @@ class PSKDFocalLoss(_DetectionLoss, FocalLoss):
             pred (Tensor | Pair): Logits (N, C), or probabilities if ``activated``.
             target (Tensor): Class indices (N,), where C is background, or targets (N, C).
             weight (Tensor, optional): (N,), (N, C) or (N * C,).
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
 
         Returns:
@@ -231,7 +241,8 @@ class PSKDVarifocalLoss(_DetectionLoss, VarifocalLoss):
             pred (Tensor | Pair): Logits (N, C).
             target (Tensor): IoU-aware targets (N, C).
             weight (Tensor, optional): (N, C), or broadcastable to it.
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
 
         Returns:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..finite import all_finite
 from ..pairing import unpair
 from ..ranges import LOSS, record_function
@@ -29,16 +30,19 @@ class SoftTargetLoss:
 
     A loss that mixes this in is called as its hard-target namesake. If the prediction is a
     :class:`~mmskd.models.pairing.Pair`, the teacher's side softens the target; without one, or with
-    ``alpha_t`` = 0, the namesake's own ``forward`` runs, so that numbers and gradients are exactly its own.
+    ``alpha_t`` = 0, the namesake's own ``forward`` runs, so that numbers and gradients are exactly
+    its own.
 
     Whoever attaches the teacher sets and reads the attributes; they are class attributes, so that a
     stock loss object can be given this class and get its own back without a trace.
 
     Attributes:
         alpha_t (float): Weight of the teacher in the target, in [0, 1]. Defaults to 0.
-        form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the progressive target.
+        form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the
+            progressive target.
         about (str): Whose targets are softened, one of ``ABOUT``. Defaults to 'all'.
-        forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows 'paper'.
+        forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows
+            'paper'.
         abouts (tuple[str]): Of the class: what ``about`` may be. A loss of one's own knows 'all'.
     """
 
@@ -62,8 +66,8 @@ class SoftTargetLoss:
         """Of each call since :meth:`reset` that had a teacher.
 
         Returns:
-            list[tuple]: The mean absolute difference between the probabilities of student and teacher, a
-            scalar without gradient, and of how many it is the mean.
+            list[tuple]: The mean absolute difference between the probabilities of student and
+            teacher, a scalar without gradient, and of how many it is the mean.
         """
         return self._differences or []
 
@@ -75,8 +79,8 @@ class SoftTargetLoss:
 
         Returns:
             tuple: The plain prediction, and the teacher's logits (or probabilities, where the loss
-            works on these) in the same floating type, at least float32; None if the hard target is to be
-            used as it is: without a teacher, or if what it says is not finite.
+            works on these) in the same floating type, at least float32; None if the hard target is
+            to be used as it is: without a teacher, or if what it says is not finite.
         """
         one = isinstance(pred, Tensor)
         students, teachers = zip(*map(unpair, (pred, ) if one else pred))
@@ -180,15 +184,16 @@ def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> No
     Args:
         stock (type): A loss that a head may have. Only this class itself: a subclass may compute
             anything.
-        soft (type): Its drop-in: ``class Soft(SoftTargetLoss, stock)`` with the same constructor and
-            call, which equals ``stock`` where it is given no teacher.
+        soft (type): Its drop-in: ``class Soft(SoftTargetLoss, stock)`` with the same constructor
+            and call, which equals ``stock`` where it is given no teacher.
 
     Raises:
         UsageError: If ``soft`` is not such a class.
     """
     if not (issubclass(soft, SoftTargetLoss) and issubclass(soft, stock)):
-        raise UsageError(f'register_soft_loss: {soft.__name__} must derive from SoftTargetLoss and from '
-                         f'{stock.__name__}, in this order')
+        raise UsageError(
+            f'register_soft_loss: {soft.__name__} must derive from SoftTargetLoss and from '
+            f'{stock.__name__}, in this order')
     SOFT_FORMS[stock] = soft
 
 
@@ -206,7 +211,9 @@ def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
 def soft_classes_like(loss: nn.Module) -> List[str]:
     """The names of losses with a soft-target form, from the package of ``loss``."""
     package = type(loss).__module__.partition('.')[0]
-    found = [stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package]
+    found = [
+        stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package
+    ]
     return found or list(dict.fromkeys(stock.__name__ for stock in SOFT_FORMS))
 
 

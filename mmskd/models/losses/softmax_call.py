@@ -30,13 +30,15 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
     Args:
         loss (nn.Module): What is called: with (logits, labels, weight, avg_factor), or mmpose's
             ``KLDiscretLoss`` with (bins of x and of y, labels, weights of keypoints), in which each
-            keypoint is classified once for each axis and its class is the bin with the largest label.
+            keypoint is classified once for each axis and its class is the bin with the largest
+            label.
         args (tuple): Of the call.
         kwargs (dict): Of the call.
 
     Returns:
-        list[SoftmaxCall]: One, or for SimCC that of x and that of y. Class weights of the loss are weights of the
-        samples; SimCC's logits are multiplied by its ``beta``. Empty if it was not called as a loss.
+        list[SoftmaxCall]: One, or for SimCC that of x and that of y. Class weights of the loss are
+        weights of the samples; SimCC's logits are multiplied by its ``beta``. Empty if it was not
+        called as a loss.
     """
     if len(args) < 2:
         return []

@@ -26,9 +26,9 @@ class Images(NamedTuple):
 class Crops(nn.Module):
     """Makes a teacher's images of the student's, on their device.
 
-    The crop keeps its shape: it is scaled by one factor, and black is added on two sides where the teacher's
-    images have another aspect, as MMPose does it where a crop leaves the image. Scaling is bilinear, with
-    anti-aliasing.
+    The crop keeps its shape: it is scaled by one factor, and black is added on two sides where the
+    teacher's images have another aspect, as MMPose does it where a crop leaves the image. Scaling
+    is bilinear, with anti-aliasing.
 
     Args:
         student (Images): What is given.

@@ -25,15 +25,17 @@ def model(stock):
 
 
 def wrapper_of(model, **options):
-    return OPTIM_WRAPPERS.build(dict(type='mmskd.CPUAmpOptimWrapper',
-                                     optimizer=torch.optim.SGD(model.parameters(), 1e-3), **options))
+    return OPTIM_WRAPPERS.build(
+        dict(type='mmskd.CPUAmpOptimWrapper', optimizer=torch.optim.SGD(model.parameters(), 1e-3),
+             **options))
 
 
 def test_what_runs_in_which_precision(model):
     wrapper = wrapper_of(model)
     assert isinstance(wrapper, CPUAmpOptimWrapper)
     seen = {}
-    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.retina_cls', 'bbox_head.retina_reg'):
+    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.retina_cls',
+                 'bbox_head.retina_reg'):
         model.get_submodule(name).register_forward_hook(
             lambda module, args, output, name=name: seen.update({name: output.dtype}))
     with wrapper.optim_context(model):

@@ -111,7 +111,8 @@ def test_tables_of_metrics(detection_report, detection_runs):
     assert [row[1].split('±')[0].strip() for row in rows] == [number(mean) for mean in means]
     assert rows[0][2] == ''
     assert rows[1][2].split('±')[0].strip(' ▲▼') == number(means[1] - means[0], signed=True)
-    assert {'metric_mAP', 'metric_LaECE_0_own_thr', 'metric_OCE_own_thr', 'metric_ECE'} <= set(tables)
+    assert {'metric_mAP', 'metric_LaECE_0_own_thr', 'metric_OCE_own_thr',
+            'metric_ECE'} <= set(tables)
     assert not any('circle' in str(name) for name in tables), 'classes are charts'
 
 
@@ -120,7 +121,8 @@ def test_the_diagram_and_the_table_say_the_same(detection_report, pose_report):
         content = Page(report)
         for i, row in enumerate(content.tables['metric_ECE'][1:]):
             value = row[1].split('±')[0].strip()
-            assert re.search(f'id="reliability_{i}".*?Calibration error {value}', content.text, re.S)
+            assert re.search(f'id="reliability_{i}".*?Calibration error {value}', content.text,
+                             re.S)
 
 
 def test_differences_of_the_configs(detection_report, pose_report):
@@ -331,9 +333,10 @@ class TestInABrowser:
     def test_what_sticks_out_is_noticed(self, tmp_path):
         """Else nothing would."""
         bad = tmp_path / 'bad.html'
-        bad.write_text('<div class="grid"><div id="x"><svg viewBox="0 0 9 9" width="80"><text x="7">'
-                       'cut off</text></svg></div></div><fieldset class="pager"></fieldset>'
-                       '<p style="width: 500px">wide</p>')
+        bad.write_text(
+            '<div class="grid"><div id="x"><svg viewBox="0 0 9 9" width="80"><text x="7">'
+            'cut off</text></svg></div></div><fieldset class="pager"></fieldset>'
+            '<p style="width: 500px">wide</p>')
         found = inspected(dict(bad=bad), tmp_path, dark=False)
         assert found['bad 1280']['out'] == [] and found['bad 1280']['cut'] == ['x: cut off']
         assert found['bad 390']['out'] == ['P. wide'] and found['bad 390']['wide'] > 0

@@ -39,7 +39,8 @@ def test_a_teacher_of_another_temperature_is_read_in_its_own():
     head = teacher.head
     forward = head.forward
     head.forward = lambda feats: tuple(10. * axis for axis in forward(feats))
-    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')], precision=None)
+    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')],
+                       precision=None)
     hook.attach(student)
     assert poses.losses(student)['loss_logit'].abs() < 1e-6
     del head.forward

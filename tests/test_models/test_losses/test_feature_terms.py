@@ -55,7 +55,8 @@ def test_a_wider_teacher_of_a_detector(kind):
     from mmskd.engine.hooks import DistillHook
     from tests.support import detectors
     student = detectors.build('retinanet')
-    teacher = detectors.build('retinanet', **{'neck.out_channels': 128, 'bbox_head.in_channels': 128})
+    teacher = detectors.build('retinanet',
+                              **{'neck.out_channels': 128, 'bbox_head.in_channels': 128})
     hook = DistillHook(teacher=teacher, losses=[dict(type=f'mmskd.{kind}')])
     hook.attach(student)
     losses = detectors.losses(student)

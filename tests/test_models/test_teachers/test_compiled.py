@@ -126,9 +126,10 @@ def weights_shared(net, x):
     return net.bn2(net.conv2(net.bn1(net.conv1(x))))
 
 
-@pytest.mark.parametrize('forward, pairs', [
-    (straight, 2), (norm_first, 1), (looked_at_on_the_way, 0), (norm_of_two, 0), (not_always_normalised, 0),
-    (weights_used_by_themselves, 0), (weights_shared, 0)])
+@pytest.mark.parametrize('forward, pairs', [(straight, 2), (norm_first, 1),
+                                            (looked_at_on_the_way, 0), (norm_of_two, 0),
+                                            (not_always_normalised, 0),
+                                            (weights_used_by_themselves, 0), (weights_shared, 0)])
 def test_only_a_norm_that_gets_all_of_a_convolution_is_folded(forward, pairs, images):
     torch.manual_seed(0)
     net = Residual(forward)
@@ -225,7 +226,8 @@ def test_half_precision_is_close_and_costs_half(source, images):
     weights = [layer.weight for layer in teacher.model.modules() if isinstance(layer, nn.Conv2d)]
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
     assert source.conv1.weight.dtype == torch.float32
-    assert is_folded(teacher.model.bn1), 'the first convolution too: nothing else may look at its weight'
+    assert is_folded(
+        teacher.model.bn1), 'the first convolution too: nothing else may look at its weight'
 
 
 class Stubborn(nn.Linear):
@@ -268,11 +270,12 @@ def test_the_source_is_not_changed(source, images):
     assert isinstance(source.bn1, nn.BatchNorm2d)
 
 
-# Real models -----------------------------------------------------------------------------------------
+# Real models
+# -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('family, tolerance', [
-    ('retinanet', 1e-3), ('tood', 1e-3), ('ssd', 5e-3), ('faster_rcnn', 1e-3), ('deformable_detr', 1e-2),
-    ('rtmdet', 0.1)])
+@pytest.mark.parametrize('family, tolerance', [('retinanet', 1e-3), ('tood', 1e-3), ('ssd', 5e-3),
+                                               ('faster_rcnn', 1e-3), ('deformable_detr', 1e-2),
+                                               ('rtmdet', 0.1)])
 def test_detectors_are_answered_the_same(family, tolerance):
     """Float32: up to rounding. Bfloat16: the mean error of a probability (batch statistics of 2x2 places on noise
     through untrained weights, as of RTMDet here, blow errors up)."""

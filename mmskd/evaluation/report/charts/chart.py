@@ -141,7 +141,8 @@ def short(name: str, length: int = 30) -> str:
 
 def short_names(names: Sequence[str], length: int) -> List[str]:
     """Names of at most so many letters, with that in which they differ rather than what all of them
-    begin and end with."""
+    begin and end with.
+    """
     start = len(os.path.commonprefix(list(names)))
     end = len(os.path.commonprefix([name[start:][::-1] for name in names]))
     longest = max((len(name) - start - end for name in names), default=0)
