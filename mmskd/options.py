@@ -35,7 +35,7 @@ class Options:
     def number(self, name: str, value: Any, least: Optional[float] = None,
                most: Optional[float] = None, above: Optional[float] = None,
                below: Optional[float] = None, optional: bool = False) -> Any:
-        """A finite number, from ``least`` (or greater than ``above``) to ``most`` (or less than ``below``)."""
+        """A finite number, from ``least`` (or above ``above``) to ``most`` (or below ``below``)."""
         if optional and value is None:
             return value
         known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

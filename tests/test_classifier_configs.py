@@ -1,4 +1,6 @@
-"""Configs of NKD, USKD and PS-KD on classifiers: what they add, and, where mmpretrain is installed, to what."""
+"""Configs of NKD, USKD and PS-KD on classifiers: what they add, and, where mmpretrain is installed,
+to what.
+"""
 import re
 import runpy
 from importlib.util import find_spec
@@ -90,7 +92,9 @@ def test_detector_is_a_stock_model_that_the_hook_attaches_to(path):
 
 
 def attach(hook, model, registry, scope):
-    """Build the hook, its teacher without the checkpoint, and attach it to the model, which nothing pretrains."""
+    """Build the hook, its teacher without the checkpoint, and attach it to the model, which nothing
+    pretrains.
+    """
     model.backbone.init_cfg = None
     with DefaultScope.overwrite_default_scope(scope):
         model = registry.build(model)

@@ -1,4 +1,6 @@
-"""What must be seen on a GPU: that everything is there, in each precision, and that a state comes back to it."""
+"""What must be seen on a GPU: that everything is there, in each precision, and that a state comes
+back to it.
+"""
 import io
 
 import pytest
@@ -145,7 +147,9 @@ def test_families(name):
 
 @pytest.mark.parametrize('amp', [None, 'float16'])
 def test_a_run_that_is_resumed(tmp_path, amp):
-    """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the past self."""
+    """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the
+    past self.
+    """
     def config(name):
         cfg = runs.config(root, tmp_path / name, length=5, hook=dict(interval=2))
         if amp:

@@ -5,7 +5,7 @@ import os
 import random
 import re
 import warnings
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import mmengine
@@ -393,7 +393,8 @@ STAGES = ('dwpose_s1_rtmpose-l_rtmpose-m_8xb64-270e_coco-wholebody-256x192.py',
 
 
 def four_images(cfg, work_dir):
-    """A config that trains one step on the four images, from random weights and without a download."""
+    """A config that trains one step on the four images, from random weights and without a download.
+    """
     cfg.merge_from_dict(dict(
         work_dir=str(work_dir), experiment_name=work_dir.name, launcher='none',
         train_dataloader=dict(

@@ -41,7 +41,8 @@ def test_the_checkpoint_is_that_of_the_base(name):
     checkpoint = load_config(str(ROOT / name)).custom_hooks[-1].checkpoint
     if '::' not in base:
         stem = Path(base).stem
-        assert checkpoint == f'work_dirs/{stem}/epoch_{load_config(str(ROOT / base)).max_epochs}.pth'
+        epochs = load_config(str(ROOT / base)).max_epochs
+        assert checkpoint == f'work_dirs/{stem}/epoch_{epochs}.pth'
         return
     path = config_root('mmdet') / base.partition('::')[2]
     models = mmengine.load(path.with_name('metafile.yml'))['Models']

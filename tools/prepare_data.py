@@ -99,7 +99,7 @@ def convert_mirror_mouse(source: Path, out: Path) -> None:
 
 def _convert_keypoints(file: Path, out: Path, is_val: Callable[[int], bool], skeleton: List[list],
                        margin: Callable[[float, float], float]) -> None:
-    """Rows of a csv: a path of an image, then x and y of each keypoint, empty where it is not seen."""
+    """Rows of a csv: path of an image, then x and y of each keypoint, empty where not seen."""
     with file.open(newline='') as opened:
         rows = list(csv.reader(opened))
     names = rows[1][1::2]

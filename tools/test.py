@@ -49,12 +49,13 @@ def parse_args() -> argparse.Namespace:
 def add_tta(cfg: Config) -> None:
     """Test-time augmentation: that of the config, else a horizontal flip."""
     if 'tta_model' not in cfg:
-        warnings.warn('the config has no tta_model; predictions are merged by NMS')
+        warnings.warn('the config has no tta_model; predictions are merged by NMS', stacklevel=2)
         cfg.tta_model = dict(
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     if 'tta_pipeline' not in cfg:
-        warnings.warn('the config has no tta_pipeline; images are tested with and without a flip')
+        warnings.warn('the config has no tta_pipeline; images are tested with and without a flip',
+                      stacklevel=2)
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset:
             dataset = dataset.dataset
@@ -165,7 +166,10 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
 
 
 def check_weights(runner: Runner, path: str) -> None:
-    """Raise UsageError if a local checkpoint has no weight of the model: MMEngine would test without."""
+    """Raise UsageError if a local checkpoint has no weight of the model.
+
+    MMEngine would test without.
+    """
     if '://' in path:
         return
     checkpoint = load_checkpoint_safely(path, map_location='cpu')

@@ -186,7 +186,7 @@ def method_flag(args: argparse.Namespace) -> str:
 
 
 def use_safe_hooks(cfg: Config, keep_going: bool) -> None:
-    """Put SafeCheckpointHook in the place of CheckpointHook, and stop at weights that are not finite."""
+    """Put SafeCheckpointHook in place of CheckpointHook; stop at weights that are not finite."""
     hooks = cfg.get('default_hooks') or {}
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # as MMEngine does
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:

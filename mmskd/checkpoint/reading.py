@@ -225,7 +225,8 @@ def _refusal(path: str, error: pickle.UnpicklingError) -> str:
 def _drop_config(checkpoint: Any, path: str) -> None:
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and meta.pop('config', None) is not None:
-        warnings.warn(f"{path}: meta['config'] is ignored, because resuming would execute it")
+        warnings.warn(f"{path}: meta['config'] is ignored, because resuming would execute it",
+                      stacklevel=2)
 
 
 # ------------------------------------------------------------------ PyTorch before 2.4

@@ -116,7 +116,10 @@ def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str
 
 
 def _key_of(cfg: Optional[Config], kind: str) -> str:
-    """Where a config names a type, as ``'model.backbone: '``; '' if it does not, or more than once."""
+    """Where a config names a type, as ``'model.backbone: '``.
+
+    It is empty if the config does not, or more than once.
+    """
     found = [key for key, node in _nodes(cfg) if type_name(node) == kind.rpartition('.')[2]]
     return f'{found[0]}: ' if len(found) == 1 else ''
 

@@ -42,7 +42,7 @@ def join_optimizer(runner, module: nn.Module) -> None:
 
 
 def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
-    """Move a module to the model's device and, in a distributed run, wrap it as the model is wrapped.
+    """Move a module to the model's device; in a distributed run, wrap it as the model is wrapped.
 
     All ranks then start with the parameters of rank 0, and their gradients are averaged.
 

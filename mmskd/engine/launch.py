@@ -46,7 +46,10 @@ class KeyValueAction(DictAction):
 
 
 class CheckpointAction(KeyValueAction):
-    """A checkpoint and ``key=value`` options behind it: one dict, with the file under ``checkpoint``."""
+    """A checkpoint and ``key=value`` options behind it.
+
+    One dict, with the file under ``checkpoint``.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
         super().__call__(parser, namespace, values[1:], option_string)

@@ -13,6 +13,7 @@ LOST = re.compile(r'closed by peer|reset by peer|Broken pipe|Timed out waiting|S
 
 
 class Peer(NamedTuple):
+    """One process of a distributed run, and where it is."""
     rank: int
     host: str
     pid: int

@@ -1,4 +1,4 @@
-"""What a run was taught by, in the meta information of its checkpoints; and whether a resumed run is."""
+"""What a run was taught by, in the meta information of its checkpoints."""
 import logging
 from typing import Any, Dict, List, Tuple
 

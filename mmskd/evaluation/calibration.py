@@ -285,8 +285,9 @@ def lrp(hits, ious, n_objects: int, iou_thr: float) -> LRP:
 
 
 def lrp_of_sums(n_hits, n_detections, misfit, n_objects, iou_thr: float) -> LRP:
-    """:func:`lrp` of the numbers of hits, detections and objects, and the sum of 1 - IoU of the
-    hits; numbers, or arrays of the same shape.
+    """:func:`lrp` of the numbers of hits, detections and objects, and the hits' sum of 1 - IoU.
+
+    They are numbers, or arrays of the same shape.
     """
     wrong, missed = n_detections - n_hits, n_objects - n_hits
     total = ratio(misfit / (1 - iou_thr) + wrong + missed, n_detections + missed)
@@ -316,8 +317,7 @@ def olrp(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
 def lrp_optimal_threshold(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
     """The score from which on detections of one class are kept for the lowest :func:`lrp`.
 
-    Args:
-        As in :func:`olrp`.
+    It takes what :func:`olrp` takes.
 
     Returns:
         float: The score of a detection, the highest of those that are equally good; nan if none is
@@ -331,8 +331,7 @@ def optimal_lrp_by_class(scores, hits, ious, labels, n_objects,
                          iou_thr: float) -> Tuple[np.ndarray, np.ndarray]:
     """:func:`olrp` and :func:`lrp_optimal_threshold` of each of C classes, shape (C,) each.
 
-    Args:
-        As in :func:`olrp`, but for the labels of the predictions (N,), and ``n_objects`` (C,).
+    It takes what :func:`olrp` takes, and the labels of the predictions (N,); ``n_objects`` is (C,).
     """
     scores, hits, _ = _as_arrays(scores, hits)
     labels, n_objects = np.asarray(labels, np.int64), np.asarray(n_objects, np.int64)

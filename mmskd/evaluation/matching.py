@@ -68,8 +68,9 @@ class Objects(NamedTuple):
 
     @classmethod
     def of(cls, boxes, labels, images, ignored=None, crowds=None, areas=None) -> 'Objects':
-        """Checked arrays. Without flags nothing is ignored, without areas they are those of the
-        boxes.
+        """Checked arrays.
+
+        Without flags nothing is ignored, without areas they are those of the boxes.
 
         Raises:
             ValueError: If lengths differ, a label is no whole number from 0, or a box or area is

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 SHARPEST = 0.8
-"""Standard deviation, in bins, of the narrowest bump that a grid shows without a bias towards its bins."""
+"""Standard deviation, in bins, of the narrowest bump that a grid shows without bias."""
 
 SMALLEST = 1e-12
 """The smallest probability of a bin, so that it has a logarithm."""
 
 
 class Axis(NamedTuple):
-    """The bins of a SimCC head along x or y, or the columns or rows of a heatmap, in pixels of a crop.
+    """The bins of a SimCC head along x or y, or a heatmap's columns or rows, in pixels of a crop.
 
     Attributes:
         count (int): How many.
@@ -140,7 +140,7 @@ def heatmap_to_simcc(heatmaps: Tensor,
 
 def simcc_to_heatmap(logits: Sequence[Tensor], beta: float,
                      bridges: Sequence[Bridge]) -> Tuple[Tensor, Tensor]:
-    """The outer product of distributions over x and y, as high as a label where they are as narrow as labels.
+    """The outer product of distributions over x and y, as high as a label where as narrow.
 
     Args:
         logits (Sequence[Tensor]): Of x and of y, (N, K, Wx) and (N, K, Wy).
@@ -193,7 +193,7 @@ def _inside(found: Sequence[Tensor]) -> Tuple[Tuple[Tensor, ...], Tensor]:
 
 
 def _spreading(source: Axis, target: Axis, variance: float) -> Tensor:
-    """Each source bin as a Gaussian over the target's bins, of which there are more to both sides."""
+    """Each source bin as a Gaussian over the target's bins, with more of them to both sides."""
     step = abs(target.step)
     at = source.start + source.step * torch.arange(source.count, dtype=torch.float64)
     place = (at - target.start) / target.step

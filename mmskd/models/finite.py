@@ -29,7 +29,10 @@ def first_not_finite(model: nn.Module) -> Optional[str]:
 
 
 def named_weights(model: nn.Module) -> List[Tuple[str, Tensor]]:
-    """The tensors of a model's state dict by name; what is not saved may hold infinity (masks do)."""
+    """The tensors of a model's state dict by name.
+
+    What is not saved may hold infinity (masks do).
+    """
     return [(name, value)
             for name, value in model.state_dict().items()
             if isinstance(value, Tensor)]

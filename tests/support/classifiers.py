@@ -72,7 +72,9 @@ class Stripes(Dataset):
 
 @METRICS.register_module(force=True)
 class GivenScores(BaseMetric):
-    """Gives the scores that it is told to: the n-th after the n-th pair of iterations of the training."""
+    """Gives the scores that it is told to: the n-th after the n-th pair of iterations of the
+    training.
+    """
 
     def __init__(self, scores: list, **others: list):
         super().__init__()
@@ -88,7 +90,8 @@ class GivenScores(BaseMetric):
 
 
 def validation(scores: list, by_epoch: bool = True, **checkpoint) -> dict:
-    """Changes of a config: a validation after each 2 iterations, which gives these scores and keeps the best.
+    """Changes of a config: a validation after each 2 iterations, which gives these scores and keeps
+    the best.
 
     Args:
         scores (list[float]): One for each.

@@ -1,4 +1,5 @@
-"""All measures of a detector on arrays: by hand, against references, and what must not change them."""
+"""All measures of a detector on arrays: by hand, against references, and what must not change them.
+"""
 import doctest
 
 import numpy as np
@@ -329,7 +330,7 @@ def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r'4 classes, but the thresholds have the shape \(2,\)'):
         calibration(detections, objects, thresholds=[.5, .5])
     with pytest.raises(ValueError, match='n_bins'):
-        calibration(detections, objects, rule=DetectionRule(n_bins=0)).values
+        assert calibration(detections, objects, rule=DetectionRule(n_bins=0)).values
     for rule in (dict(n_bins=0), dict(score_thr=2), dict(iou_thr=float('nan')), dict(max_dets=0)):
         with pytest.raises(ValueError, match=f'DetectionRule: {min(rule)} must be'):
             calibration(detections, objects, rule=DetectionRule(**rule))

@@ -1,4 +1,6 @@
-"""Distributions over places on other bins: the summit stays, what a label is becomes what a label is there."""
+"""Distributions over places on other bins: the summit stays, what a label is becomes what a label
+is there.
+"""
 import numpy as np
 import pytest
 import torch

@@ -356,39 +356,32 @@ HOSTILE = {
     'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest],
                 'in its pred_instances'),
     'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest],
-                  'a sample has no'), 'another': (lambda first, *rest: [{}], 'a sample has no'),
+                  'a sample has no'),
+    'another': (lambda first, *rest: [{}], 'a sample has no'),
 }
+def other(**changes):
+    """With these predictions in place of the first sample's."""
+    return lambda first, *rest: [
+        dict(first, pred_instances=dict(first['pred_instances'], **{
+            key: change(first['pred_instances']) for key, change in changes.items()})), *rest]
+
+
 OF_BOXES = {
-    'an image twice': (lambda first, *rest: [first, first],
-                       'was predicted twice'), **{
-                           f'fewer {key}': (lambda first, *rest, key=key: [
-                               fewer(first, key), *rest
-                           ], 'not of one number of detections') for key in ('bboxes', 'scores', 'labels')
-                       }, 'labels of another': (lambda first, *rest: [
-        dict(
-            first, pred_instances=dict(first['pred_instances'], labels=first['pred_instances'][
-                'labels'] + 7)), *rest
-    ], 'but the data set has 5 classes'), 'halves of labels': (lambda first, *rest: [
-        dict(first, pred_instances=dict(first['pred_instances'], labels=first['pred_instances'][
-            'scores'])), *rest
-    ], 'no whole numbers'),
+    'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
+    **{f'fewer {key}': (lambda first, *rest, key=key: [fewer(first, key), *rest],
+                        'not of one number of detections')
+       for key in ('bboxes', 'scores', 'labels')},
+    'labels of another': (other(labels=lambda pred: pred['labels'] + 7),
+                          'but the data set has 5 classes'),
+    'halves of labels': (other(labels=lambda pred: pred['scores']), 'no whole numbers'),
     'an unknown image': (lambda first, *rest: [dict(first, img_id=10**6), *rest],
                          'is not in ann_file'),
-    'flat boxes': (lambda first, *rest: [
-        dict(first, pred_instances=dict(first['pred_instances'], bboxes=first['pred_instances'][
-            'scores'])), *rest
-    ], 'boxes, scores and labels'),
+    'flat boxes': (other(bboxes=lambda pred: pred['scores']), 'boxes, scores and labels'),
 }
 OF_KEYPOINTS = {
-    'fewer scores': (lambda first, *rest: [
-        dict(
-            first, pred_instances=dict(
-                first['pred_instances'], keypoint_scores=first['pred_instances']['keypoint_scores']
-                [:, :-1])), *rest
-    ], 'must be 13 finite numbers'),
-    'words': (lambda first, *rest:
-              [dict(first, pred_instances=dict(first['pred_instances'], keypoints=['a'])), *rest],
-              'are no numbers'),
+    'fewer scores': (other(keypoint_scores=lambda pred: pred['keypoint_scores'][:, :-1]),
+                     'must be 13 finite numbers'),
+    'words': (other(keypoints=lambda pred: ['a']), 'are no numbers'),
 }
 
 

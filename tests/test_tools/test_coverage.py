@@ -1,4 +1,6 @@
-"""tools/analysis/coverage.py: each hook on families that no other test has, and what the tool calls a fault."""
+"""tools/analysis/coverage.py: each hook on families that no other test has, and what the tool calls
+a fault.
+"""
 import copy
 import functools
 import json
@@ -39,9 +41,12 @@ CONFIGS = {
     'htc': 'mmdet::htc/htc_r50_fpn_1x_coco.py',
     'crowddet': 'mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
     'cascade rpn': 'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
-    'tracker': 'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
-    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/simcc_res50_8xb32-140e_coco-384x288.py',
-    'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/s1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
+    'tracker': 'mmdet::qdtrack/'
+               'qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/'
+                               'simcc_res50_8xb32-140e_coco-384x288.py',
+    'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/'
+                 's1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
     'rle': f'{BODY}regression/coco/td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192.py',
 }
 TAUGHT = [

@@ -17,7 +17,8 @@ LESS = {
         'val_dataloader.dataset.pipeline.1.scale=(96,72)', 'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
         'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1'
-    ], 'my_keypoints.py': [
+    ],
+    'my_keypoints.py': [
         'model.backbone.init_cfg=None', 'train_dataloader.batch_size=4',
         'val_dataloader.batch_size=4', 'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',

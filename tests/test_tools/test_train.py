@@ -218,7 +218,8 @@ import runpy, sys
 from importlib.util import find_spec
 from pathlib import Path
 sys.argv = [str(Path(find_spec('mmpose').origin).parent / '.mim' / 'tools' / 'test.py'),
-            'tiny_pose.py', sys.argv[1], '--out', 'stock.json', '--work-dir', 'work_dirs/stock_test']
+            'tiny_pose.py', sys.argv[1], '--out', 'stock.json',
+             '--work-dir', 'work_dirs/stock_test']
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
@@ -388,7 +389,8 @@ def test_one_teacher_at_a_time(refusal, prepare, capsys):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
     assert 'not allowed with' in capsys.readouterr().err
     line = refusal('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
-    assert 'custom_hooks has PSKDHook and DistillHook, which do not teach one model together' in line
+    assert ('custom_hooks has PSKDHook and DistillHook, which do not teach one model together'
+            in line)
 
 
 class Evil:

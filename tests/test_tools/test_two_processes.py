@@ -62,7 +62,8 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
 @pytest.mark.parametrize('make, head', [(runs.config, 'bbox_head.'),
                                         (runs.two_stage_config, 'roi_head.bbox_head.')])
 def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path, make, head):
-    """No head parameter is unused, though the labels do not count; nothing else moves on any rank."""
+    """No head parameter is unused, though the labels do not count; nothing else moves on any rank.
+    """
     runs.train(make(data_root, tmp_path / 'trained', length=1))
     checkpoint = str(tmp_path / 'trained' / 'epoch_1.pth')
     cfg = make(data_root, tmp_path / 'whole', length=2)

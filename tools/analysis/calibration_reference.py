@@ -61,8 +61,10 @@ class Row(NamedTuple):
 
 
 def draw_data(seed: int = 0) -> Tuple[Detections, Objects]:
-    """Objects, and detections near and far. Scores are hundredths, different within an image: there
-    is no rule for which of two equal ones chooses first, but all must treat them alike after that.
+    """Objects, and detections near and far.
+
+    Scores are hundredths, different within an image: there is no rule for which of two equal ones
+    chooses first, but all must treat them alike after that.
     """
     rng = np.random.default_rng(seed)
     boxes, labels, images, gt_boxes, gt_labels, gt_images = [], [], [], [], [], []
@@ -91,8 +93,10 @@ def draw_data(seed: int = 0) -> Tuple[Detections, Objects]:
 
 
 def with_ends(detections: Detections) -> Detections:
-    """With a far box that scores 0 and one that scores 1 in each class that has detections: uq-detr
-    divides the range from the lowest to the highest score of a class, and the papers 0 to 1.
+    """With a far box that scores 0 and one that scores 1 in each class that has detections.
+
+    The range from the lowest to the highest score of a class is what uq-detr divides, the papers
+    divide 0 to 1.
     """
     labels = np.repeat(np.unique(detections.labels), 2)
     ends = Detections.of(

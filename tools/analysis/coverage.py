@@ -217,7 +217,7 @@ def _number(value: Tensor) -> str:
 
 
 def backward(total: Any, calls: Sequence[Call]) -> None:
-    """Gradients of a total at the predictions of the calls, and of the parameters that it depends on."""
+    """Gradients of a total at the predictions of the calls, and of its parameters."""
     for call in calls:
         for tensor in call.predictions:
             tensor.grad = None
@@ -244,7 +244,9 @@ def class_loss(losses: Dict[str, Tensor], rpn: bool = False) -> Any:
 
 
 def class_losses(losses: Dict[str, Tensor], rpn: bool = False) -> List[str]:
-    """The names of the losses of classes and keypoints; those of the RPN only where there are no others.
+    """The names of the losses of classes and keypoints.
+
+    Those of the RPN only where there are no others.
 
     Args:
         losses (dict): By name.
@@ -374,7 +376,7 @@ def _check_fixed_point(stock: Stock, options: dict) -> None:
 
 
 def _check_other_past(stock: Stock, options: dict) -> None:
-    """Where it differs, each call of a class loss of a head that is taught changes, and nothing else."""
+    """Where it differs, each call of a class loss of a taught head changes, and nothing else."""
     small, model, hook = stock.small, stock.small.copy(), PSKDHook(**options, **EXACT)
 
     def start() -> None:
@@ -403,7 +405,10 @@ def _check_other_past(stock: Stock, options: dict) -> None:
 
 
 def _chosen(options: dict, call: Call) -> bool:
-    """Whether the call is one of a head that the option `heads` names; by default all but the RPN's."""
+    """Whether the call is one of a head that the option `heads` names.
+
+    By default all but the RPN's.
+    """
     heads = options.get('heads')
     return 'rpn_head.' not in call.module if heads is None else any(
         call.module.startswith(f'{head}.') for head in heads)
@@ -418,7 +423,7 @@ DEFAULT_HEADS = ('bbox_head', 'roi_head.bbox_head', 'mask_head', 'panoptic_head'
 
 
 def check_other_heads(stock: Stock) -> None:
-    """As PSKDHook, for each head with a class loss that is not taught by default, or whose model was refused."""
+    """As PSKDHook, for each head with a class loss not taught by default, or refused."""
     names = dict.fromkeys(
         re.sub(r'\.\w+(\.\d+)?$', '', name) for name in class_loss_modules(stock.small.stock))
     names = dict.fromkeys(re.sub(r'\.\d+$', '', name) for name in names)
@@ -535,7 +540,8 @@ def softmax_loss(stock: Stock) -> Optional[str]:
     modules = dict(stock.small.stock.named_modules())
     for call in stock.step.calls:
         loss = modules[call.module]
-        if 'rpn_head.' not in call.module and type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss') and \
+        softmax = type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss')
+        if 'rpn_head.' not in call.module and softmax and \
                 not getattr(loss, 'use_sigmoid', False):
             return call.module
     return None
@@ -687,7 +693,10 @@ def work() -> None:
 
 
 def try_config(name: str, hooks: Sequence[str]) -> dict:
-    """The outcome of each hook on a config, ``{hook: [outcome, reason]}``; or why it cannot be trained."""
+    """The outcome of each hook on a config, ``{hook: [outcome, reason]}``.
+
+    For one that cannot be trained, why not.
+    """
     try:
         stock = take_stock(name)
     except Exception as error:
@@ -713,7 +722,10 @@ class Worker:
         self._done = 0
 
     def ask(self, name: str, hooks: Sequence[str]) -> dict:
-        """What :func:`try_config` returns; a process that dies or hangs is a fault of the config."""
+        """What :func:`try_config` returns.
+
+        A process that dies or hangs is a fault of the config.
+        """
         if self._process is None or self._done >= self._most:
             self.stop()
             self._start()
@@ -734,7 +746,8 @@ class Worker:
             return json.loads(line)
         status = process.wait()
         self._process = None
-        reason = f'no answer in {self._timeout:g} s' if hung else f'the process ended with status {status}'
+        reason = f'no answer in {self._timeout:g} s' if hung else \
+            f'the process ended with status {status}'
         return dict(crashed=reason)
 
     def stop(self) -> None:
@@ -830,7 +843,10 @@ def _is_light(cfg: Any) -> bool:
 
 
 def _rank(name: str, family: Sequence[str], index: dict) -> tuple:
-    """The most typical config of a family first: one that trains, on a plain backbone, from its main folder."""
+    """The most typical config of a family first.
+
+    One that trains, on a plain backbone, from its main folder.
+    """
     folders = [other.rpartition('/')[0] for other in family]
     return (not index[name]['trains'], not index[name]['light'],
             -folders.count(name.rpartition('/')[0]), len(name), name)
@@ -856,7 +872,10 @@ def _missing(known: dict, hooks: Sequence[str]) -> List[str]:
 
 def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path, timeout: float,
             command: Sequence[str] = WORKER) -> Dict[str, dict]:
-    """Try each config, as far as it is not known yet; prints what was found and how long it may take."""
+    """Try each config, as far as it is not known yet.
+
+    Prints what was found and how long it may take.
+    """
     code = code_version()
     results = {}
     todo: queue.Queue[str] = queue.Queue()
@@ -1060,7 +1079,7 @@ a training step with each hook.
 *other heads* is PSKDHook with each further head in its option `heads`: an RPN, or the heads of a model that it refused.
 
 A trained model is asked for nothing here: this says that a method does what it says, not what it is worth.
-"""
+"""  # noqa: E501 (paragraphs of a page)
 
 
 def _origin(name: str, report: dict) -> List[str]:

@@ -170,7 +170,7 @@ def _keep_few(node: dict) -> None:
 
 
 def _make_narrow(cfg: Config) -> None:
-    """A quarter of the channels, where a ResNet's are the only ones that the config does not name."""
+    """A quarter of the channels; a ResNet's are the only ones that the config does not name."""
     for owner in _nodes(cfg.model):
         backbone = owner.get('backbone')
         if isinstance(backbone,
@@ -185,7 +185,8 @@ def _quarter(part: Any) -> None:
     for node in _nodes(part):
         for key, value in node.items():
             if re.search('channels$|_dims$|num_feats$', key):
-                node[key] = type(value)(map(_fewer, value)) if isinstance(value, (list, tuple)) else \
+                many = isinstance(value, (list, tuple))
+                node[key] = type(value)(map(_fewer, value)) if many else \
                     _fewer(value)
 
 
@@ -199,7 +200,10 @@ SIZES = ('input_size', 'image_size', 'heatmap_size', 'root_heatmap_size', 'in_fe
 
 
 def _shrink_crops(cfg: Config) -> None:
-    """Smaller crops, with all that is measured in their pixels: the codec, the head, the pipeline."""
+    """Smaller crops, with all that is measured in their pixels.
+
+    The codec, the head, the pipeline.
+    """
     codec = _codec(cfg)
     whole = codec.get('input_size') or codec.get('image_size')
     if whole is None:

@@ -1,4 +1,4 @@
-"""How the cost of PS-KD moves with the size of the images, the batch, the priors, the model and the processes.
+"""How the cost of PS-KD moves with image size, batch, priors, model and processes.
 
 One thing is varied at a time, from a RetinaNet-R18 on two images of 320x320 pixels (a RetinaNet-R50
 on two of 800x800 on a GPU). Each point is measured as step_cost.py does it: stock and PS-KD take

@@ -43,7 +43,8 @@ def payloads() -> Dict[str, Callable[[], Any]]:
     return {
         'system': lambda: Calls(os.system, SHELL),
         'popen': lambda: Calls(subprocess.Popen, ['touch', MARK]),
-        'eval': lambda: Calls(eval, statement), 'exec': lambda: Calls(builtins.exec, statement),
+        'eval': lambda: Calls(eval, statement),
+        'exec': lambda: Calls(builtins.exec, statement),
         'import': lambda: Calls(__import__, 'antigravity'),
         'config': lambda: Calls(Config.fromstring, statement, '.py'),
         'apply': lambda: Calls(map, os.system, [SHELL]),
@@ -57,9 +58,11 @@ def payloads() -> Dict[str, Callable[[], Any]]:
         'memory': lambda: Calls(np.ndarray, (1, ), np.dtype('O'), b'A' * 8),
         'filled array': lambda: Calls(reconstruct, np.ndarray,
                                       (0, ), b'b', state=(1, (1, ), 'O', False, b'A' * 8)),
-        'module': lambda: torch.nn.Linear(1, 1), 'storage': lambda: Calls(torch.load, 'inner.pth'),
+        'module': lambda: torch.nn.Linear(1, 1),
+        'storage': lambda: Calls(torch.load, 'inner.pth'),
         'tensor that is called': lambda: Calls(torch.Tensor.apply_, torch.zeros(1),
-                                               Calls(os.system, SHELL)), 'path': lambda: Path('x'),
+                                               Calls(os.system, SHELL)),
+        'path': lambda: Path('x'),
         'scheduler': lambda: Calls(OneCycleParamScheduler),
     }
 
@@ -88,17 +91,16 @@ CHECKPOINT_DOORS = {
     '--resume of a folder': ('train.py', ['detector.py', '--resume', '--work-dir', 'attacked']),
     'load_from': ('train.py', ['detector.py', '--cfg-options', 'load_from=c.pth']),
     '--distill-from': ('train.py', ['detector.py', '--distill-from', 'detector.py', 'c.pth']),
-    '--head-distill': ('train.py', ['detector.py', '--head-distill',
-                                    'c.pth']), 'Pretrained': ('train.py', ['pretrained.py']),
-    'test.py': ('test.py', ['detector.py', 'c.pth']), 'publish_model.py': ('publish_model.py', [
-        'c.pth', 'published.pth'
-    ]), 'convert_dwpose_checkpoint.py': ('convert_dwpose_checkpoint.py', [
-        'c.pth', 'converted.pth'
-    ]), 'calibrate.py': ('analysis/calibrate.py', [
-        'detector.py', 'c.pth', '--out', 'calibrator.json'
-    ]), 'calibration_study.py': ('analysis/calibration_study.py', [
+    '--head-distill': ('train.py', ['detector.py', '--head-distill', 'c.pth']),
+    'Pretrained': ('train.py', ['pretrained.py']),
+    'test.py': ('test.py', ['detector.py', 'c.pth']),
+    'publish_model.py': ('publish_model.py', ['c.pth', 'published.pth']),
+    'convert_dwpose_checkpoint.py': ('convert_dwpose_checkpoint.py', ['c.pth', 'converted.pth']),
+    'calibrate.py': ('analysis/calibrate.py', ['detector.py', 'c.pth', '--out', 'calibrator.json']),
+    'calibration_study.py': ('analysis/calibration_study.py', [
         '--run', 'detector.py', 'c.pth', '--out', 'study.json', '--fit', 'val', '--halves', '0'
-    ]), 'report.py': ('analysis/report.py', ['attacked']),
+    ]),
+    'report.py': ('analysis/report.py', ['attacked']),
 }
 RESULTS_DOORS = {
     'eval_calibration.py': ('analysis/eval_calibration.py', ['results.pkl', 'detector.py']),

@@ -1,4 +1,6 @@
-"""Train on disks that are full within the first, second or third checkpoint: the error must say so, and nothing be lost.
+"""Train on disks that are full within the first, second or third checkpoint.
+
+The error must say so, and nothing be lost.
 
 Each disk is a tmpfs of its own, in a mount namespace that ends with this program. When it is full
 the run must end in one line that names the file, what is needed and what is free; when there is
@@ -51,7 +53,8 @@ def fill_and_resume(case: kill.Case, size: int, folder: Path) -> Optional[str]:
         work_dir = folder / 'run'
         ending = tiny.run(kill.train(case, work_dir))
         if not re.search(
-                rf'^train.py: no room for \S*{re.escape(str(work_dir))}\S*: .*MB are free. Make room',
+                rf'^train.py: no room for \S*{re.escape(str(work_dir))}\S*: '
+                '.*MB are free. Make room',
                 ending.last_line) or 'Traceback' in ending.output:
             return f'it ended with {ending.code}: {ending.last_line}'
         if ending.code != 1:

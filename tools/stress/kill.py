@@ -1,4 +1,6 @@
-"""Kill trainings by SIGKILL and resume them: they must end as one that was not interrupted, bit by bit.
+"""Kill trainings by SIGKILL and resume them.
+
+They must end as one that was not interrupted, bit by bit.
 
 Methods: none, PS-KD, PS-KD with averaged weights and save_best, distillation with trained
 projections, the second stage, USKD, and PS-KD for poses; loops by epoch and by iteration;
@@ -20,8 +22,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 import tiny
 
 METHODS = {
-    'baseline': ('detector.py', ''), 'pskd': ('detector.py',
-                                              "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
+    'baseline': ('detector.py', ''),
+    'pskd': ('detector.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
     'pskd_ema_best': ('detector.py',
                       "custom_hooks = [dict(type='mmskd.PSKDHook'), dict(type='EMAHook', "
                       'momentum=0.2)]'),
@@ -36,7 +38,8 @@ METHODS = {
              "num_classes=5, loss_module='criterion')]"),
     'pose_pskd': ('pose.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
 }
-TEACHER = "_base_ = 'detector.py'\nmodel = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))"
+TEACHER = ("_base_ = 'detector.py'\n"
+           'model = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))')
 MOMENTS = dict(step='within a step', validation='within a validation',
                write='while a checkpoint is written', refresh='after a refresh')
 LOOPS = {'epoch': '', 'iter': tiny.BY_ITERATION}
@@ -50,6 +53,7 @@ class Kill(NamedTuple):
 
 
 class Case(NamedTuple):
+    """One training: its method, its kind of loop, and how many checkpoints it keeps."""
     method: str
     loop: str
     keep: int
@@ -110,7 +114,10 @@ def moments_of(case: Case) -> List[str]:
 
 
 def trials(rng: random.Random, count: int) -> Iterator[tuple]:
-    """Cases, moments, and where within the moment: every combination once before any comes again."""
+    """Cases, moments, and where within the moment.
+
+    Every combination once before any comes again.
+    """
     cases = [Case(*each) for each in itertools.product(METHODS, LOOPS, (1, 2))]
     every = [(case, moment) for case in cases for moment in moments_of(case)]
     while count > 0:

@@ -394,9 +394,11 @@ TESTS = [
 TABLE: List[Wrong] = [*COMMAND_LINES, *CONFIGS, *HOOK_OPTIONS, *TOGETHER, *MODELS, *RESUMES, *TESTS]
 
 SOURCES = {
-    'three.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(num_classes=3))\ntrain_dataloader = dict("
+    'three.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(num_classes=3))\n"
+    'train_dataloader = dict('
     "dataset=dict(metainfo=dict(classes=('ball', 'box', 'star'))))",
-    'strides.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(anchor_generator=dict(strides=[4, 8, 16])))",
+    'strides.py': "_base_ = 'detector.py'\n"
+    'model = dict(bbox_head=dict(anchor_generator=dict(strides=[4, 8, 16])))',
     'nothing.py': 'a = 1',
 }
 WRAPPERS = """
@@ -417,6 +419,7 @@ class Wrappers:
 
 
 class Evil:
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ('touch evil_was_here', )

@@ -10,7 +10,9 @@ from .teaching_hook import unwrapped
 
 
 class BestValidated:
-    """Which model CheckpointHook's ``save_best`` holds to be the best; the first metric counts, if it names several.
+    """Which model CheckpointHook's ``save_best`` holds to be the best.
+
+    The first metric counts, if it names several.
 
     It reads the score that CheckpointHook keeps in MMEngine's message hub, by its rule, and which a
     resumed run goes on with.
@@ -54,7 +56,10 @@ class BestValidated:
 
     @property
     def model(self) -> nn.Module:
-        """nn.Module: Which is validated, between two training steps: EMAHook's average, where there is one."""
+        """nn.Module: Which is validated, between two training steps.
+
+        EMAHook's average, where there is one.
+        """
         ema = next((hook for hook in self._runner.hooks if isinstance(hook, EMAHook)), None)
         return unwrapped(self._runner.model) if ema is None else ema.ema_model.module
 

@@ -32,7 +32,10 @@ class RandomStreamsHook(Hook):
     priority = 'LOWEST'
 
     def before_train_epoch(self, runner) -> None:
-        """Seed the first batch of an epoch; in an iteration-based loop, each batch when it is loaded."""
+        """Seed the first batch of an epoch.
+
+        In an iteration-based loop, each batch when it is loaded.
+        """
         _seed(runner.seed, DATA, runner.iter)
         loop = runner.train_loop
         if hasattr(loop, 'dataloader_iterator'):

@@ -45,7 +45,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner) -> None:
-        """As the original; then delete what a killed run left half written, and validate if it owes it."""
+        """As the original; then delete what a killed run left half written, and validate if due."""
         folder = self.out_dir or runner.work_dir
         chosen = (self.backend_args or {}).get('backend', 'local')
         if self.file_client_args is None and chosen == 'local' and isinstance(
@@ -82,7 +82,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner, self._step(runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
     def _owes_validation(self, runner) -> bool:
-        """Whether the loop would have validated at the place that it is resumed from, and has not."""
+        """Whether the loop would have validated where it is resumed from, and has not."""
         loop = runner.train_loop
         validated = runner.message_hub.runtime_info.get(VALIDATED)
         if runner.val_loop is None or validated is None:  # another hook saved: who knows

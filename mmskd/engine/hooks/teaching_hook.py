@@ -36,10 +36,16 @@ class TeachingHook(Hook):
     """Under which :meth:`state` is saved in a checkpoint; empty for a method that needs none."""
 
     measures = True
-    """Whether the next passes measure how far student and teacher disagree. In a Runner, those that are logged."""
+    """Whether the next passes measure how far student and teacher disagree.
+
+    In a Runner, those that are logged.
+    """
 
     goes_with: Tuple[str, ...] = ()
-    """The hooks that may teach the same model beside this one; one of the two says it of the other."""
+    """The hooks that may teach the same model beside this one.
+
+    One of the two says it of the other.
+    """
 
     binding: Tuple[str, ...] = ()
     """Options that cannot change within a run, because what it trains depends on them."""
@@ -92,7 +98,10 @@ class TeachingHook(Hook):
         return sum(head.refused for head in self.heads_taught)
 
     def terms(self) -> Iterable[str]:
-        """The names of what :meth:`end` adds to the losses: logged as 0 once nobody is asked any more."""
+        """The names of what :meth:`end` adds to the losses.
+
+        Logged as 0 once nobody is asked any more.
+        """
         return ()
 
     def announce(self, runner) -> List[str]:
@@ -129,7 +138,10 @@ class TeachingHook(Hook):
 
     def teach(self, model: nn.Module, heads: Sequence[HeadAdapter], undo: ExitStack,
               soften: bool = False) -> None:
-        """Watch these heads (see :class:`~mmskd.models.heads.TaughtHead`): each is to be taught in each pass."""
+        """Watch these heads (see :class:`~mmskd.models.heads.TaughtHead`).
+
+        Each is to be taught in each pass.
+        """
         for adapter in heads:
             head = TaughtHead(adapter, stage_weight(model, adapter.name), soften)
             undo.callback(head.remove)
@@ -289,7 +301,7 @@ class TeachingHook(Hook):
 
 
 def _on_all_ranks(true_here: bool) -> bool:
-    """A norm layer, or DDP, that averages over the ranks waits for all of them in the teacher's pass too."""
+    """A norm layer, or DDP, that averages over the ranks waits for all in the teacher's pass."""
     value = torch.tensor(float(true_here))
     all_reduce(value, 'min')
     return bool(value)

@@ -163,7 +163,10 @@ class USKDHook(TeachingHook):
         return self._weak[0]
 
     def _counts(self) -> bool:
-        """Whether a call is a part of what is minimised: PISA asks its head without gradients before, to sample."""
+        """Whether a call is a part of what is minimised.
+
+        PISA asks its head without gradients before, to sample.
+        """
         counts = self._inside and torch.is_grad_enabled() == self._grad
         self._recomputed = self._recomputed or self._inside and not counts
         return counts
@@ -187,7 +190,10 @@ class USKDHook(TeachingHook):
         return {**losses, 'loss_uskd': loss}
 
     def _loss(self, weak: Tensor, calls: List[SoftmaxCall]) -> Tensor:
-        """Of what one call of the loss module classifies: the samples, or SimCC's keypoints on each axis."""
+        """Of what one call of the loss module classifies.
+
+        The samples, or SimCC's keypoints on each axis.
+        """
         parts = weak.split(self._widths(calls), 1)
         return sum(self.loss(call.logits, part.reshape(call.logits.shape), call.labels, call.weight,
                              call.avg_factor) for call, part in zip(calls, parts))
@@ -225,7 +231,7 @@ class USKDHook(TeachingHook):
     # In a Runner -------------------------------------------------------------------------------
 
     def before_run(self, runner) -> None:
-        """Make the classifier a part of the training, before a resumed optimizer state is loaded."""
+        """Make the classifier a part of the training, before an optimizer state is loaded."""
         super().before_run(runner)
         if not is_training(runner) or self.classifier is not None:
             return  # no training, or one that goes on
@@ -266,7 +272,9 @@ class USKDHook(TeachingHook):
 def _classifies_priors(head: nn.Module) -> str:
     """Why a one-stage head has no weak logits; empty for other heads."""
     dense = derives_from(head, 'BaseDenseHead')
-    return 'it classifies priors, of which a feature in the middle of the network knows nothing' if dense else ''
+    if not dense:
+        return ''
+    return 'it classifies priors, of which a feature in the middle of the network knows nothing'
 
 
 def _refuse_double_head(model: nn.Module, layer: str) -> None:

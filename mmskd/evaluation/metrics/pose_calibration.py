@@ -280,8 +280,7 @@ def _array(sample: dict, instances: str, key: str) -> np.ndarray:
 
 
 def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted keypoints (K, 2), scores (K,), annotated keypoints (K, 2), annotated or not (K,).
-    """
+    """Predicted keypoints (K, 2) and scores (K,); annotated keypoints (K, 2), or not (K,)."""
     predicted = _array(sample, 'pred_instances', 'keypoints')
     annotated = _array(sample, 'gt_instances', 'keypoints')
     _require(len(predicted) == len(annotated) == 1 and predicted.shape == annotated.shape,

@@ -47,8 +47,9 @@ def arrow(key: str, task: str) -> str:
 
 
 def curve_charts(members: List[Member], names: Sequence[str], task: str) -> List[Chart]:
-    """Loss, weight of the past self, and all metrics by which runs can be compared, but those of
-    one class or size of objects.
+    """Loss, weight of the past self, and all metrics by which runs can be compared.
+
+    Those of one class or size of objects are left out.
     """
     runs = [member.run for member in members]
     metrics = overall(list(dict.fromkeys(key for run in runs for key in run.metric_names())),

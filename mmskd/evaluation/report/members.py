@@ -138,8 +138,9 @@ def _judged(member: Member, rule: Rule, notes: List[str], draws: int) -> Member:
 
 
 def data_difference(mine: Predictions, theirs: Predictions, whose: Any) -> str:
-    """In what the images, classes and objects that two models were judged by differ; empty if in
-    nothing.
+    """In what the images, classes and objects that two models were judged by differ.
+
+    Empty if in nothing.
     """
     a, b = data_digests(mine), data_digests(theirs)
     for what in dict.fromkeys([*a, *b]):

@@ -1,4 +1,7 @@
-"""Trained heads of a detector teach others: what the student's heads are asked, they are asked too."""
+"""Trained heads of a detector teach others.
+
+What the student's heads are asked, they are asked too.
+"""
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Union
 
@@ -131,7 +134,10 @@ class DetectorDistiller:
             self._add(name, key, term if taught else term * 0)
 
     def _keep_masks(self, name: str, head: nn.Module, args: tuple, output: Tensor) -> None:
-        """The loss, which knows the classes, comes later; it is not called where there is no RoI."""
+        """The loss, which knows the classes, comes later.
+
+        It is not called where there is no RoI.
+        """
         if self._active:
             answer = self._ask(name, args)
             self._masks[name] = output, output.detach() if answer is None else answer

@@ -56,7 +56,10 @@ def members(modules: Dict[str, nn.Module], name: str) -> List[str]:
 
 
 def stage_weight(model: nn.Module, name: str) -> float:
-    """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'; 1 for others."""
+    """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'.
+
+    1 for others.
+    """
     place, _, stage = name.rpartition('.')
     in_cascade = place.startswith('roi_head.') and stage.isdigit()
     return model.roi_head.stage_loss_weights[int(stage)] if in_cascade else 1.

@@ -65,7 +65,9 @@ class DenseAdapter(HeadAdapter):
         return self.corners(prediction, priors) if self.compares_boxes else prediction
 
     def box_weights(self, outputs: Sequence[Tensor]) -> Tensor:
-        """How much the teacher's boxes count: ``c^2``, ``c`` being how sure it is of an object, (N,).
+        """How much the teacher's boxes count.
+
+        ``c^2``, ``c`` being how sure it is of an object, (N,).
 
         Args:
             outputs (Sequence[Tensor]): The teacher's, flat.
@@ -105,7 +107,9 @@ class DenseAdapter(HeadAdapter):
         return confidence if self.objectness else None
 
     def class_target(self, probability: Tensor) -> Optional[Tensor]:
-        """What a class loss that looks at the hard target is shown; None for the teacher's best guess.
+        """What a class loss that looks at the hard target is shown.
+
+        None for the teacher's best guess.
 
         Args:
             probability (Tensor): Of the teacher, (N, C).
@@ -114,7 +118,7 @@ class DenseAdapter(HeadAdapter):
 
     def extra_terms(self, student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor,
                     total: Tensor) -> Dict[str, Tensor]:
-        """What the teacher teaches beyond scores, boxes and quality, by the names of the head's losses.
+        """What the teacher teaches beyond scores, boxes and quality, by the names of the losses.
 
         Args:
             student (Sequence[Tensor]): Its outputs, flat.

@@ -11,7 +11,10 @@ from .adapter import HeadAdapter, register_head
 
 @register_head('DETRHead', 'ConditionalDETRHead', 'DABDETRHead', 'DeformableDETRHead', 'DINOHead')
 class QueryHeadAdapter(HeadAdapter):
-    """Scores and boxes of each decoder layer; the teacher's decoder is asked the student's queries."""
+    """Scores and boxes of each decoder layer.
+
+    The teacher's decoder is asked the student's queries.
+    """
 
     has_boxes = True
     decodes = ('decoder', 'bbox_head')

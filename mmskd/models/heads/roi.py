@@ -44,7 +44,10 @@ class BoxHeadAdapter(HeadAdapter):
         return weight.reshape(-1)
 
     def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
-        """Offsets to a RoI of size 1 in place of its own: overlaps do not depend on place and size."""
+        """Offsets to a RoI of size 1 in place of its own.
+
+        Overlaps do not depend on place and size.
+        """
         scores, theirs = at_least_float32(answer[0]), at_least_float32(answer[1]).reshape(-1, 4)
         mine = at_least_float32(output[1]).reshape(-1, 4)
         unit = mine.new_tensor([0., 0., 1., 1.]).expand_as(mine)

@@ -16,7 +16,7 @@ PATIENCE = 10  # passes with objects in which a head that may rest has nothing t
 
 
 class TaughtHead:
-    """Watches the losses of a head, and lets them accept a soft target if asked to, until :meth:`remove`.
+    """Watches the losses of a head, and lets them accept a soft target, until :meth:`remove`.
 
     A loss that is called where no gradient is asked for decides something (which samples are the
     hardest, which priors an object gets): it sees the hard target alone, as in a training without a
@@ -44,7 +44,8 @@ class TaughtHead:
 
     def __init__(self, adapter: HeadAdapter, weight: float = 1., soften: bool = False):
         require_teachable(adapter)
-        self.adapter, self.name, self.head, self.weight = adapter, adapter.name, adapter.head, weight
+        self.adapter, self.name, self.head = adapter, adapter.name, adapter.head
+        self.weight = weight
         functions, modules = adapter.loss_functions(), adapter.target_losses()
         if not functions and not modules:
             raise UsageError(
@@ -87,7 +88,10 @@ class TaughtHead:
                    if isinstance(loss, SoftTargetLoss))
 
     def start(self, measure: bool = True) -> None:
-        """A forward pass begins: count anew; ``measure`` how far student and teacher disagree in it."""
+        """A forward pass begins: count anew.
+
+        ``measure`` how far student and teacher disagree in it.
+        """
         self.calls = self.paired = 0
         for loss in self.losses.values():
             if isinstance(loss, SoftTargetLoss):

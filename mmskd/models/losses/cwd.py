@@ -12,7 +12,7 @@ from .functional import channel_kl
 
 @MODELS.register_module()
 class CWDLoss(FeatureDistillLoss):
-    """Divergence between where each channel of student and teacher is active, summed over the levels.
+    """Divergence between where each channel is active in student and teacher, over all levels.
 
     Shu et al., ICCV 2021, see :func:`~mmskd.models.losses.functional.channel_kl`. The weight does
     not depend on the size of images, batch or network.

@@ -11,7 +11,7 @@ from .functional import pearson_distance
 
 @MODELS.register_module()
 class PKDLoss(FeatureDistillLoss):
-    """One minus the correlation between the features of student and teacher, summed over the levels.
+    """One minus the correlation of the student's and the teacher's features, over all levels.
 
     Cao et al., NeurIPS 2022, see :func:`~mmskd.models.losses.functional.pearson_distance`. The
     weight does not depend on the size of images, batch or network.

@@ -62,6 +62,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
                 elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
             ignore_index (int, optional): Label without loss. Defaults to that of the constructor.
+            **kwargs: As the stock loss takes them.
 
         Returns:
             Tensor: The loss.

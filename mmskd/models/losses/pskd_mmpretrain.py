@@ -1,4 +1,7 @@
-"""PS-KD drop-ins for the softmax losses of MMPreTrain. Imported where one is met: that package need not be there."""
+"""PS-KD drop-ins for the softmax losses of MMPreTrain.
+
+Imported where one is met: that package need not be there.
+"""
 from typing import Optional
 
 import torch
@@ -13,7 +16,7 @@ IGNORED = -100  # torch's default, which MMPreTrain leaves as it is
 
 
 class _SoftenedSoftmax(SoftmaxLoss):
-    """As :class:`~mmskd.models.losses.pskd_classification.PSKDTorchCrossEntropyLoss`, with MMPreTrain's call."""
+    """As :class:`.pskd_classification.PSKDTorchCrossEntropyLoss`, with MMPreTrain's call."""
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
                 avg_factor: Optional[float] = None, reduction_override: Optional[str] = None,
@@ -26,6 +29,7 @@ class _SoftenedSoftmax(SoftmaxLoss):
             weight (Tensor, optional): Sample weights (N,).
             avg_factor (float, optional): What a mean divides by. Defaults to the number of samples.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
+            **kwargs: As the stock loss takes them.
 
         Returns:
             Tensor: The loss.

@@ -16,7 +16,7 @@ from ..ranges import LOSS, record_function
 Prediction = Union[Tensor, Sequence[Tensor]]
 
 FORMS = ('paper', 'kl', 'rescaled', 'added')
-"""How hard target and teacher meet in a loss, see :func:`~mmskd.models.losses.functional.soft_loss`."""
+"""How hard target and teacher meet in a loss, see :func:`.functional.soft_loss`."""
 
 ABOUT = ('all', 'positives', 'confidence')
 """Whose targets are softened, see :meth:`SoftTargetLoss.alpha_of`."""
@@ -119,7 +119,9 @@ class SoftTargetLoss:
         return self.alpha_t * self.is_positive(past, hard, weight).to(past.dtype)
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
-        """How sure the teacher is that there is an object: its largest probability of a foreground class.
+        """How sure the teacher is that there is an object.
+
+        Its largest probability of a foreground class.
 
         Args:
             past (Tensor): As in :meth:`alpha_of`.
@@ -131,7 +133,9 @@ class SoftTargetLoss:
         return self.probability(past.amax(-1, keepdim=True) if past.dim() > 1 else past)
 
     def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """Samples with a hard positive, and near positives: those that the teacher gives 0.1 or more.
+        """Samples with a hard positive, and near positives.
+
+        The near ones are those that the teacher gives 0.1 or more.
 
         Args:
             past (Tensor): As in :meth:`alpha_of`.
@@ -162,7 +166,7 @@ class SoftTargetLoss:
 
     @classmethod
     def takes(cls, loss: nn.Module) -> bool:
-        """Whether it computes what this instance of the stock loss computes, with all its settings."""
+        """Whether it computes what this instance of the stock loss does, with all its settings."""
         return True
 
 
@@ -175,7 +179,10 @@ SOFT_FORMS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {}
 """The soft-target drop-in of each hard-target loss, see :func:`register_soft_loss`."""
 
 ON_DEMAND = {'mmpretrain': 'pskd_mmpretrain'}
-"""The modules here that register forms of a package's losses when one of these is met: it need not be installed."""
+"""The modules here that register forms of a package's losses when one of these is met.
+
+It need not be installed.
+"""
 
 
 def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> None:
@@ -198,7 +205,10 @@ def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> No
 
 
 def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
-    """The class of a loss's soft-target form: its own if it has one already; None if there is none."""
+    """The class of a loss's soft-target form: its own if it has one already.
+
+    None if there is none.
+    """
     if isinstance(loss, SoftTargetLoss):
         return type(loss)
     package = type(loss).__module__.partition('.')[0]

@@ -1,4 +1,7 @@
-"""Reading the call of a softmax loss: what is classified, by which labels, and how much it counts."""
+"""Reading the call of a softmax loss.
+
+What is classified, by which labels, and how much it counts.
+"""
 from typing import Any, List, NamedTuple, Optional
 
 import torch
@@ -55,7 +58,10 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
 
 
 def softmax_logits(loss: nn.Module, prediction: Any) -> List[Any]:
-    """The logits (N, C) of each classification, from a prediction as the loss is given it: SimCC has two."""
+    """The logits (N, C) of each classification, from a prediction as the loss is given it.
+
+    SimCC has two.
+    """
     if is_simcc_loss(loss):
         return [axis.flatten(0, 1) * loss.beta for axis in prediction]
     return [prediction]
@@ -67,7 +73,10 @@ def is_simcc_loss(loss: nn.Module) -> bool:
 
 
 def is_softmax_loss(loss: nn.Module) -> bool:
-    """Whether a loss classifies by a softmax over classes or bins: not by sigmoids, and not by heatmaps."""
+    """Whether a loss classifies by a softmax over classes or bins.
+
+    Not by sigmoids, and not by heatmaps.
+    """
     sigmoid = getattr(loss, 'use_sigmoid', False) or isinstance(loss, nn.BCEWithLogitsLoss)
     return is_simcc_loss(loss) or not (sigmoid or hasattr(loss, 'use_target_weight'))
 

@@ -54,7 +54,9 @@ def answering_on_features(built: Built, student: nn.Module, heads: Sequence[Taug
 
     Args:
         built (Built): The model, of which backbone and neck are those of the student.
-        student, heads, metainfo: As in :func:`answering`.
+        student (nn.Module): As in :func:`answering`, like the next two.
+        heads (Sequence[TaughtHead]): Those to teach.
+        metainfo (dict, optional): Of the student's keypoints. Defaults to None.
 
     Raises:
         UsageError: If it cannot teach the student's head; names the reason.

@@ -96,7 +96,10 @@ class FixedModes:
 
 
 def is_random(module: nn.Module) -> bool:
-    """Whether a module draws random numbers in train mode: dropout, drop path and attention with dropout."""
+    """Whether a module draws random numbers in train mode.
+
+    Dropout, drop path and attention with dropout.
+    """
     kinds = [kind.__name__.lower() for kind in type(module).__mro__]
     return isinstance(module, (_DropoutNd, nn.MultiheadAttention)) or any(
         'dropout' in kind or 'droppath' in kind or 'dropblock' in kind for kind in kinds)

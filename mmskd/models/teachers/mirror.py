@@ -95,7 +95,7 @@ class Mirror:
         self.teacher = teacher
 
     def share(self, prefix: SharedPrefix) -> None:
-        """Let the teacher go on from where the student's backbone has come to, whenever ``prefix`` holds."""
+        """Let the teacher go on from where the student's backbone is, whenever ``prefix`` holds."""
         handle = prefix.listen(self._ask_root)
         if handle is not None:
             self._shared = prefix
@@ -107,7 +107,7 @@ class Mirror:
         self._answers.clear()
 
     def listen(self, name: str, listener: Callable[[Any, Any], None]) -> None:
-        """Call ``listener`` with all that the head of this name and the teacher's return, each time."""
+        """Call ``listener`` with all that this head and the teacher's return, each time."""
         self._listeners.setdefault(name, []).append(listener)
 
     def remove(self) -> None:

@@ -122,7 +122,10 @@ def shared_features_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> O
 
 
 def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
-    """The teacher classifies the student's images: one prediction, for the one loss of the one head."""
+    """The teacher classifies the student's images.
+
+    One prediction, for the one loss of the one head.
+    """
 
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
         logits = teacher(args[0], mode='tensor')

@@ -67,7 +67,9 @@ class PastSelf:
 
     @torch.no_grad()
     def average(self, momentum: float) -> Optional[str]:
-        """Move towards the student's present weights: ``momentum * mine + (1 - momentum) * theirs``.
+        """Move towards the student's present weights.
+
+        ``momentum * mine + (1 - momentum) * theirs``.
 
         The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm
         layer looks at its running statistics, which are those of the rank, only where they are

@@ -1,4 +1,7 @@
-"""The frozen first stages of a backbone, which a model and its past self have in common: computed once."""
+"""The frozen first stages of a backbone, which a model and its past self have in common.
+
+Computed once.
+"""
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, Iterator, List
@@ -80,7 +83,7 @@ class SharedPrefix:
 
 
 def prefix_of(backbone: nn.Module) -> List[str]:
-    """Names of the modules that a backbone calls one after the other and does not train, from its input on.
+    """Names of the modules, from the input on, that a backbone calls in turn and does not train.
 
     Args:
         backbone (nn.Module): Any. Known are ResNets whose ``forward`` is MMDetection's, and mmskd's

@@ -1,4 +1,4 @@
-"""Teachers with other keypoints, images or bins than the student, whose answers are brought to the student's."""
+"""Teachers with other keypoints, images or bins, whose answers are brought to the student's."""
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch

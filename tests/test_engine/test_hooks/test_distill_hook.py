@@ -162,7 +162,8 @@ def test_autocast_to_bfloat16(monkeypatch):
 @needs_mmdet
 @pytest.mark.parametrize('family', detectors.FAMILIES if HAS_MMDET else [])
 def test_detector_families(family):
-    """Every family that PS-KD supports learns features, classes and boxes, and its own losses stay."""
+    """Every family that PS-KD supports learns features, classes and boxes, and its own losses stay.
+    """
     student, teacher = detectors.build(family), detectors.build(family)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
@@ -408,7 +409,8 @@ def test_a_teacher_without_parameters():
 def test_testing_asks_for_no_teacher(data_root, tmp_path):
     hook = dict(type='mmskd.DistillHook', teacher=dict(config='gone.py', checkpoint='gone.pth'))
     cfg = pose_runs.config(data_root, tmp_path / 'run', [hook])
-    cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = cfg.val_dataloader, {}, cfg.val_evaluator
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, {}
+    cfg.test_evaluator = cfg.val_evaluator
     assert 'PCK' in str(runs.runner(cfg).test())
 
 

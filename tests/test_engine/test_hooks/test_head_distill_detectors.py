@@ -1,4 +1,6 @@
-"""HeadDistillHook on detectors: what is frozen stays bit for bit, the heads learn from the trained ones."""
+"""HeadDistillHook on detectors: what is frozen stays bit for bit, the heads learn from the trained
+ones.
+"""
 import pytest
 import torch
 from torch import nn
@@ -25,16 +27,23 @@ BOXES = {'train_cfg.rcnn.sampler.num': 32,
          **{f'roi_head.bbox_head.{key}': value for key, value in STAGE.items()}}
 SMALLER = {
     **dict.fromkeys(FAMILIES, {
-        **DENSE, 'bbox_head.feat_channels': 64, 'bbox_head.stacked_convs': 2
-    }), 'ssd': DENSE, 'faster_rcnn': BOXES, 'mask_rcnn': {
-        **BOXES, 'roi_head.mask_head.num_classes': CLASSES, 'roi_head.mask_head.num_convs': 1
-    }, 'cascade_rcnn': {
-        **{f'train_cfg.rcnn.{stage}.sampler.num': 32 for stage in range(3)}, **{
-            f'roi_head.bbox_head.{stage}.{key}': value for stage in range(3) for key, value in STAGE.items(
-            )
-        }
+        **DENSE, 'bbox_head.feat_channels': 64,
+        'bbox_head.stacked_convs': 2
+    }),
+    'ssd': DENSE,
+    'faster_rcnn': BOXES,
+    'mask_rcnn': {
+        **BOXES, 'roi_head.mask_head.num_classes': CLASSES,
+        'roi_head.mask_head.num_convs': 1
+    },
+    'cascade_rcnn': {
+        f'train_cfg.rcnn.{stage}.sampler.num': 32
+        for stage in range(3)
     },
 }
+for stage in range(3):
+    SMALLER['cascade_rcnn'].update(
+        {f'roi_head.bbox_head.{stage}.{key}': value for key, value in STAGE.items()})
 """Besides ``detectors.SMALLER``; which outputs there are, and what they mean, is not touched."""
 
 
@@ -243,16 +252,24 @@ def test_query_models_are_refused(family):
 
 @pytest.mark.parametrize(
     'family, changes, heads, message',
-    [('retinanet', {'bbox_head.type': 'FreeAnchorRetinaHead'}, None,
-      'FreeAnchorRetinaHead\\) cannot learn from a trained head.*bag of anchors'),
-     ('faster_rcnn', {'roi_head.type': 'PISARoIHead'}, None, 'model.roi_head is PISARoIHead'),
-     ('faster_rcnn', {'roi_head.bbox_head.reg_decoded_bbox': True}, None, 'reg_decoded_bbox=True'),
+    [('retinanet', {
+        'bbox_head.type': 'FreeAnchorRetinaHead'
+    }, None, 'FreeAnchorRetinaHead\\) cannot learn from a trained head.*bag of anchors'),
+     ('faster_rcnn', {
+         'roi_head.type': 'PISARoIHead'
+     }, None, 'model.roi_head is PISARoIHead'),
+     ('faster_rcnn', {
+         'roi_head.bbox_head.reg_decoded_bbox': True
+     }, None, 'reg_decoded_bbox=True'),
      ('faster_rcnn', {}, ['rpn_head'], r'model.rpn_head \(RPNHead\) cannot learn.*not known'),
      ('faster_rcnn', {}, ['roi_head.mask_head'
                           ], 'has no roi_head.mask_head. .*: roi_head.bbox_head'),
-     ('fcos', {'bbox_head.loss_cls.type': 'EQLV2Loss'}, None, 'EQLV2Loss, has no soft-target form'),
-     ('fcos', {'bbox_head.loss_centerness': dict(type='L1Loss', _delete_=True)
-               }, None, 'model.bbox_head.loss_centerness is L1Loss'), ])
+     ('fcos', {
+         'bbox_head.loss_cls.type': 'EQLV2Loss'
+     }, None, 'EQLV2Loss, has no soft-target form'),
+     ('fcos', {
+         'bbox_head.loss_centerness': dict(type='L1Loss', _delete_=True)
+     }, None, 'model.bbox_head.loss_centerness is L1Loss'), ])
 def test_what_cannot_be_aligned_is_named(family, changes, heads, message, tmp_path):
     if 'bbox_head.loss_cls.type' in changes:
         model = build(family)

@@ -1,4 +1,6 @@
-"""NKDLoss in DistillHook and PSKDHook, on the heads of detectors and pose estimators that have a softmax."""
+"""NKDLoss in DistillHook and PSKDHook, on the heads of detectors and pose estimators that have a
+softmax.
+"""
 import copy
 
 import pytest

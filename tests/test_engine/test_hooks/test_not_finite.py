@@ -176,7 +176,7 @@ def test_a_teacher_whose_weights_are_not_finite_is_refused(tmp_path):
 def test_a_fingerprint_knows_each_bit_and_the_order():
     tensors = [torch.randn(3, 4), torch.arange(5), torch.tensor(True), torch.randn(2).half()]
     known = {fingerprint(tensors).item()}
-    for index, tensor in enumerate(tensors):
+    for index in range(len(tensors)):
         changed = [each.clone() for each in tensors]
         flat = changed[index].view(-1)
         flat[-1] = ~flat[-1] if flat.dtype == torch.bool else flat[-1] + 1e-3 * (

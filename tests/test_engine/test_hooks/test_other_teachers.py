@@ -1,8 +1,10 @@
-"""Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both stages."""
+"""Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both
+stages.
+"""
 import copy
 import os
 import re
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,8 @@ WHOLE = 'mmpose::wholebody_2d_keypoint/rtmpose/coco-wholebody'
 LARGE = f'{WHOLE}/rtmpose-l_8xb32-270e_coco-wholebody-384x288.py'
 NARROW = {'backbone.deepen_factor': 0.167, 'backbone.widen_factor': 0.25, 'head.in_channels': 256}
 REAL = {
-    'head.input_size': (192, 256), 'head.in_featuremap_size': (6, 8),
+    'head.input_size': (192, 256),
+    'head.in_featuremap_size': (6, 8),
     'head.decoder.input_size': (192, 256)
 }
 EIGHT = ('snout', 'left_eye', 'right_eye', 'left_wrist', 'right_wrist', 'left_ankle', 'right_ankle',
@@ -82,17 +85,21 @@ def assert_settled(model, hook, data):
 
 CASES = {
     '133 to 17, by name': (dict(), ('rtmw', 'coco_wholebody', {}), 'by_name', 17),
-    '133 to 8, by name': (dict(names=EIGHT, **{
-        'head.out_channels': 8
-    }), ('rtmw', 'coco_wholebody', {}), 'by_name', 6), '133 to 8, by dict': (dict(
-        names=EIGHT, **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}), {
-            'snout': 'nose', 3: 91, 'tail': 22
-        }, 3), '384x288 to 256x192': (REAL, (LARGE, 'coco_wholebody', NARROW), 'by_name', 17),
+    '133 to 8, by name': (dict(
+        names=EIGHT, **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}), 'by_name', 6),
+    '133 to 8, by dict': (dict(names=EIGHT,
+                               **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}), {
+                                   'snout': 'nose',
+                                   3: 91,
+                                   'tail': 22
+                               }, 3),
+    '384x288 to 256x192': (REAL, (LARGE, 'coco_wholebody', NARROW), 'by_name', 17),
     'HRNet to RTMPose': (dict(), ('hrnet', 'coco', {}), None, 17),
     'RTMPose to HRNet': (dict(family='hrnet'), ('rtmpose', 'coco', {}), 'by_name', 17),
     'HRNet to Hourglass, larger': (dict(family='hourglass'), ('hrnet', 'coco', {}), 'by_name', 17),
     'other values': (dict(), ('rtmpose', 'coco', {
-        'data_preprocessor.mean': [0., 0., 0.], 'data_preprocessor.bgr_to_rgb': False
+        'data_preprocessor.mean': [0., 0., 0.],
+        'data_preprocessor.bgr_to_rgb': False
     }), None, 17),
 }
 
@@ -337,7 +344,8 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
 
 
 def test_a_translated_teacher_is_compiled_too(tmp_path):
-    """Its model of MMPose answers in bfloat16; what becomes of the answers is float32, and close."""
+    """Its model of MMPose answers in bfloat16; what becomes of the answers is float32, and close.
+    """
     model = student().eval()
     data = poses.batch(model)
     terms = []

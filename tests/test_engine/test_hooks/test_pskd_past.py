@@ -34,7 +34,9 @@ class InterruptHook(Hook):
 
 
 class Recorder(Hook):
-    """The past self (or None) and the student at the start of each iteration, and EMAHook's average."""
+    """The past self (or None) and the student at the start of each iteration, and EMAHook's
+    average.
+    """
 
     priority = 'VERY_LOW'
 

@@ -1,4 +1,6 @@
-"""What a step with a past self does more than a stock one, counted: no times, which depend on the machine."""
+"""What a step with a past self does more than a stock one, counted: no times, which depend on the
+machine.
+"""
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +30,8 @@ class HostSyncs(TorchDispatchMode):
 def counts(model, monkeypatch):
     """Of one forward and backward."""
     found = dict(assigned=0, pairs=0)
-    assigner, assign, wrap = model.bbox_head.assigner, model.bbox_head.assigner.assign, pairing._wrap
+    assigner, wrap = model.bbox_head.assigner, pairing._wrap
+    assign = assigner.assign
 
     def counting(key, function):
         def call(*args, **kwargs):

@@ -1,4 +1,6 @@
-"""What holds for every hook that teaches: no step passes untaught, and a resume is one only if it was."""
+"""What holds for every hook that teaches: no step passes untaught, and a resume is one only if it
+was.
+"""
 import copy
 
 import pytest
@@ -88,8 +90,10 @@ def test_recomputed_activations_are_those_of_the_teacher(kind, tmp_path):
         detectors.losses(student)
         assert hook.disagreement > 1e-4
         return
-    hook = HeadDistillHook(saved(other, tmp_path), reinit_head=True) if kind is HeadDistillHook else \
-        DistillHook(teacher=other)
+    if kind is HeadDistillHook:
+        hook = HeadDistillHook(saved(other, tmp_path), reinit_head=True)
+    else:
+        hook = DistillHook(teacher=other)
     hook.attach(student)
     losses = detectors.losses(student)
     term = losses['distill_loss_cls' if kind is HeadDistillHook else 'loss_logit']

@@ -63,7 +63,8 @@ def test_a_step_is_close_to_one_in_float32_and_keeps_float32_weights(model):
 
 
 def test_weight_zero_is_stock_and_an_unchanged_past_self_agrees(model):
-    """With ``precision=None`` the past self says in bfloat16 exactly what the student says in it."""
+    """With ``precision=None`` the past self says in bfloat16 exactly what the student says in it.
+    """
     wrapper = wrapper_of(model)
     with wrapper.optim_context(model):
         stock = detectors.total(detectors.losses(model))
@@ -76,11 +77,13 @@ def test_weight_zero_is_stock_and_an_unchanged_past_self_agrees(model):
 
 
 def test_maps_narrower_than_a_stride_have_whole_gradients():
-    """torch's CPU kernels leave parts of them unwritten in bfloat16: an FPN's extra levels on small images."""
+    """torch's CPU kernels leave parts of them unwritten in bfloat16: an FPN's extra levels on small
+    images.
+    """
     model = nn.Module()
     model.backbone = nn.Conv2d(32, 32, 3, stride=2, padding=1)
     image = torch.randn(2, 32, 1, 1)
-    for step in range(4):
+    for _ in range(4):
         garbage = [torch.full((32 * 32 * 9, ), 1e30) for _ in range(8)]
         del garbage
         with wrapper_of(model).optim_context(model):

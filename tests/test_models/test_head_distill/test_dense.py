@@ -1,4 +1,6 @@
-"""What is compared between two one-stage heads, against formulas and against the heads' own decoding."""
+"""What is compared between two one-stage heads, against formulas and against the heads' own
+decoding.
+"""
 import pytest
 import torch
 
@@ -116,7 +118,8 @@ def test_more_images_or_more_background_do_not_change_the_loss(family):
 
 @pytest.mark.parametrize('family', DECODED)
 def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
-    """Train-mode outputs, as they are compared here, against eval-mode outputs decoded by the head."""
+    """Train-mode outputs, as they are compared here, against eval-mode outputs decoded by the head.
+    """
     # or half the boxes are inside out
     options = {'rtmdet': {'bbox_head.exp_on_reg': True}}.get(family, {})
     head = build(family, **{'bbox_head.num_classes': 1, **options}).eval()
@@ -153,7 +156,8 @@ def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
 
 
 def in_order(scores, family):
-    """Class scores that fall from prior to prior, so that the head reports the boxes in that order."""
+    """Class scores that fall from prior to prior, so that the head reports the boxes in that order.
+    """
     total = sum(level.numel() for level in scores)
     falling, begin = [], 0
     for level in scores:
@@ -166,7 +170,9 @@ def in_order(scores, family):
 
 
 def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
-    """RTMDet may predict negative distances; an overlap would reward a box for being more inside out."""
+    """RTMDet may predict negative distances; an overlap would reward a box for being more inside
+    out.
+    """
     head = build('rtmdet')
     scores = [torch.full((1, CLASSES, 1, 1), 20., dtype=torch.float64)]
     teacher = torch.tensor([3., 4., 5., 6.], dtype=torch.float64).view(1, 4, 1, 1)

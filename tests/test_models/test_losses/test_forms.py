@@ -79,7 +79,7 @@ def reference(name, form, alpha, student, past, rest):
         for z, past_z, y in zip(student, past, targets):
             y, logp, q = (10. * y).softmax(-1), (3. * z).log_softmax(-1), (3. * past_z).softmax(-1)
 
-            def kl(t):
+            def kl(t, logp=logp):
                 return t * (t.log() - logp)
 
             total = total + (mix(form, alpha, y, q, kl, kl) * factor).mean(-1).mul(weight).sum() / K

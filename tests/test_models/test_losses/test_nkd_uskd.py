@@ -21,7 +21,8 @@ def numbers(seed=0):
 
 
 def mixtures():
-    """Soft labels of mixup: two classes each, but for one sample that was mixed with its own class."""
+    """Soft labels of mixup: two classes each, but for one sample that was mixed with its own class.
+    """
     labels = torch.zeros(N, C, dtype=torch.float64)
     for n in range(N):
         labels[n, n % C] += 0.7

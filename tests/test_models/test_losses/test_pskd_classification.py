@@ -147,6 +147,7 @@ def test_forms(form, about):
 def test_a_sample_of_a_classifier_is_always_positive():
     with pytest.raises(
             ValueError,
-            match="^PSKDHook: model.criterion.* knows no about 'positives', only 'all', 'confidence'"
+            match='^PSKDHook: model.criterion.* '
+                  "knows no about 'positives', only 'all', 'confidence'"
     ):
         PSKDHook(loss_module='criterion', about='positives').attach(TinyClassifier())

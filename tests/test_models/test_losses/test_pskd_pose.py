@@ -1,4 +1,5 @@
-"""The PS-KD drop-ins of MMPose's losses: stock numbers without a past self, the formula with one."""
+"""The PS-KD drop-ins of MMPose's losses: stock numbers without a past self, the formula with one.
+"""
 import pytest
 import torch
 

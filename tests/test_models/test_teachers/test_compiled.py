@@ -1,4 +1,6 @@
-"""The teacher compiled for inference says what the teacher says, and follows what it was compiled from."""
+"""The teacher compiled for inference says what the teacher says, and follows what it was compiled
+from.
+"""
 import copy
 
 import pytest
@@ -12,7 +14,8 @@ from mmskd.models.teachers.folding import folded
 
 
 class Block(nn.Module):
-    """Named as in residual networks, with a norm of each kind and a convolution that is used twice."""
+    """Named as in residual networks, with a norm of each kind and a convolution that is used twice.
+    """
 
     def __init__(self):
         super().__init__()
@@ -74,7 +77,9 @@ def test_norms_are_folded_where_one_follows_one(source, images):
 
 
 class Residual(nn.Module):
-    """A convolution and a norm layer behind it, by names that say so; what happens is up to a function."""
+    """A convolution and a norm layer behind it, by names that say so; what happens is up to a
+    function.
+    """
 
     def __init__(self, forward, norm=nn.BatchNorm2d):
         super().__init__()
@@ -277,8 +282,9 @@ def test_the_source_is_not_changed(source, images):
                                                ('faster_rcnn', 1e-3), ('deformable_detr', 1e-2),
                                                ('rtmdet', 0.1)])
 def test_detectors_are_answered_the_same(family, tolerance):
-    """Float32: up to rounding. Bfloat16: the mean error of a probability (batch statistics of 2x2 places on noise
-    through untrained weights, as of RTMDet here, blow errors up)."""
+    """Float32: up to rounding. Bfloat16: the mean error of a probability (batch statistics of 2x2
+    places on noise through untrained weights, as of RTMDet here, blow errors up).
+    """
     pytest.importorskip('mmdet')
     from mmskd.engine.hooks import PSKDHook
     from tests.support import detectors
@@ -300,8 +306,9 @@ def test_detectors_are_answered_the_same(family, tolerance):
 
 
 def test_the_first_pass_says_what_all_others_say():
-    """Else a resumed run, whose first pass teaches, would not be exact. A part that gives up bfloat16 (RoIAlign does)
-    writes weights, which is no use of them."""
+    """Else a resumed run, whose first pass teaches, would not be exact. A part that gives up
+    bfloat16 (RoIAlign does) writes weights, which is no use of them.
+    """
     pytest.importorskip('mmdet')
     from mmskd.engine.hooks import PSKDHook
     from tests.support import detectors

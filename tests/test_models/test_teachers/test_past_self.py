@@ -84,7 +84,8 @@ def test_state_goes_round(student):
 
 
 def test_a_forward_patched_on_the_student_is_not_called(student, images):
-    """Activation checkpointing replaces ``forward`` on the instance by a closure over the student."""
+    """Activation checkpointing replaces ``forward`` on the instance by a closure over the student.
+    """
     calls = []
     stock = student.frozen.forward
     student.frozen.forward = lambda x: calls.append(1) or stock(x)

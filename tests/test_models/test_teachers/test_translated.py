@@ -168,7 +168,9 @@ def test_ensembles_average_over_those_that_know(kind):
 @pytest.mark.parametrize('mine', ['rtmpose', 'heatmap'])
 @pytest.mark.parametrize('theirs', ['rtmpose', 'heatmap'])
 def test_the_mirror_is_looked_into_and_out_of(mine, theirs):
-    """What it says of the mirrored crop is mirrored back: left is right, and 10 from the left is from the right."""
+    """What it says of the mirrored crop is mirrored back: left is right, and 10 from the left is
+    from the right.
+    """
 
     class Eyes(Fires):
         """Sees the left keypoint where the image is white, the right one where it is black."""
