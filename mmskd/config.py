@@ -78,7 +78,8 @@ def load_config(name: str) -> Config:
     except (FileNotFoundError, ModuleNotFoundError, UsageError):
         raise
     except Exception as error:  # a config is a program
-        where = f', line {error.lineno}' if getattr(error, 'lineno', None) else ''
+        line = getattr(error, 'lineno', None)
+        where = f', line {line}' if line else ''
         text = ' '.join(str(getattr(error, 'msg', error)).split())
         raise UsageError(f'{name} cannot be read{where}: {type(error).__name__}: {text}') from error
 
@@ -193,7 +194,7 @@ def _ask_first(owner: Any, name: str, answer: Callable) -> None:
         reply = answer(*args, **kwargs)
         return original(*args, **kwargs) if reply is None else reply
 
-    ask.asks_mmskd = True
+    ask.asks_mmskd = True  # type: ignore[attr-defined]  # functions may have any
     setattr(owner, name, staticmethod(ask) if inspect.isclass(owner) else ask)
 
 

@@ -41,12 +41,12 @@ def _renamed(what: Callable, name: str) -> Callable:
     return what
 
 
-def _called(name: str, function: Callable) -> Callable:
+def _called(name: str, function: Any) -> Callable:
     """A function of its own that calls another: one may be found under several names."""
     return _renamed(lambda *args: function(*args), name)
 
 
-def _in_place_of(original: type) -> Callable[[type], type]:
+def _in_place_of(original: type) -> Callable[[type], Any]:
     """Decorates the class that is found where a checkpoint says ``original``."""
     return lambda cls: _renamed(cls, f'{original.__module__}.{original.__qualname__}')
 
@@ -250,12 +250,12 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f'refused GLOBAL {full_name}') from None
 
     def load_build(self) -> None:
-        kind = type(self.stack[-2])
+        kind = type(self.stack[-2])  # type: ignore[attr-defined]  # of pickle._Unpickler
         if kind not in _restricted_globals().values():
             raise pickle.UnpicklingError(f'refused GLOBAL {kind.__name__} that is filled')
-        super().load_build()
+        super().load_build()  # type: ignore[misc]  # of pickle._Unpickler
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]  # called with our kind
 
 
 @functools.cache

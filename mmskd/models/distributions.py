@@ -41,7 +41,7 @@ class Axis(NamedTuple):
         variance (float, optional): Of the bump that a label makes, in pixels squared. Defaults to
             None: as wide as that of the other side.
     """
-    count: int
+    count: int  # type: ignore[assignment]  # not tuple.count, which nothing calls
     step: float
     start: float = 0.
     variance: Optional[float] = None

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill: the old one goes when the new one is on the disk."""
 import os
 from collections import deque
-from typing import List
+from typing import List, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -43,6 +43,8 @@ class SafeCheckpointHook(CheckpointHook):
     Raises:
         DiskFullError: While saving, if there is no room; names the file, what is free and needed.
     """
+
+    backend_args: Optional[dict]
 
     def before_train(self, runner) -> None:
         """As the original; then delete what a killed run left half written, and validate if due."""

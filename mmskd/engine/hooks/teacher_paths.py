@@ -27,7 +27,9 @@ def keep_teacher_paths(runner, given: TeacherOption, folder: Optional[str]) -> N
     for hook in runner.cfg.get('custom_hooks') or ():
         teachers = hook.get('teacher') if isinstance(hook, dict) else None
         for teacher in teachers if isinstance(teachers, (list, tuple)) else [teachers]:
-            for key in FILES if isinstance(teacher, dict) else ():
+            if not isinstance(teacher, dict):
+                continue
+            for key in FILES:
                 if teacher.get(key) in changes:
                     teacher[key] = changes[teacher[key]]
     runner.dump_config()

@@ -64,6 +64,9 @@ class TeachingHook(Hook):
         hook.given_options = dict(list(given.arguments.items())[1:])
         return hook
 
+    _asked_once: bool
+    _proven: bool
+
     def __init__(self):
         self.heads_taught: List[TaughtHead] = []
         self._model: Optional[nn.Module] = None

@@ -92,6 +92,7 @@ class USKDHook(TeachingHook):
     state_key = 'mmskd_uskd'
     goes_with = ('PSKDHook', 'DistillHook')
     binding = ('layer', 'channels', 'num_classes', 'loss_module', 'tokens')
+    _recomputed: bool
 
     def __init__(self, layer: str, channels: int, num_classes: int,
                  loss_module: str = 'head.loss_module', tokens: str = 'mean',
@@ -106,7 +107,7 @@ class USKDHook(TeachingHook):
         loss = options.config('loss', loss, optional=True) or dict(type='mmskd.USKDLoss')
         self.loss = MODELS.build(dict(loss))
         self.classifier: Optional[nn.Linear] = None
-        self._called: Optional[nn.Module] = None  # the classifier, or its DDP wrapper
+        self._called: Any = None  # the classifier, or its DDP wrapper
         self._forget()
 
     # Without a Runner --------------------------------------------------------------------------
@@ -122,8 +123,7 @@ class USKDHook(TeachingHook):
         _refuse_double_head(model, self.layer)
         loss, = head.target_losses().values()
         if self.classifier is None:
-            self._build_classifier()
-            self.classifier.to(device_of(model))
+            self._build_classifier().to(device_of(model))
         for handle in (layer.register_forward_hook(Tap(self._after_layer)),
                        loss.register_forward_pre_hook(Tap(self._before_loss), with_kwargs=True)):
             undo.callback(handle.remove)
@@ -134,10 +134,11 @@ class USKDHook(TeachingHook):
         self._grad = torch.is_grad_enabled()
         return True
 
-    def _build_classifier(self) -> None:
+    def _build_classifier(self) -> nn.Linear:
         # the model draws the numbers that it draws without us
         with torch.random.fork_rng(devices=[]):
             self.classifier = self._called = nn.Linear(self.channels, self.num_classes)
+        return self.classifier
 
     def _after_layer(self, layer: nn.Module, args: tuple, output: Any) -> None:
         """The middle feature is there: compute the weak logits."""

@@ -44,7 +44,8 @@ class Gathered(NamedTuple):
     def select(self, keep: np.ndarray) -> 'Gathered':
         """Only the images of a mask."""
         position = np.cumsum(keep) - 1
-        detections, objects = (of.select(keep[of.images]) for of in (self.detections, self.objects))
+        detections = self.detections.select(keep[self.detections.images])
+        objects = self.objects.select(keep[self.objects.images])
         return Gathered(
             detections._replace(images=position[detections.images]),
             objects._replace(images=position[objects.images]), self.names,
@@ -300,5 +301,6 @@ def _detections(results: List[dict], names: List[str]) -> Detections:
     images = np.repeat(np.arange(len(results)), [len(result['scores']) for result in results])
     empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, np.int64))
     parts = [empty, *results]
-    return Detections.of(*(np.concatenate([part[key] for part in parts])
-                           for key in ('bboxes', 'scores', 'labels')), images)
+    boxes, scores, labels = (np.concatenate([part[key] for part in parts])
+                             for key in ('bboxes', 'scores', 'labels'))
+    return Detections.of(boxes, scores, labels, images)

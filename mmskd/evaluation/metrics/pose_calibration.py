@@ -1,5 +1,5 @@
 """How far the keypoint scores of a pose estimator can be trusted."""
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -205,15 +205,18 @@ class PoseCalibrationMetric(BaseMetric):
                  'the samples have different numbers of keypoints')
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
+        scores, hits, counts = (
+            np.array([result[key] for result in results], kind).reshape(shape)
+            for key, kind in (('scores', float), ('hits', bool), ('counts', bool)))
         keypoints = Keypoints(
-            *(np.array([result[key] for result in results], kind).reshape(shape)
-              for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
+            scores, hits, counts,
             np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
         return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
 
     def gather_from(self, dataset, samples: Sequence[dict]) -> GatheredKeypoints:
         """Arrays of the predictions on a whole data set, in its order."""
-        self.dataset_meta, self.results = dataset.metainfo, []
+        self.dataset_meta = dataset.metainfo
+        self.results: List[dict] = []
         self.process(None, samples)
         return self.gather(self.results)._replace(files=image_files(dataset))
 
@@ -258,7 +261,7 @@ class PoseCalibrationMetric(BaseMetric):
         return [names.get(k, str(k)) for k in range(n_keypoints)]
 
     def _sigmas(self, n_keypoints: int) -> np.ndarray:
-        sigmas = (self.dataset_meta or {}).get('sigmas')
+        sigmas: Any = (self.dataset_meta or {}).get('sigmas')
         _require(sigmas is not None, "hit='oks' needs the data set's meta information (sigmas)")
         _require(len(sigmas) == n_keypoints, f'the data set has {len(sigmas)} sigmas, but '
                  f'{n_keypoints} keypoints are predicted')

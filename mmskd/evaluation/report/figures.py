@@ -174,7 +174,8 @@ def _f1_chart(groups: Dict[int, Tradeoff], names: Sequence[str], highest: float)
 
 def _small_charts(groups: Dict[int, Tradeoff], labels: Sequence[int], judged: Judged,
                   names: Sequence[str], highest: float) -> List[Chart]:
-    precision, f1 = {}, {}
+    precision: dict = {}
+    f1: dict = {}
     for label in labels:
         precision[judged.names[label]] = [
             Curve(group, _recall_axis(of.precision_at_recall), of.precision_at_recall[label])

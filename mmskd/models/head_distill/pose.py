@@ -1,5 +1,5 @@
 """A trained pose head teaches another: the terms are those of DWPose, by the head's own loss."""
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -48,7 +48,8 @@ class PoseDistiller:
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        for part in (self._mirror, self._logits, *self.heads):
+        parts: Tuple[Any, ...] = (self._mirror, self._logits, *self.heads)
+        for part in parts:
             part.remove()
 
     def describe(self) -> List[str]:

@@ -86,8 +86,8 @@ class DenseAdapter(HeadAdapter):
         for key in self.box_losses():
             mine, theirs = (side[self.box_output(key)] for side in sides)
             priors = self.priors(mine, sizes)
-            boxes = (self.corners(prediction, priors) for prediction in (mine, theirs))
-            lessons.append(BoxLesson(*boxes, weight))
+            lessons.append(
+                BoxLesson(self.corners(mine, priors), self.corners(theirs, priors), weight))
         return lessons
 
     def box_losses(self) -> Dict[str, Callable]:

@@ -24,7 +24,7 @@ class _KeypointLoss(SoftTargetLoss):
     beside that of the labels: a label that is spread over many bins has no bin near 1 either.
     """
     forms, abouts = FORMS, ABOUT
-    places = (-2, -1)  # the dimensions over which a keypoint is spread
+    places: Tuple[int, ...] = (-2, -1)  # the dimensions over which a keypoint is spread
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
         """The peak of each keypoint as a share of the highest peak of the labels, in [0, 1].
@@ -80,7 +80,7 @@ class PSKDKLDiscretLoss(_KeypointLoss, KLDiscretLoss):
         Returns:
             Tensor: The loss, a scalar.
         """
-        pred_simcc, past_simcc = self.split(pred_simcc)
+        pred_simcc, past_simcc = self.split(pred_simcc)  # type: ignore[assignment]  # two axes
         if past_simcc is None:
             return super().forward(pred_simcc, gt_simcc, target_weight)
         keypoints = pred_simcc[0].size(1)

@@ -2,7 +2,7 @@
 import copy
 import importlib
 from collections import OrderedDict
-from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +51,16 @@ class SoftTargetLoss:
     about: str = 'all'
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
-    forms = FORMS[:1]
-    abouts = ABOUT[:1]
+    forms: Tuple[str, ...] = FORMS[:1]
+    abouts: Tuple[str, ...] = ABOUT[:1]
+    if TYPE_CHECKING:  # of the loss that this is mixed into
+        forward: Callable[..., Any]
+        loss_weight: float
+        reduction: str
 
     def __call__(self, *args, **kwargs):
         with record_function(LOSS):
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # nn.Module's
 
     def reset(self, measure: bool = True) -> None:
         """Forget the calls so far; ``measure`` the differences in those that follow."""

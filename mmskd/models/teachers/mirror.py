@@ -135,7 +135,7 @@ class Mirror:
 
         def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
             """Let the teacher's answer ride along with the output."""
-            if self.teacher is None or not self._answers.get(name):
+            if self.teacher is None or join is None or not self._answers.get(name):
                 return None
             answer = self._answers[name].pop()
             for listener in self._listeners.get(name, ()):

@@ -155,7 +155,7 @@ class View(nn.Module):
         self._bridges = [bridge(theirs, mine)
                          for theirs, mine in zip(self.crops.in_students_pixels(axes), answers.axes)]
         index = [0 if one is None else one for one in mapped]
-        index = [mirrored[one] for one in index] if self.mirrored else index
+        index = [mirrored[one] for one in index] if mirrored is not None else index
         self.register_buffer('index', torch.tensor(index), persistent=False)
         self.register_buffer('knows', torch.tensor([one is not None for one in mapped]),
                              persistent=False)
