@@ -111,7 +111,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         alpha_t = self.alpha_of(past, labels)
         loss = pskd_cross_entropy(logits, labels, past, alpha_t, self.form)
         if self.class_weight is not None:
-            class_weight = logits.new_tensor(self.class_weight)
+            class_weight = torch.as_tensor(self.class_weight).to(logits)
             loss = loss * class_weight[labels.clamp(0, logits.size(1) - 1)]
         return loss, valid
 
@@ -125,7 +125,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
             hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
         loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_of(past, hard), self.form)
         if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
-            loss = loss * (1 + (logits.new_tensor(self.class_weight) - 1) * hard)
+            loss = loss * (1 + (torch.as_tensor(self.class_weight).to(logits) - 1) * hard)
         return loss, valid
 
 

@@ -46,7 +46,8 @@ class _SoftenedSoftmax(SoftmaxLoss):
     def _weigh(self, logits: Tensor, label: Tensor) -> Tensor:
         """The class weight of each sample, (N,); 0 where it is ignored."""
         given = self._inner(self).class_weight
-        classes = logits.new_ones(logits.size(1)) if given is None else logits.new_tensor(given)
+        classes = (logits.new_ones(logits.size(1)) if given is None else
+                   torch.as_tensor(given).to(logits))
         if label.shape == logits.shape:
             return (label.to(logits) * classes).sum(1)
         label = label.view(-1)
