@@ -5,7 +5,6 @@ import pytest
 import torch
 from mmengine.config import config as mmengine_config
 
-
 # Here a test builds a model or a run for each of its cases, which take another way through mmdet
 # or mmpose, and the same way through mmskd as the first.
 BUILDS_MODELS = ('test_engine', 'test_head_distill', 'test_heads', 'test_teachers')

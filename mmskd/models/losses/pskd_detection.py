@@ -8,6 +8,7 @@ from typing import Optional, Tuple, Union
 
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
+import torch
 from torch import Tensor
 
 from mmskd.errors import UsageError
