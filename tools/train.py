@@ -25,6 +25,7 @@ from mmskd.engine.launch import (
     CheckpointAction,
     KeyValueAction,
     OneLineParser,
+    TeacherAction,
     add_common_arguments,
     check_checkpoint,
     draw_predictions,
@@ -40,7 +41,9 @@ PROFILED = 10  # iterations
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
 # What a method adds to the name of the work dir, so that it is not the baseline's
 METHOD_SUFFIXES = {
-    '--pskd': '_pskd', '--distill-from': '_distill', '--head-distill': '_head_distill'
+    '--pskd': '_pskd',
+    '--distill-from': '_distill',
+    '--head-distill': '_head_distill'
 }
 NEWEST, NEWEST_OR_START = 'auto', 'auto-or-start'  # of --resume
 RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
@@ -57,9 +60,11 @@ def parse_args() -> argparse.Namespace:
         help='train with PS-KD, whatever the config says; options of PSKDHook may follow, as '
         'alpha_T=0.8')
     method.add_argument(
-        '--distill-from', nargs=2, metavar=('CONFIG', 'CHECKPOINT'),
+        '--distill-from', nargs='+', action=TeacherAction,
+        metavar=('CONFIG CHECKPOINT', 'KEY=VALUE'),
         help='let this trained model teach (DWPose, stage 1), with the losses that DistillHook '
-        'takes for the kind of head')
+        'takes for the kind of head; options of DistillHook may follow, as schedule=cosine stop=280'
+    )
     method.add_argument(
         '--head-distill', nargs='+', action=CheckpointAction, metavar=('CHECKPOINT', 'KEY=VALUE'),
         help='let the head of this trained model of the same config teach a fresh head on frozen '
@@ -102,13 +107,13 @@ def add_method(cfg: Config, args: argparse.Namespace) -> None:
     if args.pskd is not None:
         set_hook(cfg, 'PSKDHook', '--pskd', args.pskd)
     elif args.distill_from:
-        config, checkpoint = args.distill_from
+        config, checkpoint = args.distill_from['teacher'].values()
         # In full: a relative path in a config is relative to the config
         config = config if '::' in config else os.path.abspath(find_config(config))
         find_config(config)
         check_checkpoint(checkpoint)
         set_hook(cfg, 'DistillHook', '--distill-from',
-                 dict(teacher=dict(config=config, checkpoint=checkpoint)))
+                 dict(args.distill_from, teacher=dict(config=config, checkpoint=checkpoint)))
     elif args.head_distill:
         check_checkpoint(args.head_distill['checkpoint'])
         set_hook(cfg, 'HeadDistillHook', '--head-distill', args.head_distill)

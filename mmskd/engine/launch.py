@@ -56,6 +56,20 @@ class CheckpointAction(KeyValueAction):
         getattr(namespace, self.dest)['checkpoint'] = values[0]
 
 
+class TeacherAction(KeyValueAction):
+    """Config and checkpoint of a teacher and ``key=value`` options behind them.
+
+    One dict, with ``teacher``.
+    """
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if len(values) < 2:
+            parser.error(f'{option_string} takes a config, a checkpoint, and then key=value')
+        super().__call__(parser, namespace, values[2:], option_string)
+        teacher = dict(config=values[0], checkpoint=values[1])
+        getattr(namespace, self.dest)['teacher'] = teacher
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing share, in MMDetection and in MMPose."""
     parser.add_argument(

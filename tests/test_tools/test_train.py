@@ -59,6 +59,10 @@ def test_pskd_on_any_config(prepare):
     assert list(cfg.custom_hooks) == [
         dict(PSKD, alpha_T=0.5, precision='bfloat16', interval=None, heads=['rpn_head'])]
     assert cfg.work_dir.endswith('_pskd'), 'not where the baseline writes'
+    options = dict(alpha_T=0.8, form='kl', about='positives', schedule='cosine', begin=1, stop=10)
+    cfg = prepare('train', RETINANET, '--pskd',
+                  *(f'{key}={value}' for key, value in options.items()))
+    assert list(cfg.custom_hooks) == [dict(PSKD, **options)]
     assert 'custom_hooks' not in prepare('train', RETINANET)
 
 
@@ -260,6 +264,10 @@ def test_distillation_flags(prepare):
     assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', teacher=dict(
         config=POSE, checkpoint='teacher.pth'))
     assert cfg.work_dir.endswith('_distill')
+    cfg = prepare('train', POSE, '--distill-from', POSE, 'teacher.pth', 'schedule=cosine',
+                  'stop=200')
+    assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', schedule='cosine', stop=200,
+                                        teacher=dict(config=POSE, checkpoint='teacher.pth'))
     cfg = prepare('train', POSE, '--head-distill', 'trained.pth')
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth')
     assert cfg.work_dir.endswith('_head_distill') and cfg.train_cfg.max_epochs == 42
@@ -368,6 +376,12 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     'argv, message',
     [(['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
      (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
+     (['--distill-from', RETINANET
+       ], '--distill-from takes a config, a checkpoint, and then key=value'),
+     (['--distill-from', RETINANET, __file__, 'decay=False'
+       ], 'has no option decay; there are teacher, '),
+     (['--distill-from', RETINANET, __file__, 'schedule=linear'], "schedule must be 'rising', "),
+     (['--pskd', 'form=mix'], "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
      (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
      (['--head-distill', __file__, 'temperature=2'
        ], 'has no option temperature; there are checkpoint, gamma'),

@@ -196,6 +196,12 @@ HOOK_OPTIONS = [
     option('PSKDHook', 'heads=[1]', 'heads must be a list of names'),
     option('PSKDHook', "loss='mmskd.NKDLoss'", 'loss must be dict'),
     option('PSKDHook', 'loss=dict(weight=1)', 'loss must be dict'),
+    option('PSKDHook', "past='last'", "past must be 'epoch', 'average' or 'best'"),
+    option('PSKDHook', "past='average', past_momentum=1",
+           'past_momentum must be a number, at least 0, below 1'),
+    option('PSKDHook', 'past_momentum=0.9', "past_momentum is of past='average'"),
+    option('PSKDHook', "past='best', interval=2", "interval has no part in past='best'"),
+    option('PSKDHook', "loss_module='bbox_head.loss_cls'", '.*names the loss of a classifier'),
     option('PSKDHook', 'alpha=0.5',
            r'got an unexpected keyword argument .alpha.; there are alpha_T'),
     option('DistillHook', '', 'missing .*teacher'),
@@ -521,8 +527,10 @@ def main() -> None:
             if problem:
                 failures.append(
                     f'{index} {wrong.config or wrong.text} {" ".join(wrong.argv)}: {problem}')
-    tiny.finish('misuse', args, {'starts': len(chosen), 'in one line': len(chosen) - len(failures)},
-                failures)
+    tiny.finish('misuse', args, {
+        'starts': len(chosen),
+        'in one line': len(chosen) - len(failures)
+    }, failures)
 
 
 if __name__ == '__main__':

@@ -12,10 +12,8 @@ from .teaching_hook import unwrapped
 class BestValidated:
     """Which model CheckpointHook's ``save_best`` holds to be the best.
 
-    The first metric counts, if it names several.
-
-    It reads the score that CheckpointHook keeps in MMEngine's message hub, by its rule, and which a
-    resumed run goes on with.
+    Of several metrics the first counts. It reads the score that CheckpointHook keeps in MMEngine's
+    message hub, by its rule, and with which a resumed run goes on.
 
     Args:
         runner (Runner): In ``before_run`` or later.
@@ -33,15 +31,15 @@ class BestValidated:
         if runner.val_loop is None:
             raise UsageError(
                 "past='best' needs a validation to know the best by: set val_dataloader, "
-                "val_evaluator and "
-                'val_cfg (and leave out --no-validate), or choose another `past`')
+                'val_evaluator and val_cfg (and leave out --no-validate), or choose '
+                'another `past`')
         saving = next((hook for hook in runner.hooks
                        if isinstance(hook, CheckpointHook) and hook.save_best), None)
         if saving is None:
             raise UsageError(
                 "past='best' needs a metric to know the best by: set "
-                "default_hooks.checkpoint.save_best (as 'coco/bbox_mAP' or 'auto'), or choose "
-                "another `past`")
+                "default_hooks.checkpoint.save_best (as 'coco/bbox_mAP' or 'auto'), or "
+                'choose another `past`')
         self.metric = saving.key_indicators[0]
         self._key = 'best_score' if len(saving.key_indicators) == 1 else f'best_score_{self.metric}'
         self._runner = runner
@@ -58,7 +56,7 @@ class BestValidated:
     def model(self) -> nn.Module:
         """nn.Module: Which is validated, between two training steps.
 
-        EMAHook's average, where there is one.
+        EMAHook's, where it averages.
         """
         ema = next((hook for hook in self._runner.hooks if isinstance(hook, EMAHook)), None)
         return unwrapped(self._runner.model) if ema is None else ema.ema_model.module

@@ -25,8 +25,8 @@ class ClassifierAdapter(HeadAdapter):
         self._key = key
         if derives_from(head, 'ArcFaceClsHead'):
             self.refusal = (
-                'what it compares with the labels has a margin of the right class, which what a '
-                'teacher answers has not')
+                'what it compares with the labels has a margin of the right class, which '
+                'what a teacher answers has not')
 
     def __str__(self) -> str:
         return f'model.{self.name}.{self._key}' if self.name else f'model.{self._key}'
@@ -38,8 +38,8 @@ class ClassifierAdapter(HeadAdapter):
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
         return (
             f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form "
-            "of it "
-            '(mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.')
+            'of it (mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.'
+        )
 
     def target_losses(self) -> Dict[str, nn.Module]:
         return {self._key: self.head.get_submodule(self._key)}

@@ -19,13 +19,15 @@ class BoxHeadAdapter(HeadAdapter):
     @property
     def box_refusal(self) -> str:
         """str: Also if the boxes do not simply scale with the RoI, which the head is not given."""
-        head = self.head
+        head, refusal = self.head, super().box_refusal
+        if refusal:
+            return refusal
         if not head.with_reg:
             return 'it predicts no boxes (with_reg=False)'
         if type(head.bbox_coder).__name__ != 'DeltaXYWHBBoxCoder' or head.bbox_coder.add_ctr_clamp:
             return (f'its bbox_coder is {type(head.bbox_coder).__name__}, and supported is '
                     'DeltaXYWHBBoxCoder without add_ctr_clamp')
-        return super().box_refusal
+        return ''
 
     def box_weights(self, scores: Tensor) -> Tensor:
         """How much the teacher's boxes count: those of a class by its probability.

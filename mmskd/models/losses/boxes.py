@@ -12,6 +12,7 @@ from .functional import bins_kl
 from .soft_target import at_least_float32
 
 TINY = 1e-9  # the least area that GIoULoss divides by; boxes of queries are fractions of an image
+SAME = 1e-5  # of the extent of a box: sides that are closer than this are the same but for rounding
 
 
 class BoxLesson(NamedTuple):
@@ -34,9 +35,9 @@ class BoxDistillLoss(nn.Module):
 
     ``weight * sum_i c_i d(s_i, t_i) / sum_i c_i``, where ``c`` has no gradient and its sum is the
     mean over the ranks, at least 1. ``d`` is ``1 - GIoU`` of the decoded boxes (Rezatofighi et al.,
-    CVPR 2019; as CrossKD, Wang et al., CVPR 2024); for heads that predict bins it is
-    ``tau^2 KL(t || s)`` at temperature ``tau``, the mean over the four sides (LD, Zheng et al.,
-    CVPR 2022).
+    CVPR 2019; as CrossKD, Wang et al., CVPR 2024); for heads that predict B bins it is
+    ``tau^2 KL(t || s) / B`` at temperature ``tau``, the mean over the four sides (LD, Zheng et al.,
+    CVPR 2022; the division is that of the authors' code).
 
     ``c`` of a prior or a query is the square of the teacher's highest class score (times the
     objectness, where there is one): so the thousands of places in the background, whose boxes mean
@@ -44,7 +45,8 @@ class BoxDistillLoss(nn.Module):
     of that class.
 
     Args:
-        weight (float): Factor. Defaults to 1.0, CrossKD's.
+        weight (float): Factor. Defaults to 1.0, CrossKD's for overlaps; for bins LD has 0.25, and
+            CrossKD 4 with ``tau`` 1.
         tau (float): Temperature of bins. Defaults to 10.0, LD's.
 
     Raises:
@@ -75,7 +77,8 @@ class BoxDistillLoss(nn.Module):
         teacher, weight = teacher.detach(), weight.detach()
         total = over_ranks(weight.sum())
         if student.dim() == 3:
-            return (weight * bins_kl(student, teacher, self.tau)).sum() / total
+            divergence = bins_kl(student, teacher, self.tau) / student.size(-1)
+            return (weight * divergence).sum() / total
         from mmdet.models.losses import GIoULoss
         return overlap_term(GIoULoss(eps=TINY), student, teacher, weight, total)
 
@@ -86,7 +89,7 @@ def overlap_term(loss: Any, student: Tensor, teacher: Tensor, weight: Tensor,
 
     Where the teacher's sides are out of order, it teaches nothing. Where the student's are, an
     overlap would reward it for being more so, and the sides are drawn to the teacher's by their
-    distance.
+    distance. Where both agree, an overlap has a kink, at which rounding would make a gradient.
 
     Args:
         loss (Callable): As mmdet's losses of overlaps.
@@ -98,10 +101,10 @@ def overlap_term(loss: Any, student: Tensor, teacher: Tensor, weight: Tensor,
     Returns:
         Tensor: Scalar; 0 where both agree.
     """
-    weight = weight * _in_order(teacher)
-    in_order = _in_order(student)
+    distance, in_order = _relative_distance(student, teacher), _in_order(student)
+    weight = weight * _in_order(teacher) * (distance > SAME)
     overlap = box_term(loss, student, teacher, weight * in_order, total)
-    stray = (weight * ~in_order * _relative_distance(student, teacher)).sum() / total
+    stray = (weight * ~in_order * distance).sum() / total
     return overlap + loss.loss_weight * stray
 
 

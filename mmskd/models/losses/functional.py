@@ -25,6 +25,10 @@ RESCALED_AT_MOST = 5.
 """The largest factor of the form 'rescaled', that of alpha 0.8. Beyond it, it would go to infinity."""
 
 
+DEAD = 1e-6
+"""Standard deviation of a channel of features below which it says nothing, MMRazor's epsilon."""
+
+
 def progressive_target(hard: Tensor, past_prob: Tensor, alpha_t: Union[float, Tensor]) -> Tensor:
     """Soften a hard target with the past prediction: ``(1 - alpha_t) hard + alpha_t past``.
 
@@ -525,13 +529,15 @@ def _squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def _standardised(maps: Tensor) -> Tensor:
     """The rows (C, N * H * W) of a feature map, each less its mean, over its norm.
 
-    0 where all numbers of a row are the same but for the rounding of their mean: divided by its norm, that
-    would be a pattern with gradients beyond measure.
+    0 where all numbers of a row are the same but for the rounding of their mean, or have a standard
+    deviation below ``DEAD``: divided by its norm, that would be a pattern with gradients beyond measure. And
+    where there are but two: standardised, they are 1 and -1 whatever they were, and a gradient is rounding.
     """
     rows = at_least_float32(maps).transpose(0, 1).flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
     norm = centred.norm(dim=1, keepdim=True)
-    varies = norm > 8 * torch.finfo(rows.dtype).eps * rows.detach().norm(dim=1, keepdim=True)
+    rounding = 8 * torch.finfo(rows.dtype).eps * rows.detach().norm(dim=1, keepdim=True)
+    varies = (norm > rounding.clamp(min=DEAD * rows.size(1)**0.5)) & (rows.size(1) > 2)
     return centred * varies / norm.where(varies, torch.ones_like(norm))
 
 

@@ -50,8 +50,9 @@ class SoftmaxLoss(SoftTargetLoss):
 
 @MODELS.register_module()
 class PSKDTorchCrossEntropyLoss(SoftmaxLoss, nn.CrossEntropyLoss):
-    """``torch.nn.CrossEntropyLoss`` with the progressive target (Kim et al., ICCV 2021, eq. 3, 4).
+    """``torch.nn.CrossEntropyLoss`` with the progressive target.
 
+    Kim et al., ICCV 2021, eq. (3) and (4).
     ``(1 - alpha_t) CE(z, y) + alpha_t w CE(z, softmax(past))``: the loss is linear in the target,
     so mixing losses is mixing targets. ``CE(z, y)`` is that of torch, with its smoothing, class
     weights and ignored samples. w is the class weight of the sample's hard label (of soft labels,

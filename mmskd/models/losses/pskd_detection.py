@@ -6,9 +6,9 @@ there.
 """
 from typing import Optional, Tuple, Union
 
+import torch
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
-import torch
 from torch import Tensor
 
 from mmskd.errors import UsageError

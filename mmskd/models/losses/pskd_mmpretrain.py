@@ -1,6 +1,6 @@
 """PS-KD drop-ins for the softmax losses of MMPreTrain.
 
-Imported where one is met: that package need not be there.
+Imported where one of these is met: that package need not be there.
 """
 from typing import Optional
 
@@ -16,7 +16,10 @@ IGNORED = -100  # torch's default, which MMPreTrain leaves as it is
 
 
 class _SoftenedSoftmax(SoftmaxLoss):
-    """As :class:`.pskd_classification.PSKDTorchCrossEntropyLoss`, with MMPreTrain's call."""
+    """As :class:`~mmskd.models.losses.pskd_classification.PSKDTorchCrossEntropyLoss`.
+
+    With the call of MMPreTrain's losses.
+    """
 
     def forward(self, cls_score: Tensor, label: Tensor, weight: Optional[Tensor] = None,
                 avg_factor: Optional[float] = None, reduction_override: Optional[str] = None,
@@ -46,8 +49,7 @@ class _SoftenedSoftmax(SoftmaxLoss):
     def _weigh(self, logits: Tensor, label: Tensor) -> Tensor:
         """The class weight of each sample, (N,); 0 where it is ignored."""
         given = self._inner(self).class_weight
-        classes = (logits.new_ones(logits.size(1)) if given is None else
-                   torch.as_tensor(given).to(logits))
+        classes = logits.new_ones(logits.size(1)) if given is None else logits.new_tensor(given)
         if label.shape == logits.shape:
             return (label.to(logits) * classes).sum(1)
         label = label.view(-1)

@@ -131,9 +131,9 @@ def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> Output
         logits = teacher(args[0], mode='tensor')
         if not isinstance(logits, Tensor):
             raise UsageError(
-                f"{type(teacher).__name__} returns a {type(logits).__name__} in mode='tensor', "
-                "where the "
-                'logits (N, C) of its one classification were expected')
+                f'{type(teacher).__name__} returns a {type(logits).__name__} in '
+                "mode='tensor', where the logits (N, C) of its one classification were "
+                'expected')
         return [logits]
 
     return OutputMirror(heads).ask_before(student, answer)

@@ -67,9 +67,7 @@ class PastSelf:
 
     @torch.no_grad()
     def average(self, momentum: float) -> Optional[str]:
-        """Move towards the student's present weights.
-
-        ``momentum * mine + (1 - momentum) * theirs``.
+        """Become ``momentum * mine + (1 - momentum) * theirs``, of the student's present weights.
 
         The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm
         layer looks at its running statistics, which are those of the rank, only where they are
@@ -99,10 +97,9 @@ class PastSelf:
 
     def _find_fixed(self) -> None:
         """Weights that are not trained, and the same as the student's."""
-        self._fixed = {
-            mine for mine, theirs in zip(self.model.parameters(), self._student.parameters())
-            if not theirs.requires_grad and torch.equal(mine, theirs)
-        }
+        weights = zip(self.model.parameters(), self._student.parameters())
+        self._fixed = {mine for mine, theirs in weights
+                       if not theirs.requires_grad and torch.equal(mine, theirs)}
 
     def require_agreement(self) -> None:
         """Raise RunStopped if the weights are not the same, bit by bit, on all ranks."""

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import DistillHook, PSKDHook
+from mmskd.engine.weight_schedule import WeightSchedule
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMPOSE:
@@ -340,6 +341,55 @@ def test_run_and_resume(data_root, trained, tmp_path, kind, loop, length, stop):
     cfg = pose_runs.config(data_root, tmp_path / 'resumed', [hook], kind, loop, length, ema=True)
     cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / stop)
     runs.assert_equal(runs.weights(runs.train(cfg)), runs.weights(whole))
+
+
+@needs_mmpose
+@pytest.mark.parametrize('loop, length, checkpoints', [
+    ('epoch', 5, ('epoch_1.pth', 'epoch_4.pth')), ('iter', 10, ('iter_2.pth', 'iter_8.pth'))])
+def test_silent_at_first_and_at_last(data_root, trained, tmp_path, loop, length, checkpoints):
+    """Then the stock losses count in full, the projection rests, and a resumed run is the same."""
+    begin, stop = (2, 4) if loop == 'epoch' else (3, 7)
+    hook = dict(type='mmskd.DistillHook', teacher=trained['simcc'], schedule='cosine', begin=begin,
+                stop=stop, gt_weight=0.5,
+                losses=[dict(type='mmskd.FeatureDistillLoss'),
+                        dict(type='mmskd.SimCCDistillLoss')])
+    whole = runs.runner(
+        pose_runs.config(data_root, tmp_path / 'whole', [hook], 'simcc', loop, length))
+    seen = Decay()
+    whole.register_hook(seen)
+    whole.train()
+    schedule, steps = WeightSchedule('', 'cosine', begin, stop), len(seen.seen) // length
+    assert seen.seen == pytest.approx(
+        [schedule.at(step // steps, length) for step in range(len(seen.seen))])
+    speaks = [('loss_logit' in row and row['loss_logit'] > 0) for row in seen.losses]
+    assert speaks == [weight > 0 for weight in seen.seen]
+    assert not any('loss_feature' in row for row in seen.losses[1:begin * steps])
+    assert whole.message_hub.get_scalar('train/loss_feature').current() == 0
+
+    saved = [load_checkpoint_safely(str(tmp_path / 'whole' / name))[DistillHook.state_key]
+             for name in checkpoints]
+    for name in checkpoints:
+        cfg = pose_runs.config(data_root, tmp_path / name, [hook], 'simcc', loop, length)
+        cfg.resume, cfg.load_from = True, str(tmp_path / 'whole' / name)
+        runs.assert_equal(runs.weights(runs.train(cfg)), runs.weights(whole))
+    assert any(not torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
+
+
+@needs_mmpose
+def test_the_labels_teach_in_full_while_the_teacher_is_silent():
+    student, teacher = poses.build('rtmpose').eval(), poses.build('rtmpose', seed=1)
+    stock = poses.losses(student)
+    hook = DistillHook(teacher=teacher, gt_weight=0., precision=None)
+    hook.attach(student)
+    hook.r_t = 0.
+    for _ in range(2):  # asked once, then not at all
+        silent = poses.losses(student)
+        assert torch.equal(silent['loss_kpt'], stock['loss_kpt'])
+        assert not any(
+            value.requires_grad for name, value in silent.items() if name == 'loss_feature')
+    assert set(silent) == set(stock)
+    hook.r_t = 1.
+    assert poses.losses(student)['loss_kpt'] == 0
 
 
 @needs_mmpose

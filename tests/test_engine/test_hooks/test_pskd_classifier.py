@@ -1,9 +1,6 @@
 """PSKDHook on softmax classifiers."""
 import copy
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +12,7 @@ from mmskd.optional import HAS_MMDET
 from tests.support import classifiers
 from tests.support.classifiers import NUM_CLASSES, TinyClassifier
 from tests.support.runs import assert_equal, weights
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.test_tools.conftest import call_tool
 
 
 def build(alpha_t=0., **options):
@@ -48,8 +44,8 @@ def test_the_target_is_softened_with_what_the_past_self_says(soft_labels):
     if soft_labels:  # mixup, CutMix
         one_hot = nn.functional.one_hot(data['labels'], NUM_CLASSES).float()
         data['labels'] = 0.7 * one_hot + 0.3 * one_hot.flip(0)
-    # with the statistics of the batch
-    past = copy.deepcopy(hook.teacher).train().net(data['inputs']).detach()
+    teacher = copy.deepcopy(hook.teacher).train()  # with the statistics of the batch
+    past = teacher.net(data['inputs']).detach()
     loss = loss_of(model, **data)
     logits = model.net(data['inputs'])
     hard = data['labels'] if soft_labels else nn.functional.one_hot(data['labels'], NUM_CLASSES)
@@ -73,33 +69,30 @@ def test_alpha_zero_is_stock_and_agreement_has_no_gradient():
     assert largest < 1e-6 < max(gradient.abs().max() for gradient in ours)
 
 
+def traces(model):
+    return {name: (type(module), set(vars(module)), len(module._forward_pre_hooks),
+                   len(module._forward_hooks)) for name, module in model.named_modules()}
+
+
 def test_detached_leaves_no_trace():
     model = TinyClassifier()
-    before = {
-        name: (type(module), set(vars(module)), len(module._forward_pre_hooks),
-               len(module._forward_hooks)) for name, module in model.named_modules()
-    }
+    before = traces(model)
     keys = list(model.state_dict())
     hook = PSKDHook(loss_module='criterion')
     hook.attach(model)
-    assert type(model.criterion).__name__ == 'PSKDTorchCrossEntropyLoss' and list(
-        model.state_dict()) == keys
+    assert type(model.criterion).__name__ == 'PSKDTorchCrossEntropyLoss'
+    assert list(model.state_dict()) == keys
     hook.refresh_teacher()
     hook.alpha_t = 0.5
     loss_of(model).backward()
     hook.detach()
-    assert {
-        name: (type(module), set(vars(module)), len(module._forward_pre_hooks),
-               len(module._forward_hooks)) for name, module in model.named_modules()
-    } == before
+    assert traces(model) == before
     pickle.loads(pickle.dumps(model))
 
 
 @pytest.mark.parametrize('change,options,message', [
-    (None, {},
-     "TinyClassifier has no module 'head.loss_module'. Choose another `loss_module`; the model "
-     "has: .*criterion"
-     ),
+    (None, {}, "TinyClassifier has no module 'head.loss_module'. Choose another `loss_module`; the "
+     'model has: .*criterion'),
     (nn.BCEWithLogitsLoss(), dict(loss_module='criterion'),
      'model.criterion .*sigmoid loss.*PS-KD'),
     (nn.NLLLoss(), dict(loss_module='criterion'),
@@ -122,17 +115,16 @@ def test_what_goes_another_way_is_refused_in_the_first_pass():
         way = ''
 
         def forward(self, inputs, labels=None, mode='tensor'):
-            if mode != 'loss' or self.way == 'function':
-                logits = self.net(inputs)
-                return dict(
-                    loss=nn.functional.cross_entropy(logits, labels)) if mode == 'loss' else (dict(
-                        logits=logits) if self.way == 'dict' else logits)
-            loss = self.criterion(self.net(inputs), labels)
-            return dict(loss=loss
-                        + self.criterion(self.net(inputs), labels) if self.way == 'twice' else loss)
+            logits = self.net(inputs)
+            if mode != 'loss':
+                return dict(logits=logits) if self.way == 'dict' else logits
+            if self.way == 'function':
+                return dict(loss=nn.functional.cross_entropy(logits, labels))
+            times = 2 if self.way == 'twice' else 1
+            return dict(loss=sum(self.criterion(logits, labels) for _ in range(times)))
 
     for way, message in (('function',
-                          'never called PSKDTorch.*name another loss in the option `loss_module`'),
+                          'never called PSKDTorch.*another loss in the option `loss_module`'),
                          ('dict', "Beside returns a dict in mode='tensor', where the logits"),
                          ('twice', 'only 1 of 2 calls of PSKDTorch')):
         model = Beside()
@@ -145,10 +137,8 @@ def test_what_goes_another_way_is_refused_in_the_first_pass():
 @pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
 def test_a_detector_has_heads():
     from tests.support import detectors
-    with pytest.raises(
-            ValueError,
-            match="loss_module='bbox_head.loss_cls' names the loss of a classifier; the heads of "
-            'RetinaNet are named by `heads`'):
+    with pytest.raises(ValueError, match="loss_module='bbox_head.loss_cls' names the loss of a "
+                       'classifier; the heads of RetinaNet are named by `heads`'):
         PSKDHook(loss_module='bbox_head.loss_cls').attach(detectors.build('retinanet'))
 
 
@@ -168,8 +158,8 @@ def test_mixed_precision_and_a_compiled_past_self():
 
 
 def config(work_dir, **options):
-    return classifiers.config(work_dir,
-                              [dict(type='mmskd.PSKDHook', loss_module='criterion', **options)])
+    hook = dict(type='mmskd.PSKDHook', loss_module='criterion', **options)
+    return classifiers.config(work_dir, [hook])
 
 
 def test_a_run_and_its_resume(tmp_path):
@@ -188,17 +178,11 @@ def test_a_run_and_its_resume(tmp_path):
 
 def test_the_command_line(tmp_path):
     """tools/train.py with a config of a classifier, without MMDetection or MMPose in it."""
-    cfg = classifiers.config(tmp_path / 'run', length=2)
-    cfg.custom_imports = dict(imports=['tests.support.classifiers'])
-    cfg.log_level = 'INFO'
+    cfg = classifiers.config(tmp_path / 'run', length=2, log_level='INFO')
+    cfg.experiment_name = 'command_line'
     cfg.dump(tmp_path / 'config.py')
-    done = subprocess.run([
-        sys.executable, 'tools/train.py',
-        str(tmp_path / 'config.py'), '--pskd', 'loss_module=criterion', 'past=average',
-        '--work-dir',
-        str(tmp_path / 'run')
-    ], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    call_tool('train', tmp_path / 'config.py', '--pskd', 'loss_module=criterion', 'past=average',
+              '--work-dir', tmp_path / 'run')
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'soft targets for model.criterion: CrossEntropyLoss -> PSKDTorchCrossEntropyLoss' in log
     assert 'pskd_alpha: 0.8000' in log

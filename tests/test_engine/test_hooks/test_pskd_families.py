@@ -190,3 +190,33 @@ def test_tood_is_taught_in_both_phases_of_its_assignment():
         assert hook.heads_taught[0].paired == 5
     assert {type(loss).__name__ for loss in hook.heads_taught[0].losses.values()} == \
         {'PSKDFocalLoss', 'PSKDQualityFocalLoss'}
+
+
+# forms, and whose targets
+# --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('family,form', [('retinanet', 'rescaled'), ('gfl', 'kl'),
+                                         ('faster_rcnn', 'kl')])
+def test_no_gradient_where_both_agree_in_other_forms(family, form):
+    model = build(family)
+    hook = attached(model, alpha_t=1., form=form)
+    logits = ClassLogits(model)
+    total(losses(model), 'loss_cls').backward()
+    assert torch.cat([grad.flatten() for grad in logits.gradients()]).abs().max() < 1e-7
+    hook.detach()
+    assert not any({'form', 'about', 'alpha_t'} & vars(module).keys() for module in model.modules())
+
+
+@pytest.mark.parametrize('family', ['retinanet', 'vfnet', 'faster_rcnn', 'ssd'])
+def test_the_fewer_are_softened_the_smaller_is_what_is_added(family):
+    found, model = {}, build(family)
+    for about, alpha_t in (('all', 0.), ('positives', 1.), ('confidence', 1.), ('all', 1.)):
+        hook = attached(model, alpha_t=alpha_t, form='added', about=about)
+        with torch.no_grad():
+            for parameter in hook.teacher.parameters():
+                parameter.mul_(0.9)
+        found[about, alpha_t] = total(losses(model), 'loss_cls').item()
+        hook.detach()
+    assert found['all', 0.] < found['positives', 1.] <= found['all', 1.]
+    assert found['all', 0.] < found['confidence', 1.] < found['all', 1.]

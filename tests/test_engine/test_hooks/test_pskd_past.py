@@ -34,9 +34,7 @@ class InterruptHook(Hook):
 
 
 class Recorder(Hook):
-    """The past self (or None) and the student at the start of each iteration, and EMAHook's
-    average.
-    """
+    """Past self (or None), student and EMAHook's average at the start of each iteration."""
 
     priority = 'VERY_LOW'
 
@@ -103,8 +101,8 @@ def test_the_average_of_an_iteration_loop_begins_after_the_first_interval(tmp_pa
     assert not torch.equal(seen.pasts[4]['net.fc.weight'], seen.students[4]['net.fc.weight'])
 
 
-@pytest.mark.parametrize('rule,expected', [('greater', [None, 2, 4, 4, 8]),
-                                           ('less', [None, 2, 2, 6, 6])])
+@pytest.mark.parametrize('rule,expected', [
+    ('greater', [None, 2, 4, 4, 8]), ('less', [None, 2, 2, 6, 6])])
 def test_the_best_is_the_model_with_the_best_score(tmp_path, rule, expected):
     """After the epochs with the scores 2, 3, 1 and 5."""
     seen = record(config(tmp_path, 'best', changes=best(rule=rule)))
@@ -192,16 +190,12 @@ def test_a_checkpoint_holds_the_past_self_only_where_it_is_needed(tmp_path, past
 # Resume -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    'past,loop,options,iteration,ema',
-    [
-        ('average', 'epoch', {}, 3, False),  # from where the student is the first past self
-        ('average', 'epoch', dict(interval=2), 7, True),
-        ('average', 'iter', dict(interval=3), 5, False),
-        ('best', 'epoch', {}, 5, True),  # from where the student is the best
-        ('best', 'epoch', {}, 7, False),
-        ('best', 'iter', {}, 7, True)
-    ])
+@pytest.mark.parametrize('past,loop,options,iteration,ema', [
+    ('average', 'epoch', {}, 3, False),  # from where the student is the first past self
+    ('average', 'epoch', dict(interval=2), 7, True),
+    ('average', 'iter', dict(interval=3), 5, False),
+    ('best', 'epoch', {}, 5, True),  # from where the student is the best
+    ('best', 'epoch', {}, 7, False), ('best', 'iter', {}, 7, True)])
 def test_resumed_equals_never_interrupted(tmp_path, past, loop, options, iteration, ema):
     changes = best(loop == 'epoch') if past == 'best' else None
     length = 5 if loop == 'epoch' else 10
@@ -259,41 +253,36 @@ def test_a_run_that_was_stock_so_far_waits_for_the_next_best(tmp_path):
 
 
 def test_the_best_needs_a_validation_and_a_metric(tmp_path):
-    with pytest.raises(ValueError,
-                       match="^PSKDHook: past='best' needs a validation.*val_dataloader"):
+    needs = "^PSKDHook: past='best' needs a "
+    with pytest.raises(ValueError, match=needs + 'validation.*val_dataloader'):
         classifiers.train(config(tmp_path, 'best'))
-    with pytest.raises(ValueError,
-                       match=r"^PSKDHook: past='best' needs a metric.*checkpoint.save_best"):
+    with pytest.raises(ValueError, match=needs + 'metric.*checkpoint.save_best'):
         classifiers.train(config(tmp_path, 'best', changes=best(save_best=None, rule=None)))
 
 
-@pytest.mark.parametrize(
-    'options,message',
-    [(dict(past='last'), "past must be 'epoch', 'average' or 'best', got 'last'"),
-     (dict(past='average',
-           past_momentum=1.), r'past_momentum must be a number, at least 0, below 1'),
-     (dict(past='average', past_momentum=True), 'past_momentum must be'),
-     (dict(past_momentum=0.9), "past_momentum is of past='average', and past is 'epoch'"),
-     (dict(past='best', interval=2), "interval has no part in past='best'"),
-     (dict(loss_module=''), 'loss_module must be a string')])
+@pytest.mark.parametrize('options,message', [
+    (dict(past='last'), "past must be 'epoch', 'average' or 'best', got 'last'"),
+    (dict(past='average', past_momentum=1.), 'past_momentum must be a number, at least 0, below 1'),
+    (dict(past='average', past_momentum=True), 'past_momentum must be'),
+    (dict(past_momentum=0.9), "past_momentum is of past='average', and past is 'epoch'"),
+    (dict(past='best', interval=2), "interval has no part in past='best'"),
+    (dict(loss_module=''), 'loss_module must be a string')])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         PSKDHook(**options)
 
 
-@pytest.mark.parametrize(
-    'past,line',
-    [('epoch', 'the past self is refreshed every 1 epoch'),
-     ('average',
-      'an average of the weights, of which each iteration keeps 0.98, from epoch 1 of 1 on'),
-     ('best', 'the best model validated so far, by score')])
+@pytest.mark.parametrize('past,line', [
+    ('epoch', 'the past self is refreshed every 1 epoch'),
+    ('average', 'an average of the weights, of which each iteration keeps 0.98, from epoch 1 of 1'),
+    ('best', 'the best model validated so far, by score')])
 def test_the_log_says_who_it_is_and_that_it_never_speaks(tmp_path, past, line):
     classifiers.train(config(tmp_path, past, length=1, changes=dict(best(), log_level='INFO')))
     text = next(tmp_path.glob('*/*.log')).read_text()
     assert line in text
     assert 'before the past self is refreshed for the first time' in text
-    assert ('train_cfg.val_begin'
-            in text.partition('Train for longer')[2].partition('\n')[0]) == (past == 'best')
+    advice = text.partition('Train for longer')[2].partition('\n')[0]
+    assert ('train_cfg.val_begin' in advice) == (past == 'best')
 
 
 def test_weights_that_are_not_finite_are_no_past_self():

@@ -9,6 +9,7 @@ from torchvision.ops import generalized_box_iou_loss as giou
 pytest.importorskip('mmdet')
 
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, Shared2FCBBoxHead  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
 
 import mmskd.models.losses.boxes as boxes  # noqa: E402
 from mmskd.errors import UsageError  # noqa: E402
@@ -61,7 +62,7 @@ def test_bins_by_the_formula(tau):
     p, q = (side / side.sum(-1, keepdim=True) for side in powers)
     expected = (weight * tau**2 * (q * (q / p).log()).sum((1, 2)) / 4).sum() / weight.sum()
     slope = weight[:, None, None] * tau * (p - q) / 4 / weight.sum()
-    loss = BoxDistillLoss(1., tau)
+    loss = BoxDistillLoss(BINS, tau)  # the mean over the bins, as in LD's code
     assert_same(gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), student),
                 (expected, slope))
     assert bins_kl(student, teacher, tau).shape == (N, )
@@ -82,6 +83,17 @@ def test_a_teacher_that_agrees_teaches_nothing(bins):
     assert value.abs() < 1e-15 and slope.abs().max() < 1e-15
 
 
+def test_rounding_teaches_nothing():
+    """An overlap has slopes on both sides of agreement, as a distance has."""
+    teacher = corners().float()
+    loss, weight = BoxDistillLoss(), torch.ones(N)
+    student = teacher * (1 + torch.finfo(torch.float32).eps)
+    value, slope = gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), student)
+    assert not torch.equal(student, teacher) and value.abs() < 1e-6 and (slope == 0).all()
+    assert gradient(lambda s: loss([BoxLesson(s, teacher, weight)]),
+                    teacher * 1.001)[1].abs().sum() > 0
+
+
 def test_the_teacher_gets_no_gradient():
     student, teacher, weight = (
         side.requires_grad_() for side in (corners(), corners(), torch.rand(N).double()))
@@ -100,9 +112,10 @@ def test_half_precision_is_compared_in_single():
 
 
 def roi_head(agnostic, kind=Shared2FCBBoxHead, **options):
-    return adapter_of('roi_head.bbox_head', kind(
-        num_classes=CLASSES, in_channels=4, roi_feat_size=2, reg_class_agnostic=agnostic,
-        **options))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = kind(num_classes=CLASSES, in_channels=4, roi_feat_size=2,
+                    reg_class_agnostic=agnostic, **options)
+    return adapter_of('roi_head.bbox_head', head)
 
 
 @pytest.mark.parametrize('agnostic', [False, True])

@@ -49,6 +49,25 @@ def test_scale_batch_and_agreement(loss, maps):
     assert agreed.abs() < 1e-12 and same.grad.abs().max() < 1e-12
 
 
+@pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss()], ids=['pkd', 'cwd'])
+def test_a_dead_channel_has_no_gradient(loss, maps):
+    """What is left of it is rounding, which divided by its size would be a gradient beyond measure.
+    """
+    student, teacher = (side.float() for side in maps)
+    scale = torch.tensor([1e-20, 1., 1., 1.]).view(1, C, 1, 1)
+    student = (student * scale).requires_grad_()
+    loss.connect([student], [teacher])
+    loss([student], [teacher]).backward()
+    assert (student.grad[:, 0] == 0).all() and 0 < student.grad.abs().max() < 10
+
+
+def test_two_numbers_have_no_correlation(maps):
+    student, teacher = (side[:2, :, :1, :1].clone().requires_grad_() for side in maps)
+    value = pearson_distance(student, teacher)
+    value.backward()
+    assert value == 1 and (student.grad == 0).all()
+
+
 @pytest.mark.parametrize('kind', ['PKDLoss', 'CWDLoss'])
 def test_a_wider_teacher_of_a_detector(kind):
     pytest.importorskip('mmdet')

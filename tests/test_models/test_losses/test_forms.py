@@ -1,5 +1,6 @@
 """The forms in which hard target and teacher meet, against their formulas in float64."""
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ CASES = {
     'heatmap': (mmpose_losses.KeypointMSELoss, dict(use_target_weight=True, loss_weight=2.)),
     'hardest': (mmpose_losses.KeypointOHKMMSELoss, dict(use_target_weight=True, topk=2)),
 }
+DEFAULTS = {'focal_default': (mmdet_losses.FocalLoss, {}),
+            'quality_default': (mmdet_losses.QualityFocalLoss, {})}
 DETECTION = [name for name in CASES if name not in ('simcc', 'heatmap', 'hardest')]
 LINEAR = ('softmax', 'class_weight', 'sigmoid', 'simcc', 'heatmap')
 
@@ -55,7 +58,7 @@ def inputs(name):
 
 
 def softened(name, form='paper', alpha_t=.6, about='all'):
-    kind, options = CASES[name]
+    kind, options = {**CASES, **DEFAULTS}[name]
     loss = soft_form(kind(**options))
     loss.form, loss.alpha_t, loss.about = form, alpha_t, about
     return loss
@@ -304,3 +307,49 @@ def test_a_loss_of_ones_own_that_knows_no_other_form_is_refused():
     with pytest.raises(UsageError, match="knows no about 'confidence', only 'all'"):
         head.set_form('paper', 'confidence')
     head.set_form('paper', 'all')
+
+
+# what the documentation says
+# -----------------------------------------------------------------------
+
+
+def shares(name, form):
+    """What remains of the hard gradient at alpha 0.8 where the past self agrees, in percent, of one
+    class.
+    """
+    found = []
+    for p, y in ((.1, 1.), (.5, 1.), (.01, 0.), (.5, 0.)):
+        z, y = torch.logit(torch.tensor([[p]],
+                                        dtype=torch.float64)), torch.tensor([[y]],
+                                                                            dtype=torch.float64)
+        soft_one, hard_one = (called(softened(name, form, alpha), [z], [z], (y, ))[1][0].item()
+                              for alpha in (.8, 0.))
+        found.append(100 * soft_one / hard_one)
+    return found
+
+
+ROWS = {'cross entropy': 'sigmoid', 'focal': 'focal_default', 'quality focal': 'quality_default',
+        'varifocal': 'varifocal'}
+
+
+def test_the_table_of_what_remains_of_the_hard_gradient():
+    lines = (Path(__file__).parents[3] / 'docs' / 'pskd.md').read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith('| loss | form |'))
+    rows = [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in itertools.takewhile(lambda line: line.startswith('|'), lines[start + 2:])]
+    seen = set()
+    for losses, forms, *cells in rows:
+        for loss, form in itertools.product(losses.split(', '), forms.replace('`', '').split(', ')):
+            expected = [f'{share:.3g} %' for share in shares(ROWS[loss], form)]
+            assert cells == expected, (loss, form)
+            seen.add((loss, form))
+    assert seen == set(itertools.product(ROWS, FORMS))
+
+
+def test_a_focal_loss_towards_the_mix_shifts_the_balance_to_the_background():
+    """The numbers of PS-KD's paper form: 6.5 % of a hard positive's gradient, 62 % of an easy
+    negative's.
+    """
+    positive, _, negative, _ = shares('focal_default', 'paper')
+    assert (round(positive, 1), round(negative)) == (6.5, 62)
+    assert shares('sigmoid', 'paper') == pytest.approx([20.] * 4)

@@ -13,12 +13,11 @@ from tests.support.classifiers import TinyClassifier
 
 N, C = 12, 5
 CLASS_WEIGHT = torch.tensor([1., 2., .5, 3., 0.])
-SETTINGS = [
-    dict(weight=weight, label_smoothing=smoothing, reduction=reduction, ignore_index=ignored)
-    for weight, smoothing, (reduction,
-                            ignored) in itertools.product((None, CLASS_WEIGHT), (0., 0.2), (
-                                ('mean', -100), ('sum', 3), ('none', 3), ('mean', 3)))
-]
+REDUCTIONS = [dict(reduction='mean', ignore_index=-100),
+              *(dict(reduction=each, ignore_index=3) for each in ('sum', 'none', 'mean'))]
+SETTINGS = [dict(weight=weight, label_smoothing=smoothing, **reduction)
+            for weight, smoothing, reduction in itertools.product(
+                (None, CLASS_WEIGHT), (0., 0.2), REDUCTIONS)]
 
 
 def by_settings(settings):
@@ -79,15 +78,13 @@ def test_it_is_the_formula_and_torch_at_alpha_zero(settings, soft_labels):
         value = build(alpha, **settings)(pair(logits, past), labels)
         expected = reference(logits, past, labels, alpha, **settings)
         torch.testing.assert_close(value, expected)
-        gradients = [
-            torch.autograd.grad(each.sum(), logits, retain_graph=True)[0]
-            for each in (value, expected)
-        ]
+        gradients = [torch.autograd.grad(each.sum(), logits, retain_graph=True)[0]
+                     for each in (value, expected)]
         torch.testing.assert_close(*gradients)
     weight = None if settings['weight'] is None else settings['weight'].double()
     stock = nn.CrossEntropyLoss(**dict(settings, weight=weight))(logits, labels)
-    for value in (build(0., **settings)(pair(logits, past),
-                                        labels), build(0.7, **settings)(logits, labels)):
+    for value in (build(0., **settings)(pair(logits, past), labels),
+                  build(0.7, **settings)(logits, labels)):
         assert torch.equal(value, stock)
     near = build(1e-9, **settings)(pair(logits, past), labels)  # a small alpha is a small change
     torch.testing.assert_close(near, stock, rtol=1e-7, atol=1e-7)
@@ -110,8 +107,8 @@ def test_pixels_and_a_single_sample():
         whole, rows = loss(pair(logits, past), labels), loss(pair(*flat), labels.flatten())
         torch.testing.assert_close(whole.flatten(), rows.flatten())
     one = build(0.4)(pair(flat[0][0], flat[1][0]), labels.flatten()[0])
-    torch.testing.assert_close(one,
-                               build(0.4)(pair(flat[0][:1], flat[1][:1]), labels.flatten()[:1]))
+    expected = build(0.4)(pair(flat[0][:1], flat[1][:1]), labels.flatten()[:1])
+    torch.testing.assert_close(one, expected)
 
 
 def test_half_precision_is_computed_in_float32():
@@ -137,17 +134,14 @@ def test_forms(form, about):
     loss = build(0.9, reduction='none')
     loss.form, loss.about = form, about
     alpha = 0.9 if about == 'all' else 0.9 * past.softmax(1).amax(1, keepdim=True)
-    value, expected = loss(pair(logits, past),
-                           labels), pskd_cross_entropy(logits, labels, past, alpha, form)
+    value = loss(pair(logits, past), labels)
+    expected = pskd_cross_entropy(logits, labels, past, alpha, form)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each.sum(), logits, retain_graph=True)[0]
                                  for each in (value, expected)))
 
 
 def test_a_sample_of_a_classifier_is_always_positive():
-    with pytest.raises(
-            ValueError,
-            match='^PSKDHook: model.criterion.* '
-                  "knows no about 'positives', only 'all', 'confidence'"
-    ):
+    with pytest.raises(ValueError, match="^PSKDHook: model.criterion.* knows no about 'positives', "
+                       "only 'all', 'confidence'"):
         PSKDHook(loss_module='criterion', about='positives').attach(TinyClassifier())
