@@ -88,6 +88,10 @@ def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+    
+    Example:
+        >>> round(ece([0.9, 0.9, 0.6], [1, 0, 1], n_bins=10), 3)
+        0.4
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     labels = np.zeros(len(scores), np.int64)
@@ -115,6 +119,10 @@ def laece(scores, hits, ious, n_bins: int = 25) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+    
+    Example:
+        >>> round(laece([0.9, 0.9], [1, 0], [0.8, 0.], n_bins=10), 3)
+        0.5
     """
     labels = np.zeros(len(scores), np.int64)
     return float(laece_by_class(scores, hits, ious, labels, 1, n_bins)[0])
@@ -143,6 +151,10 @@ def laace(scores, hits, ious) -> float:
 
     Returns:
         float: In [0, 1], 0 is best (and out of reach); nan without predictions.
+    
+    Example:
+        >>> round(laace([0.9, 0.3], [1, 0], [0.8, 0.]), 3)
+        0.2
     """
     scores, fits, _ = _as_arrays(scores, np.where(hits, ious, 0.))
     return _mean(np.abs(scores - fits))
@@ -165,6 +177,10 @@ def nll(scores, hits, weights=None) -> float:
 
     Returns:
         float: 0 is best; nan without predictions.
+    
+    Example:
+        >>> round(nll([0.5, 0.5], [1, 0]), 3)
+        0.693
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     eps = np.finfo(np.float32).eps
@@ -187,6 +203,10 @@ def brier(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+    
+    Example:
+        >>> round(brier([0.9, 0.2], [1, 0]), 3)
+        0.025
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     return _mean((scores - hits) ** 2, weights)
@@ -229,6 +249,10 @@ def aurc(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+    
+    Example:
+        >>> round(aurc([0.9, 0.6], [1, 0]), 3)
+        0.25
     """
     coverage, risk = risk_coverage(scores, hits, weights)
     if not coverage.size:

@@ -1,6 +1,5 @@
 """All measures of a detector on arrays: by hand, against references, and what must not change them.
 """
-import doctest
 
 import numpy as np
 import pytest
@@ -40,11 +39,6 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for key in a:
         np.testing.assert_allclose(a[key], b[key], rtol=1e-9, atol=1e-12, err_msg=key)
-
-
-def test_the_docstring_runs():
-    assert doctest.testmod(detection).attempted
-    assert not doctest.testmod(detection).failed
 
 
 def test_values_by_hand():
