@@ -1,10 +1,8 @@
 """All measures of a detector on arrays: by hand, against references, and what must not change them.
 """
-
 import numpy as np
 import pytest
 
-import mmskd.evaluation.detection as detection
 from mmskd.evaluation import detection_calibration
 from mmskd.evaluation.calibration import laace, laece, lrp
 from mmskd.evaluation.calibrators import fit_calibrator
