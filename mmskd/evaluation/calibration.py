@@ -88,7 +88,7 @@ def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
-    
+
     Example:
         >>> round(ece([0.9, 0.9, 0.6], [1, 0, 1], n_bins=10), 3)
         0.4
@@ -119,7 +119,7 @@ def laece(scores, hits, ious, n_bins: int = 25) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
-    
+
     Example:
         >>> round(laece([0.9, 0.9], [1, 0], [0.8, 0.], n_bins=10), 3)
         0.5
@@ -151,7 +151,7 @@ def laace(scores, hits, ious) -> float:
 
     Returns:
         float: In [0, 1], 0 is best (and out of reach); nan without predictions.
-    
+
     Example:
         >>> round(laace([0.9, 0.3], [1, 0], [0.8, 0.]), 3)
         0.2
@@ -177,7 +177,7 @@ def nll(scores, hits, weights=None) -> float:
 
     Returns:
         float: 0 is best; nan without predictions.
-    
+
     Example:
         >>> round(nll([0.5, 0.5], [1, 0]), 3)
         0.693
@@ -203,7 +203,7 @@ def brier(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
-    
+
     Example:
         >>> round(brier([0.9, 0.2], [1, 0]), 3)
         0.025
@@ -249,7 +249,7 @@ def aurc(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
-    
+
     Example:
         >>> round(aurc([0.9, 0.6], [1, 0]), 3)
         0.25
