@@ -5,6 +5,8 @@ import pytest
 import torch
 from mmengine.config import config as mmengine_config
 
+from tests.support.slow_tests import slow_tests
+
 # Here a test builds a model or a run for each of its cases, which take another way through mmdet
 # or mmpose, and the same way through mmskd as the first.
 BUILDS_MODELS = ('test_engine', 'test_head_distill', 'test_heads', 'test_teachers')
@@ -14,7 +16,7 @@ RUNS_TOOLS = ('test_tools', 'test_install')
 
 def pytest_collection_modifyitems(items):
     """Mark what can be seen from where a test is and what it calls."""
-    seen = set()
+    seen, known = set(), slow_tests()
     for item in items:
         code = getattr(getattr(item, 'function', None), '__code__', None)
         names = code.co_names if code else ()
@@ -27,7 +29,7 @@ def pytest_collection_modifyitems(items):
         folders = item.path.parts
         if (any(item.get_closest_marker(mark) for mark in ('browser', 'two_processes', 'data'))
                 or any(folder in folders for folder in RUNS_TOOLS)
-                or item.path.name.endswith('_configs.py')
+                or item.path.name.endswith('_configs.py') or case in known
                 or case in seen and any(folder in folders for folder in BUILDS_MODELS)):
             item.add_marker('slow')
         seen.add(case)
