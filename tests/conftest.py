@@ -1,4 +1,5 @@
 """What holds for all tests."""
+import gc
 from unittest import mock
 
 import pytest
@@ -33,6 +34,16 @@ def pytest_collection_modifyitems(items):
                 or case in seen and any(folder in folders for folder in BUILDS_MODELS)):
             item.add_marker('slow')
         seen.add(case)
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: no collection looks at it again.
+
+    Each data set of MMEngine collects garbage when it is built, and half of a small training was
+    that.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item):
