@@ -1,17 +1,20 @@
 """Write a SimCC model as an .onnx file: from the image to the bins, as RTMPose is deployed.
 
 The file has the input `input` (N, 3, H, W), normalised by the config's mean and deviation, and the outputs
-`simcc_x` and `simcc_y`. mmskd.OnnxPoseTeacher reads it, and so does what runs RTMPose.
+`simcc_x` and `simcc_y` (and `simcc_z` of a model in space). mmskd.OnnxPoseTeacher reads it, and so does what runs
+RTMPose.
 """
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+from mmskd.models.heads import is_pose_estimator
 from mmskd.models.teachers.fixed import build_teacher
 from mmskd.models.teachers.pose_teacher import MMPoseTeacher
 
@@ -46,11 +49,15 @@ def export(config: str, checkpoint: str, out_file: str) -> None:
         import onnx  # noqa: F401  (torch.onnx needs it)
     except ImportError as error:
         raise UsageError(f'the package onnx is not here ({error}): pip install onnx') from error
-    teacher = MMPoseTeacher(build_teacher(config, checkpoint))
+    model = build_teacher(config, checkpoint)
+    if not is_pose_estimator(model):
+        raise UsageError(f'{config} is no pose estimator of MMPose ({type(model).__name__}); only SimCC models are written')
+    teacher = MMPoseTeacher(model)
     if teacher.answers().beta is None:
         raise UsageError(f'{config} predicts heatmaps; only SimCC models are written')
     width, height = teacher.images().size
-    names = ['simcc_x', 'simcc_y']
+    names = ['simcc_x', 'simcc_y', 'simcc_z'][:len(teacher.answers().axes)]
+    Path(out_file).parent.mkdir(parents=True, exist_ok=True)
     blank = torch.zeros(2, 3, height, width)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # of shapes that are constants, as they should be

@@ -179,17 +179,46 @@ def _read(images: Path, labels: Path) -> dict:
     if len(coco['categories']) != 1 or not coco['categories'][0].get('keypoints'):
         raise UsageError(f'{labels} must have one category with the names of its keypoints, and has '
                          f'{len(coco["categories"])} categories')
-    names = coco['categories'][0]['keypoints']
-    known = {image['id'] for image in coco['images']}
-    for image in coco['images']:
-        if not (images / image['file_name']).is_file():
-            raise UsageError(f'{images / image["file_name"]} is not there, and {labels} names it')
-    for item in coco['annotations']:
-        if item['image_id'] not in known or len(item.get('bbox', ())) != 4 or len(
-                item.get('keypoints') or [0] * 3 * len(names)) != 3 * len(names):
-            raise UsageError(f'{labels}: annotation {item.get("id")} needs an image, a bbox of 4 numbers, and no '
-                             f'keypoints or 3 numbers for each of the {len(names)}')
+    _check_category(labels, coco['categories'][0])
+    _check_images(images, labels, coco['images'])
+    _check_annotations(labels, coco)
     return coco
+
+
+def _check_category(labels: Path, category: dict) -> None:
+    names = category['keypoints']
+    odd = next((name for name in names if not isinstance(name, str) or not name or names.count(name) > 1), None)
+    if odd is not None:
+        raise UsageError(f'{labels}: each keypoint needs a name of its own, and one is {odd!r}')
+    for link in category.get('skeleton') or []:
+        if len(link) != 2 or not all(isinstance(end, int) and 1 <= end <= len(names) for end in link):
+            raise UsageError(f'{labels}: skeleton has {link}; COCO\'s has two numbers from 1 to {len(names)}')
+
+
+def _check_images(folder: Path, labels: Path, images: List[dict]) -> None:
+    for image in images:
+        if not all(image.get(key) for key in ('file_name', 'width', 'height')) or 'id' not in image:
+            raise UsageError(f'{labels}: an image needs id, file_name, width and height, and one is {image}')
+        if not (folder / image['file_name']).is_file():
+            raise UsageError(f'{folder / image["file_name"]} is not there, and {labels} names it')
+
+
+def _check_annotations(labels: Path, coco: dict) -> None:
+    count, known = len(coco['categories'][0]['keypoints']), {image['id'] for image in coco['images']}
+    seen, category = set(), coco['categories'][0].get('id')
+    for item in coco['annotations']:
+        key, box = item.get('id'), item.get('bbox', ())
+        if key is None or key in seen:
+            raise UsageError(f'{labels}: each annotation needs an id of its own, and one has {key}')
+        seen.add(key)
+        if category is None or item.get('category_id') != category:
+            raise UsageError(f'{labels}: annotation {key} has the category_id {item.get("category_id")}, and the id '
+                             f'of the one category is {category}')
+        points = item.get('keypoints') or [0] * 3 * count
+        if item.get('image_id') not in known or len(box) != 4 or len(points) != 3 * count or not all(
+                isinstance(number, (int, float)) for number in (*box, *points)) or min(box[2:]) <= 0:
+            raise UsageError(f'{labels}: annotation {key} needs an image, a bbox of 4 numbers (x, y, width, height), '
+                             f'and no keypoints or 3 numbers for each of the {count}')
 
 
 def _split(coco: dict) -> Dict[str, dict]:
@@ -213,6 +242,7 @@ def _keypoints(names: List[str]) -> str:
     lines = []
     for index, name in enumerate(names):
         swap = _mirrored(name, names)
+        swap = swap if _mirrored(swap, names) == name else ''
         color = [128, 128, 128] if not swap else [255, 128, 0] if name > swap else [0, 128, 255]
         lines.append(f'        {index}: dict(name={name!r}, id={index}, color={color}, type=\'upper\', '
                      f'swap={swap!r})')
@@ -221,11 +251,12 @@ def _keypoints(names: List[str]) -> str:
 
 def _mirrored(name: str, names: List[str]) -> str:
     """The name of the same keypoint on the other side; '' if there is none."""
-    for one, other in (('left', 'right'), ('Left', 'Right'), ('L_', 'R_'), ('l_', 'r_')):
+    for one, other in (('left', 'right'), ('Left', 'Right'), ('LEFT', 'RIGHT'), ('l', 'r'), ('L', 'R')):
         for mine, theirs in ((one, other), (other, one)):
-            candidate = name.replace(mine, theirs, 1)
-            if candidate != name and candidate in names:
-                return candidate
+            for found in re.finditer(mine, name):
+                candidate = name[:found.start()] + theirs + name[found.end():]
+                if candidate in names:
+                    return candidate
     return ''
 
 

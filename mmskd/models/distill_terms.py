@@ -14,7 +14,8 @@ from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
 from .losses.boxes import BoxDistillLoss
 from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
-                             HeatmapDistillLoss, LossCall, SimCCDistillLoss, is_dsnt_loss)
+                             HeatmapDistillLoss, LossCall, RTMODistillLoss, SimCCDistillLoss,
+                             is_dsnt_loss, is_rtmo_loss)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
 from .losses.pkd import PKDLoss
@@ -181,7 +182,7 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC; heatmaps alone for heatmap heads and DSNT, where DWPose's sum over a
+    Features and bins for SimCC; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where DWPose's sum over a
     feature map would need a weight for each size of map; class scores for detectors, with features
     by their correlation and boxes where these can be compared (else the log says why not); logits
     for classifiers.
@@ -191,6 +192,8 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
         return [FeatureDistillLoss(), SimCCDistillLoss()]
     if is_dsnt_loss(own):
         return [DSNTDistillLoss()]
+    if is_rtmo_loss(own):
+        return [RTMODistillLoss()]
     if is_pose_estimator(model):
         return [HeatmapDistillLoss()]
     if not is_detector(model):

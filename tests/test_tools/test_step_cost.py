@@ -26,6 +26,16 @@ def test_report_and_its_table(run_tool, tmp_path, capsys):
     assert f"| {ways['PS-KD']['ratio']:.3f} |" in text
 
 
+def test_a_teacher_of_larger_crops_in_an_onnx_file(load_tool):
+    for package in ('mmpose', 'onnx', 'onnxruntime'):
+        pytest.importorskip(package)
+    tool, onnx = load_tool('benchmarks/step_cost'), 'bins, teacher of larger crops, .onnx'
+    work = tool.WORKS['own_mouse']
+    assert onnx in work.ways
+    ways = tool.measure(work._replace(batch=1, ways=('stock', onnx)), 1, 0, 'cpu')['ways']
+    assert ways[onnx]['seconds'] > 0 and len({row['checkpoint_bytes'] for row in ways.values()}) == 1
+
+
 def test_what_is_not_there_is_refused(run_tool, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run_tool('benchmarks/step_cost', 'nothing')

@@ -240,6 +240,26 @@ def test_a_hook_of_the_config_may_name_a_teacher(run, folder):
     assert begun(folder) == [], 'where the checkpoint lies does not make it another run'
 
 
+def test_a_teacher_may_be_an_onnx_file(run, folder):
+    """It is written once, by the config of its run; and the study ends in a line if it cannot be."""
+    exporter = folder / 'tools' / 'export_onnx.py'
+    exporter.write_text('import sys; sys.exit("export_onnx.py: heatmaps")')
+    edit(folder, 'methods:\n', "methods:\n  taught: {flags: '--from {onnx[small/baseline/0]}'}\n")
+    with pytest.raises(SystemExit, match='epoch_3.pth is not written as epoch_3.onnx: export_onnx.py: heatmaps'):
+        run()
+    begun(folder)
+    exporter.write_text('import sys\nfrom pathlib import Path\nconfig, checkpoint, out = map(Path, sys.argv[1:])\n'
+                        'assert "gain" in config.read_text() and checkpoint.suffix == ".pth"\n'
+                        'out.write_text("file")\n')
+    run()
+    file = folder / 'work_dirs/studies/try/small/baseline/0/epoch_3.onnx'
+    taught = [line for line in begun(folder) if line.startswith('taught')]
+    assert taught == [f'taught/{seed} --from {file.relative_to(folder)}' for seed in (0, 1)]
+    assert file.read_text() == 'file' and not list(file.parent.glob('.*.onnx'))
+    exporter.unlink()
+    run('--list')
+
+
 def test_a_teacher_that_failed_is_not_learned_from(run, folder):
     edit(folder, 'methods:\n', "methods:\n  taught: {flags: 'x {checkpoint[better]}'}\n")
     edit(folder, '{gain: 0.5}', '{fault: crash}')

@@ -8,6 +8,11 @@ the median of the ratios of steps that follow each other.
     python tools/benchmarks/step_cost.py pskd_retinanet --steps 20        # one of them
     python tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py
     python tools/benchmarks/step_cost.py --render results/step_cost.json  # the table of docs/cost.md
+
+docs/own_dwpose.md has a table of its own:
+
+    python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out results/step_cost_own_dwpose.json
+    python tools/benchmarks/step_cost.py --render results/step_cost_own_dwpose.json --doc docs/own_dwpose.md
 """
 import argparse
 import copy
@@ -40,6 +45,9 @@ RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RETINANET_101 = 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'
 FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 RTMPOSE = 'mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-{}_8xb256-420e_coco-256x192.py'
+sys.path.append(str(Path(__file__).parents[1]))
+from export_onnx import export  # noqa: E402
+
 DEFAULT_DOC = Path(__file__).parents[2] / 'docs' / 'cost.md'
 
 
@@ -54,6 +62,7 @@ class Work(NamedTuple):
         batch (int): Images a step.
         on_gpu (tuple): What a GPU gets in their place: small images would measure how fast Python is.
         teacher (str, optional): Config of a bigger model.
+        larger (str, optional): Config of one whose images are larger, too.
         changes (tuple): Pairs of a dotted key in the model's config and its value.
     """
     title: str
@@ -63,9 +72,13 @@ class Work(NamedTuple):
     batch: int = 2
     on_gpu: Tuple[Tuple[int, int], int] = ((800, 1344), 4)
     teacher: Optional[str] = None
+    larger: Optional[str] = None
     changes: Tuple[Tuple[str, Any], ...] = ()
 
 
+OWN = ('stock', 'bins', 'bins, teacher of larger crops', 'bins, teacher of larger crops, flip',
+       'bins, teacher of larger crops, .onnx')
+MOUSE = 'mmskd::openfield_mouse/rtmpose_{}.py'
 CROPS = dict(size=(256, 192), batch=8, on_gpu=((256, 192), 128))
 WORKS = {
     'pskd_retinanet': Work('PS-KD, RetinaNet-R50', RETINANET,
@@ -82,6 +95,12 @@ WORKS = {
     'dwpose_stage2': Work('DWPose stage 2, RTMPose m -> m', RTMPOSE.format('m'),
                           ('mmpose stage 2', 'stock', 'second stage', 'second stage, float32'),
                           **CROPS, teacher=RTMPOSE.format('m')),
+    'own_rtmpose': Work('RTMPose l -> m, 384x288 -> 256x192 where larger', RTMPOSE.format('m'), OWN, **CROPS,
+                        teacher=RTMPOSE.format('l'),
+                        larger='mmpose::body_2d_keypoint/rtmpose/body8/rtmpose-l_8xb256-420e_body8-384x288.py'),
+    'own_mouse': Work('RTMPose s -> t of the mouse, 192x192 -> 128x128 where larger', MOUSE.format('t_mouse'), OWN,
+                      size=(128, 128), batch=8, on_gpu=((128, 128), 128), teacher=MOUSE.format('s_mouse'),
+                      larger=MOUSE.format('s_mouse-192x192')),
     'distill_retinanet': Work('Distillation, RetinaNet R101 -> R50', RETINANET,
                               ('stock', 'distillation', 'distillation, float32'),
                               teacher=RETINANET_101),
@@ -159,6 +178,20 @@ def distillation(setting: Setting, **options) -> Callable:
     return _in_training(hook, setting)
 
 
+def bins(setting: Setting, larger: bool = False, onnx: bool = False, **asked) -> Callable:
+    """The bins alone, which is what a teacher of other crops can teach; ``asked`` of it: flip and the like."""
+    config = setting.work.larger if larger else setting.work.teacher
+    checkpoint = os.path.join(setting.folder, 'teacher.pth')
+    torch.save(dict(state_dict=_build(config).state_dict()), checkpoint)
+    teacher = dict(config=config, checkpoint=checkpoint)
+    if onnx:
+        teacher = dict(type='mmskd.OnnxPoseTeacher', file=os.path.join(setting.folder, 'teacher.onnx'), beta=10.)
+        export(config, checkpoint, teacher['file'])
+    hook = DistillHook(dict(teacher, **asked), losses=[dict(type='mmskd.SimCCDistillLoss')])
+    hook.attach(setting.model)
+    return _in_training(hook, setting)
+
+
 def second_stage(setting: Setting, **options) -> Callable:
     checkpoint = os.path.join(setting.folder, 'model.pth')
     torch.save(dict(state_dict=setting.model.state_dict()), checkpoint)
@@ -189,6 +222,9 @@ WAYS: Dict[str, Tuple[Callable, dict]] = {
     'PS-KD': (pskd, {}), 'PS-KD, float32': (pskd, FLOAT32),
     'PS-KD, average': (pskd_average, {}), 'PS-KD, average, float32': (pskd_average, FLOAT32),
     'distillation': (distillation, {}), 'distillation, float32': (distillation, FLOAT32),
+    'bins': (bins, {}), 'bins, teacher of larger crops': (bins, dict(larger=True)),
+    'bins, teacher of larger crops, flip': (bins, dict(larger=True, flip=True)),
+    'bins, teacher of larger crops, .onnx': (bins, dict(larger=True, onnx=True)),
     'second stage': (second_stage, {}), 'second stage, float32': (second_stage, FLOAT32),
     'heads alone': (heads_alone, {}),
     'mmpose stage 1': (mmpose_stage1, {}), 'mmpose stage 2': (mmpose_stage2, {}),

@@ -178,12 +178,14 @@ class Study:
             if not isinstance(node, str) or '{' not in node:
                 return node
             try:
-                return node.format(checkpoint=checkpoints, config=self.configs, seed=key.seed)
+                return node.format(checkpoint=checkpoints, onnx=OnnxFiles(checkpoints),
+                                   config=self.configs, seed=key.seed)
             except (KeyError, ValueError, IndexError, AttributeError) as error:
                 raise UsageError(
                     f'methods.{key.method}: {node!r} cannot be filled in ({error}); there are '
                     '{checkpoint[METHOD]}, {checkpoint[CONFIG/METHOD]}, '
-                    '{checkpoint[CONFIG/METHOD/SEED]}, {config[NAME]} and {seed}') from error
+                    '{checkpoint[CONFIG/METHOD/SEED]}, {onnx[...]} of the same, {config[NAME]} and '
+                    '{seed}') from error
 
         method = self.methods[key.method]
         return dict(flags=fill(shlex.split(method.get('flags', ''))),
@@ -242,6 +244,42 @@ class Checkpoints:
         if path is None:
             raise UsageError(f'{self.key} starts from {key}, whose checkpoint is gone')
         return str(path)
+
+
+def one_thread() -> Dict[str, str]:
+    """The environment of a process that finds this checkout and has one thread."""
+    paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+    return dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1',
+                PYTHONPATH=os.pathsep.join(paths))
+
+
+class OnnxFiles:
+    """Fills in ``{onnx[baseline]}``: the last checkpoint of another run as an .onnx file, which is written
+    when it is first needed.
+
+    Args:
+        checkpoints (Checkpoints): Finds them.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self.checkpoints = checkpoints
+
+    def __getitem__(self, name: str) -> str:
+        checkpoint = Path(self.checkpoints[name])
+        if self.checkpoints.work_dir is None:
+            return str(checkpoint)
+        file = checkpoint.with_suffix('.onnx')
+        if not file.is_file():
+            config, = (checkpoint.parent / 'study').glob('*.py')
+            partial = file.with_name(f'.{file.name}')
+            done = subprocess.run(
+                [sys.executable, str(TOOLS / 'export_onnx.py'), str(config), str(checkpoint),
+                 str(partial)], capture_output=True, text=True, env=one_thread())
+            if done.returncode:
+                raise UsageError(f'{checkpoint} is not written as {file.name}: '
+                                 f'{done.stderr.strip()[-300:]}')
+            os.replace(partial, file)
+        return str(file)
 
 
 class Results:
@@ -359,13 +397,10 @@ class Job:
     def _launch(self, tool: str, *arguments: str) -> None:
         self._spend(starts=1)
         self._started = time.monotonic()
-        environment = dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
-        environment['PYTHONPATH'] = os.pathsep.join(
-            [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])])
         with open(self.folder / f'{self.phase}.log', 'a') as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(TOOLS / tool), str(self._config_file), *arguments],
-                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+                stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=one_thread(),
                 pass_fds=[] if self.lock is None else [self.lock], start_new_session=True)
 
     def _spent(self) -> dict:

@@ -69,8 +69,8 @@ class DistillHook(TeachingHook):
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
             ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
-            ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC heads, heatmaps for
-            heatmap heads; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
+            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC
+            heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
             ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
             classifiers.
         schedule (str): How r moves from epoch to epoch (from iteration to iteration in an iteration-based loop):

@@ -3,7 +3,7 @@
 A head of your own: derive from :class:`HeadAdapter` (or a family's adapter), say what differs, and register it
 with :func:`register_head`, anywhere in your own code. See docs/extend.md.
 """
-from . import (atss, fcos, gfl, paa, pose, query, refused, retina, roi, rtmdet, solo, ssd, tood,  # noqa: F401
+from . import (atss, fcos, gfl, paa, pose, query, refused, retina, roi, rtmdet, rtmo, solo, ssd, tood,  # noqa: F401
                vfnet, yolox)
 from .adapter import HeadAdapter, adapter_of, refuse_heads, register_head
 from .choosing import choose_heads, is_detector, is_pose_estimator, stage_weight

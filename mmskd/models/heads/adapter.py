@@ -36,6 +36,9 @@ class HeadAdapter:
     beside: ClassVar[Tuple[str, ...]] = ()
     """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
 
+    at_places: ClassVar[bool] = False
+    """Whether a teacher of keypoints answers about places that the student chooses, whatever the size of its outputs."""
+
     way_out: ClassVar[str] = 'leave it out with the option `heads`'
     """What to do where it cannot be taught."""
 

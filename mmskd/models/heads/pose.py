@@ -3,6 +3,7 @@ from typing import Any, Dict, List
 
 from torch import nn
 
+from ..losses.softmax_call import is_simcc_loss
 from .adapter import HeadAdapter, adapter_of, derives_from, register_head
 
 
@@ -25,8 +26,9 @@ class PoseHeadAdapter(HeadAdapter):
 
     def target_losses(self) -> Dict[str, nn.Module]:
         found = getattr(self.head, 'loss_module', None)
-        if isinstance(found, nn.ModuleList):  # one for each stage
-            return {f'loss_module.{index}': loss for index, loss in enumerate(found)}
+        if isinstance(found, nn.ModuleList):  # one for each stage; RTMW3D has some of its coordinates beside its bins'
+            several = {f'loss_module.{index}': loss for index, loss in enumerate(found)}
+            return {key: loss for key, loss in several.items() if is_simcc_loss(loss)} or several
         return {} if found is None else {'loss_module': found}
 
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:

@@ -12,8 +12,6 @@ refuse_heads('it predicts coordinates, and a target between two places is a thir
 refuse_heads('it finds the people and their keypoints in one stage, by regression from places that it assigns '
              'anew in each step; SimCC and heatmap heads of top-down models predict distributions',
              'YOLOXPoseHead', 'DEKRHead', 'CIDHead', 'EDPoseHead')
-refuse_heads('it finds the people in one stage, and its bins are laid out anew around each box that it predicts: the '
-             'n-th bin of a teacher, around another box, is another place', 'RTMOHead')
 refuse_heads('its decoder with its queries is a part of the head, so the n-th prediction of a teacher is about '
              'another object than its own n-th one', 'MaskFormerHead')
 refuse_heads('its class loss and its box loss are one number, the smaller one of two pairings with the objects, so '

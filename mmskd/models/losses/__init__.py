@@ -3,7 +3,7 @@ from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from .boxes import BoxDistillLoss, BoxLesson
 from .cwd import CWDLoss
 from .distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss, HeatmapDistillLoss,
-                      LossCall, SimCCDistillLoss)
+                      LossCall, RTMODistillLoss, SimCCDistillLoss)
 from .functional import (bins_kl, channel_kl, density_kl, feature_l2, heatmap_l2, one_hot,
                          pearson_distance, progressive_target, pskd_binary_cross_entropy,
                          pskd_cross_entropy, pskd_focal, pskd_simcc_kl, simcc_kl)
@@ -16,7 +16,7 @@ from .uskd import USKDLoss
 __all__ = [
     'BoxDistillLoss', 'BoxLesson', 'CWDLoss', 'ClassDistillLoss', 'DSNTDistillLoss',
     'FeatureDistillLoss', 'HeatmapDistillLoss', 'LossCall', 'NKDLoss', 'PKDLoss',
-    'PSKDTorchCrossEntropyLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'bins_kl',
+    'PSKDTorchCrossEntropyLoss', 'RTMODistillLoss', 'SimCCDistillLoss', 'SoftTargetLoss', 'USKDLoss', 'bins_kl',
     'channel_kl', 'density_kl', 'feature_l2', 'heatmap_l2', 'one_hot', 'pearson_distance',
     'progressive_target', 'pskd_binary_cross_entropy', 'pskd_cross_entropy', 'pskd_focal',
     'pskd_simcc_kl', 'register_soft_loss', 'simcc_kl', 'soft_form'

@@ -230,6 +230,40 @@ class HeatmapDistillLoss(nn.Module):
 
 
 @MODELS.register_module()
+class RTMODistillLoss(nn.Module):
+    """Divergence between the distributions of student and teacher over RTMO's bins of x and y.
+
+    Args:
+        weight (float): Factor, beside that of the head's own loss of its bins. Defaults to 1.0.
+    """
+    log_name = 'loss_logit'
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = Options(type(self).__name__).number('weight', weight, least=0)
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """See :func:`~mmskd.models.losses.functional.density_kl`; of x and y the sum.
+
+        Args:
+            student (Sequence[Tensor]): Probabilities over the bins of x and of y, (N, K, bins) each, of N places.
+            teacher (Sequence[Tensor]): The same of the teacher.
+
+        Returns:
+            Tensor: The loss, a scalar.
+        """
+        return sum(density_kl(mine, theirs, self.weight) for mine, theirs in zip(student, teacher))
+
+    def check_head(self, own: nn.Module) -> None:
+        """Raise UsageError if the head's own loss is not ``MLECCLoss``."""
+        _require(self, is_rtmo_loss(own), own, 'MLECCLoss, that of RTMO\'s bins')
+
+    def of_call(self, call: LossCall) -> Tensor:
+        """The loss of a call of ``MLECCLoss``, with its factor."""
+        return self(call.student, call.teacher) * call.loss.loss_weight
+
+
+@MODELS.register_module()
 class DSNTDistillLoss(nn.Module):
     """Divergence between the normalised heatmaps of student and teacher, for DSNT's head.
 
@@ -307,6 +341,11 @@ def is_heatmap_loss(own: nn.Module) -> bool:
 def is_dsnt_loss(own: nn.Module) -> bool:
     """Whether a loss of MMPose compares heatmaps that add up to 1."""
     return any(kind.__name__ == 'JSDiscretLoss' for kind in type(own).__mro__)
+
+
+def is_rtmo_loss(own: nn.Module) -> bool:
+    """Whether a loss of MMPose compares distributions over RTMO's bins."""
+    return any(kind.__name__ == 'MLECCLoss' for kind in type(own).__mro__)
 
 
 def _require(term: nn.Module, fits: bool, own: nn.Module, wanted: str) -> None:

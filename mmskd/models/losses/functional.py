@@ -429,10 +429,11 @@ def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0,
 def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
     """Divergence between distributions over the cells of heatmaps, the mean over images and keypoints.
 
-    ``sum_i T[i] log(T[i] / S[i])`` over the cells ``i``; for the normalised heatmaps of DSNT (Nibali et al., 2018).
+    ``sum_i T[i] log(T[i] / S[i])`` over the cells ``i``; for the normalised heatmaps of DSNT (Nibali et al., 2018), and
+    the bins of RTMO (Lu et al., 2024).
 
     Args:
-        student (Tensor): Probabilities (N, K, H, W) that add up to 1 over the cells.
+        student (Tensor): Probabilities (N, K, H, W) or (N, K, bins) that add up to 1 over the cells.
         teacher (Tensor): The same of the teacher. Detached here.
         weight (float): Factor. Defaults to 1.0.
 
@@ -441,7 +442,7 @@ def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
     logs = student.clamp_min(torch.finfo(torch.float32).tiny).log()  # in any precision the same
-    return weight * mean_of(F.kl_div(logs, teacher, reduction='none').sum((2, 3)))
+    return weight * mean_of(F.kl_div(logs, teacher, reduction='none').flatten(2).sum(2))
 
 
 def bins_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:

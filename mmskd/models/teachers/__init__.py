@@ -11,10 +11,11 @@ from .onnx_pose import OnnxPoseTeacher
 from .output_mirror import OutputMirror, classifier_mirror, pose_mirror, shared_features_mirror
 from .past_self import PastSelf
 from .pose_teacher import PoseTeacher
+from .rtmo_mirror import RTMOMirror
 
 __all__ = [
     'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
-    'PoseTeacher', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
+    'PoseTeacher', 'RTMOMirror', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
     'shared_features_mirror'
 ]
 
@@ -23,4 +24,6 @@ def mirror_of(model: nn.Module, heads: Sequence[TaughtHead]) -> Union[Mirror, Ou
     """What brings a teacher's predictions to the losses of these heads of a model."""
     if is_detector(model):
         return Mirror(model, heads)
+    if any(head.adapter.at_places for head in heads):
+        return RTMOMirror(model, heads)
     return (pose_mirror if is_pose_estimator(model) else classifier_mirror)(model, heads)

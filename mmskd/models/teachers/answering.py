@@ -87,7 +87,7 @@ def _translated(built: Sequence[Built], student: nn.Module, heads: Sequence[Taug
     try:
         answers = answers_of(student, 'student')
     except UsageError as cannot:
-        raise (reason or cannot) from cannot
+        raise _both(reason, cannot) from cannot
     if metainfo is not None:
         answers = answers._replace(metainfo=metainfo)
     _check_shapes('student', student, answers, head.name)
@@ -100,17 +100,22 @@ def _translated(built: Sequence[Built], student: nn.Module, heads: Sequence[Taug
 
 
 def _wrapped(model: nn.Module, student: nn.Module, reason: Optional[UsageError]) -> MMPoseTeacher:
-    if image_channels(model, student) != image_channels(student):
-        raise reason or UsageError('the images of the teacher have as many channels as '
-                                   f'{image_channels(model, student)}, those of the student '
-                                   f'{image_channels(student)}')
+    mine, theirs = image_channels(student), image_channels(model, student)
+    if mine != theirs:
+        raise UsageError('student and teacher do not go together: the images have so many channels: '
+                         f'{mine} in the student, {theirs} in the teacher')
     teacher = MMPoseTeacher(model)
     try:
         answers = teacher.answers()
     except UsageError as cannot:
-        raise (reason or cannot) from cannot
+        raise _both(reason, cannot) from cannot
     _check_shapes('teacher', model, answers, teacher.head)
     return teacher
+
+
+def _both(reason: Optional[UsageError], cannot: UsageError) -> UsageError:
+    """Why a teacher is not asked as it is, if that was tried, and why its answers are not brought to the student's."""
+    return cannot if reason is None else UsageError(f'{reason}; and that is not converted: {cannot}')
 
 
 def _check_shapes(side: str, model: nn.Module, answers: Answers, head: str) -> None:

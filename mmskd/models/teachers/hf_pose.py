@@ -45,6 +45,10 @@ class HFPoseTeacher(PoseTeacher):
                              f'or on the Hub: {str(error).splitlines()[0]}') from error
         self.model.eval()
         config = self.model.config
+        self._experts = getattr(config.backbone_config, 'num_experts', 1)
+        if self._expert >= self._experts:
+            raise UsageError(f'HFPoseTeacher: dataset_index={self._expert}, and {model} has {self._experts} expert(s), '
+                             'from 0')
         height, width = config.backbone_config.image_size
         self._size: Tuple[int, int] = (width, height)
         self._values = _image_values(transformers, model)
@@ -68,8 +72,7 @@ class HFPoseTeacher(PoseTeacher):
 
     def forward(self, images: Tensor) -> Tensor:
         """Heatmaps."""
-        experts = getattr(self.model.config.backbone_config, 'num_experts', 1)
-        asked = {} if experts == 1 else dict(dataset_index=torch.full(
+        asked = {} if self._experts == 1 else dict(dataset_index=torch.full(
             (len(images), ), self._expert, device=images.device))
         return self.model(pixel_values=images, **asked).heatmaps
 

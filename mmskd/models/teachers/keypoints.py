@@ -48,6 +48,8 @@ class Keypoints:
             near = difflib.get_close_matches(str(key), self.names, n=3, cutoff=0.4)
             hint = f'did you mean {", ".join(map(repr, near))}?' if near else f'they are {_listed(self.names)}'
             raise UsageError(f'teacher.keypoints: the {self.side} has no keypoint {key!r}; {hint}')
+        if list(self.names).count(key) > 1:
+            raise UsageError(f'teacher.keypoints: the {self.side} has several keypoints {key!r}. Use indices')
         return list(self.names).index(key)
 
     def name(self, index: int) -> str:
@@ -58,25 +60,37 @@ class Keypoints:
         """Which keypoint each of them is in a mirror.
 
         Raises:
-            UsageError: If neither the metainfo nor the names say it.
+            UsageError: If neither the metainfo nor the names say it, or the one contradicts the other.
         """
+        named = None if self.names is None else mirrored_by_name(self.names)
         if self._flip_indices is not None and len(self._flip_indices) == self.count:
-            return [int(index) for index in self._flip_indices]
-        if self.names is None:
+            said = [int(index) for index in self._flip_indices]
+            self._check_mirror(said, named)
+            return said
+        if named is None:
             raise UsageError(f'teacher.flip: what the {self.side} calls its keypoints is not known, so '
                              'neither is which are left and which right. Leave flip out, or give metainfo')
-        keys = {_key(name): index for index, name in enumerate(self.names)}
-        swap = {'left': 'right', 'right': 'left'}
-        return [keys.get(tuple(sorted(swap.get(word, word) for word in _key(name))), index)
-                for index, name in enumerate(self.names)]
+        return named
+
+    def _check_mirror(self, said: List[int], named: Optional[List[int]]) -> None:
+        """Swaps that were left out of a metainfo would mix left and right without a word."""
+        for index, other in enumerate(said):
+            if not 0 <= other < self.count or said[other] != index:
+                raise UsageError(f'teacher.flip: the metainfo of the {self.side} says that a mirror makes '
+                                 f'{self.name(index)} keypoint {other}, and not the other way round. Mend its '
+                                 'swaps (flip_indices), or leave flip out')
+            if named is not None and other == index != named[index]:
+                raise UsageError(
+                    f'teacher.flip: the metainfo of the {self.side} says that {self.names[index]!r} is the same in '
+                    f'a mirror, and there is {self.names[named[index]]!r}. Give it its swap, or leave flip out')
 
 
 def map_keypoints(option: Union[None, str, Mapping], student: Keypoints, teacher: Keypoints) -> Mapped:
     """What teaches each keypoint of the student.
 
-    Names are compared without case, order of words, and with ``L_`` for ``left_``: 'L_Eye' of AP-10K is
-    'left_eye', AIC's 'head_top' is CrowdPose's 'top_head'. Where two keypoints of one side would be the same in
-    this way, the names are compared as they are.
+    The same name is the same keypoint. Else names are compared without case, order of words, and with ``L_`` for
+    ``left_``: 'L_Eye' of AP-10K is 'left_eye', AIC's 'head_top' is CrowdPose's 'top_head'; where two keypoints of
+    one side would be the same in this way, it tells nothing.
 
     Args:
         option (str | Mapping, optional): 'by_name', or which keypoint of the teacher (index or name) each
@@ -89,8 +103,8 @@ def map_keypoints(option: Union[None, str, Mapping], student: Keypoints, teacher
         list[int, optional]: The teacher's index for each keypoint of the student; None where it knows none.
 
     Raises:
-        UsageError: If a name is not there, a keypoint is named twice, a left one would learn from a right one,
-            or nothing would be taught.
+        UsageError: If a name is not there or is that of several keypoints, a keypoint is named twice, a left one
+            would learn from a right one, or nothing would be taught.
     """
     if option is None:
         return _same(student, teacher)
@@ -139,9 +153,14 @@ def _by_name(student: Keypoints, teacher: Keypoints) -> Mapped:
         if one.names is None:
             raise UsageError(f'teacher.keypoints={BY_NAME!r}: what the {one.side} calls its {one.count} '
                              'keypoints is not known. Use a dict of indices')
-    mine, theirs = _keys(student.names), _keys(teacher.names)
-    places = {key: index for index, key in enumerate(theirs)}
-    mapped = [places.get(key) for key in mine]
+        twice = next((name for name in one.names if list(one.names).count(name) > 1), None)
+        if twice is not None:
+            raise UsageError(f'teacher.keypoints={BY_NAME!r}: the {one.side} has several keypoints {twice!r}. '
+                             'Use a dict of indices')
+    same, alike = list(teacher.names), _places(teacher.names)
+    words = _places(student.names)
+    mapped: Mapped = [same.index(name) if name in same else
+                      alike.get(_key(name)) if _key(name) in words else None for name in student.names]
     if all(index is None for index in mapped):
         raise UsageError(f'teacher.keypoints={BY_NAME!r}: student and teacher have no keypoint in common; the '
                          f'student has {_listed(student.names)}, the teacher {_listed(teacher.names)}')
@@ -177,15 +196,23 @@ def _check_sides(mapped: Mapped, student: Keypoints, teacher: Keypoints) -> None
                              f'{teacher.names[theirs]!r}, which is on the other side')
 
 
-def _keys(names: Sequence[str]) -> List[Any]:
-    """What each name is compared by."""
+def mirrored_by_name(names: Sequence[str]) -> List[int]:
+    """Which keypoint each of them is in a mirror, as far as left and right are words of the names."""
+    places = _places(names)
+    swap = {'left': 'right', 'right': 'left'}
+    return [places.get(tuple(sorted(swap.get(word, word) for word in _key(name))), index)
+            for index, name in enumerate(names)]
+
+
+def _places(names: Sequence[str]) -> Dict[tuple, int]:
+    """Words -> index, of the names whose words are no other's."""
     keys = [_key(name) for name in names]
-    return [key if keys.count(key) == 1 else (name, ) for key, name in zip(keys, names)]
+    return {key: index for index, key in enumerate(keys) if key and keys.count(key) == 1}
 
 
 def _key(name: str) -> tuple:
     """The words of a name: 'L_Big Toe' has those of 'big_toe_left'."""
-    words = [word for word in re.split(r'[^0-9a-z]+', name.lower()) if word]
+    words = [word for word in re.split(r'[\W_]+', name.casefold()) if word]
     words = [SIDES.get(word, word) for word in words]
     if words and words[0] not in SIDES.values():
         joined = re.match(r'(left|right)(.+)', words[0])  # 'leftear'

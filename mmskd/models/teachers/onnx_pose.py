@@ -34,8 +34,10 @@ class OnnxPoseTeacher(PoseTeacher):
         sigma (sequence[float], optional): Of its labels, in bins of x and of y, as in the codec of its config (with
             ``label_softmax`` and ``label_beta=10``, as all of these have it). Defaults to None: as wide as the
             student's.
-        mean (sequence[float]): What is subtracted of each channel. Defaults to ImageNet's.
-        std (sequence[float]): What it is divided by then. Defaults to ImageNet's.
+        mean (sequence[float]): What is subtracted of each channel, for values from 0 to 255. Defaults to
+            ImageNet's. 0 for a file that normalises by itself.
+        std (sequence[float]): What it is divided by then. Defaults to ImageNet's. 1 for a file that normalises by
+            itself, 255 for one that takes values from 0 to 1.
         to_rgb (bool): Whether it takes RGB, else BGR. Defaults to True.
         metainfo (dict | str, optional): Of the data that it was trained on, for the names of its keypoints: as
             MMPose's ``metainfo``, or the file, e.g. 'configs/_base_/datasets/coco_wholebody.py'. Defaults to None.
@@ -55,7 +57,12 @@ class OnnxPoseTeacher(PoseTeacher):
             raise UsageError('OnnxPoseTeacher: beta is not given, and an .onnx file does not say it: the inverse '
                              'temperature of the loss that it was trained with, 10 for RTMPose and DWPose, 1 for RTMW')
         self.beta = options.number('beta', beta, above=0)
-        self._mean, self._std, self._rgb = mean, std, options.flag('to_rgb', to_rgb)
+        self._mean, self._std = _numbers(options, 'mean', mean, 3), _numbers(options, 'std', std, 3, above=0)
+        if min(self._std) < 1:
+            raise UsageError(f'OnnxPoseTeacher: mean and std are for values from 0 to 255, and std={std!r} is for '
+                             'values from 0 to 1: multiply both by 255')
+        self._rgb = options.flag('to_rgb', to_rgb)
+        widths = None if sigma is None else _numbers(options, 'sigma', sigma, 2, above=0)
         self._metainfo = given_metainfo('OnnxPoseTeacher', metainfo)
         if not os.path.isfile(file):
             raise FileNotFoundError(f'OnnxPoseTeacher: no file {file}')
@@ -66,7 +73,7 @@ class OnnxPoseTeacher(PoseTeacher):
         self._shapes = self._read_shapes(session)
         self._keypoints = self._shapes[0][0]
         self._axes = tuple(
-            Axis(bins, side / bins, 0., None if sigma is None else sigma[place]**2 / 10 * (side / bins)**2)
+            Axis(bins, side / bins, 0., None if widths is None else widths[place]**2 / 10 * (side / bins)**2)
             for place, ((_, bins), side) in enumerate(zip(self._shapes, self._size)))
 
     def images(self) -> Images:
@@ -108,16 +115,34 @@ class OnnxPoseTeacher(PoseTeacher):
         """How many keypoints and bins there are along x and y, by the answer on a blank image."""
         import numpy as np
         width, height = self._size
-        blank = np.zeros((self._batch or 1, 3, height, width), np.float32)
+        # Two images: a file may say that it takes any number of them, and hold one in its inner shapes
+        blank = np.zeros((self._batch or 2, 3, height, width), np.float32)
         try:
             found = session.run(list(self._outputs), {self._input: blank})
         except Exception as error:  # of onnxruntime, which has many
             raise UsageError(f'{self.file} does not run: {_first_line(error)}') from error
         shapes = [value.shape for value in found]
-        if any(len(shape) != 3 or shape[1] != shapes[0][1] for shape in shapes):
+        if any(len(shape) != 3 or shape[:2] != (len(blank), shapes[0][1]) for shape in shapes):
             raise UsageError(f'{self.file}: its outputs {", ".join(self._outputs)} have the shapes {shapes}, and those '
                              'of a SimCC model are (N, keypoints, bins). Write a PoseTeacher for it (docs/extend.md)')
+        self._check_answer(found)
         return [tuple(shape[1:]) for shape in shapes]
+
+    def _check_answer(self, found: Sequence[Any]) -> None:
+        """Refuse what is no logits over the bins of x and y, as far as the answer on a blank image shows it."""
+        import numpy as np
+        (x, y), (width, height) = [value.shape[2] for value in found], self._size
+        names = ' and '.join(self._outputs)
+        if abs(x / width - y / height) > 1 / min(width, height):
+            swapped = abs(x / height - y / width) <= 1 / min(width, height)
+            raise UsageError(
+                f'{self.file}: {names} have {x} and {y} bins for images of {width}x{height}, and SimCC has as many for '
+                'a pixel of x as of y. ' + ('They are swapped: the bins of x must come first' if swapped else
+                                            'Write a PoseTeacher for it (docs/extend.md)'))
+        if all(value.min() >= 0 and np.allclose(value.sum(-1), 1, atol=1e-3) for value in found):
+            raise UsageError(f'{self.file}: {names} are probabilities, which add up to 1; beta is for what comes '
+                             'before the softmax. Export the model without it, or write a PoseTeacher that gives '
+                             'their logarithm (docs/extend.md)')
 
     def _session(self, kind: str) -> Any:
         """What runs the file on a kind of device; None if onnxruntime cannot."""
@@ -135,6 +160,13 @@ class OnnxPoseTeacher(PoseTeacher):
     def __getstate__(self) -> dict:
         """Without the sessions, which are opened anew where they are needed."""
         return dict(vars(self), _sessions={})
+
+
+def _numbers(options: Options, name: str, given: Any, count: int, above: Optional[float] = None) -> List[float]:
+    """An option that is a list of numbers."""
+    if not isinstance(given, (list, tuple)) or len(given) != count:
+        options.refuse(name, f'a list of {count} numbers', given)
+    return [float(options.number(f'{name}[{index}]', one, above=above)) for index, one in enumerate(given)]
 
 
 def _onnxruntime() -> Any:

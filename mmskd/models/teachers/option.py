@@ -1,4 +1,5 @@
 """What the option ``teacher`` of a hook may be, and the models that come of it."""
+import inspect
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from torch import nn
@@ -100,11 +101,24 @@ class TeacherOption:
             if 'type' in own:
                 own.update({key: find_beside(own[key], folder) for key in FILES
                             if isinstance(own.get(key), str)})
-                model = freeze(MODELS.build(own))
+                model = freeze(self._build_registered(own))
             else:
                 model = build_teacher(own['config'], own['checkpoint'], folder)
             built.append(Built(model, settings))
         return built
+
+    def _build_registered(self, own: dict) -> nn.Module:
+        kind = MODELS.get(own['type'])
+        if kind is None:
+            raise UsageError(f'{self._owner}: teacher.type: no class {own["type"]} is registered; a class of your own '
+                             'needs @MODELS.register_module(), and its file a place in custom_imports')
+        arguments = {key: value for key, value in own.items() if key not in ('type', '_scope_')}
+        try:
+            inspect.signature(kind).bind(**arguments)
+        except TypeError as error:
+            known = ', '.join(inspect.signature(kind).parameters)
+            raise UsageError(f'{self._owner}: teacher ({own["type"]}): {error}; there are {known}') from error
+        return MODELS.build(own)
 
     def _check(self, one: Any) -> None:
         own = set(one) - set(SETTINGS) if isinstance(one, dict) else set()
@@ -116,7 +130,9 @@ class TeacherOption:
         for key in ('config', 'checkpoint') if 'type' not in own else ('type', ):
             options.text(f'teacher.{key}', one[key])
         if not isinstance(one.get('keypoints'), (dict, type(None))):
-            options.choice('teacher.keypoints', one['keypoints'], (BY_NAME, ))
+            if one['keypoints'] != BY_NAME:
+                options.refuse('teacher.keypoints', f'{BY_NAME!r} or a dict of the student\'s keypoints and the '
+                               'teacher\'s', one['keypoints'])
         options.flag('teacher.flip', one.get('flip', False))
         options.choice('teacher.weight_by', one.get('weight_by'), ('confidence', None))
 

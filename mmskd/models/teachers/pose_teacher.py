@@ -142,7 +142,7 @@ def images_of(model: nn.Module) -> Images:
     values = [getattr(preprocessor, key, None) for key in ('mean', 'std')]
     mean, std = ([default] * 3 if value is None else value.flatten().tolist()
                  for value, default in zip(values, (0., 1.)))
-    return Images(size[:2], mean, std, swaps)
+    return Images(size, mean, std, swaps)
 
 
 def answers_of(model: nn.Module, side: str) -> Answers:
@@ -157,6 +157,10 @@ def answers_of(model: nn.Module, side: str) -> Answers:
     """
     adapter = choose_heads(model)[0]
     head, outer = adapter.head, model.head
+    if adapter.at_places:
+        raise UsageError(f'the {side}\'s {adapter} lays its bins around the boxes that it predicts: only a model of the '
+                         'same family answers about these, with the same keypoints in the same order. Give one such '
+                         'teacher, without keypoints, flip and weight_by')
     codec = getattr(head, 'decoder', None) or getattr(outer, 'decoder', None)
     loss = next(iter(adapter.target_losses().values()), None)
     kind = type(codec).__name__
@@ -185,9 +189,11 @@ def _heatmap_axes(codec: Any) -> Tuple[Axis, ...]:
 def _simcc_axes(codec: Any, loss: nn.Module) -> Tuple[Axis, ...]:
     ratio = codec.simcc_split_ratio
     widths = codec.sigma if len(codec.sigma) == len(codec.input_size) else [codec.sigma[0]] * 3
-    return tuple(
-        Axis(int(round(pixels * ratio)), 1 / ratio, 0., _label_variance(codec, loss, float(sigma)) / ratio**2)
-        for pixels, sigma in zip(codec.input_size, widths))
+    axes = [Axis(int(round(pixels * ratio)), 1 / ratio, 0., _label_variance(codec, loss, float(sigma)) / ratio**2)
+            for pixels, sigma in zip(codec.input_size, widths)]
+    if len(axes) == 3 and hasattr(codec, 'z_range'):  # in metres from the root, not in pixels
+        axes[2] = axes[2].mapped(2 * codec.z_range / codec.input_size[2], -codec.z_range)
+    return tuple(axes)
 
 
 def _label_variance(codec: Any, loss: nn.Module, sigma: float) -> float:
@@ -196,7 +202,7 @@ def _label_variance(codec: Any, loss: nn.Module, sigma: float) -> float:
     With ``label_softmax`` a Gaussian ``exp(-d^2 / 2 sigma^2)`` becomes the exponential of a multiple of it, whose
     summit is as narrow as a Gaussian of variance ``sigma^2 / label_beta``.
     """
-    if codec.smoothing_type == 'standard':
+    if getattr(codec, 'smoothing_type', 'gaussian') == 'standard':
         return 0.
     if not loss.label_softmax:
         return sigma**2

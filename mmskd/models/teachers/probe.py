@@ -92,7 +92,7 @@ def input_size(model: nn.Module) -> Optional[Tuple[int, int]]:
     """The size (width, height) of the images that a pose estimator is for."""
     head = getattr(model, 'head', None)
     size = getattr(getattr(head, 'decoder', None), 'input_size', getattr(head, 'input_size', None))
-    return None if size is None else tuple(int(side) for side in size)
+    return None if size is None else tuple(int(side) for side in size)[:2]  # RTMW3D's has the depth behind
 
 
 class _FirstConvolution(Exception):

@@ -359,3 +359,15 @@ def test_a_translated_teacher_is_compiled_too(tmp_path):
             {torch.float32} if precision is None else {torch.float32, torch.bfloat16})
         hook.detach()
     assert 0 < (terms[0] - terms[1]).abs() < 0.05 * terms[0]
+
+
+def test_the_obstacle_is_named_and_not_what_would_be_converted():
+    """Another mean alone would be no obstacle: grey images and a codec without one bump are."""
+    other = {'data_preprocessor.mean': [127.5], 'data_preprocessor.std': [127.5]}
+    grey = poses.build('heatmap', 1, **other, **{'backbone.in_channels': 1, 'data_preprocessor.bgr_to_rgb': False})
+    with pytest.raises(UsageError, match='so many channels: 3 in the student, 1 in the teacher'):
+        attached(student(), teacher=grey.eval())
+    mspn = poses.build('mspn', 1, **other).eval()
+    with pytest.raises(UsageError, match='and that is not converted: .*MegviiHeatmap') as refusal:
+        attached(student(), teacher=mspn)
+    assert '\n' not in str(refusal.value)

@@ -133,7 +133,7 @@ BODY = 'mmpose::body_2d_keypoint'
     ('integral_regression/coco/ipr_res50_8xb64-210e_coco-256x256.py', 'DSNTHead|IntegralRegressionHead',
      'coordinates'),
     ('integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py', 'DSNTHead', 'DistillHook teaches'),
-    ('rtmo/body7/rtmo-s_8xb32-600e_body7-640x640.py', 'RTMOHead', 'one stage'),
+    ('rtmo/body7/rtmo-s_8xb32-600e_body7-640x640.py', 'RTMOHead', 'DistillHook teaches its bins'),
     ('yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py', 'YOLOXPoseHead', 'one stage'),
     ('dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512.py', 'DEKRHead', 'one stage'),
     ('topdown_heatmap/coco/td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192.py', 'HeatmapHead',

@@ -16,7 +16,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpose')
 
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss  # noqa: E402
-from mmpose.models.losses import KeypointMSELoss, KLDiscretLoss  # noqa: E402
+from mmpose.models.losses import KeypointMSELoss, KLDiscretLoss, MLECCLoss  # noqa: E402
 
 import mmskd.models.losses as ours  # noqa: E402
 from mmskd.models.losses import functional as soft  # noqa: E402
@@ -322,6 +322,12 @@ def _(d):
 def _(d):
     loss = MODELS.build(dict(type='mmskd.DSNTDistillLoss'))
     return lambda a, b: loss.of_call(LossCall(None, (pair(a, b), ), {})), d.densities()
+
+
+@case('RTMODistillLoss', half=False)
+def _(d):
+    loss = MODELS.build(dict(type='mmskd.RTMODistillLoss'))
+    return lambda a, b: loss.of_call(LossCall(MLECCLoss(), ((pair(a, b), pair(a, b)), ), {})), d.densities()
 
 
 @case('ClassDistillLoss')

@@ -62,6 +62,11 @@ def test_it_teaches_bins_by_name(folder):
     assert not any(module.training for module in hook._teacher.modules())
 
 
+def test_experts_are_those_that_there_are(folder):
+    with pytest.raises(UsageError, match=r'dataset_index=1, and .* has 1 expert\(s\)'):
+        HFPoseTeacher(str(folder), dataset_index=1)
+
+
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="model='.*' is no VitPoseForPoseEstimation"):
         HFPoseTeacher(str(tmp_path))

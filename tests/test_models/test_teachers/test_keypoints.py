@@ -77,6 +77,32 @@ def test_where_words_would_be_the_same_the_names_count():
     assert map_keypoints('by_name', mine, theirs) == [1, 0]
 
 
+def test_the_same_name_comes_before_the_same_words():
+    """The same name is found though the other side has a second one with its words."""
+    mine = named('left_eye', 'L_Ear', 'eye_right', 'нос', '耳')
+    theirs = named('L_Eye', 'left_eye', 'right_eye', 'L_ear', 'ear left', 'хвост', '耳', side='teacher')
+    assert map_keypoints('by_name', mine, theirs) == [1, None, 2, None, 6]
+    # Two unknown alphabets are not the same name
+    assert map_keypoints('by_name', named('a', 'нос'), named('a', 'хвост', side='teacher')) == [0, None]
+
+
+def test_one_name_for_two_keypoints_is_refused():
+    twice = named('eye', 'nose', 'eye', side='teacher')
+    for option in ('by_name', {'nose': 'eye'}):
+        with pytest.raises(UsageError, match="the teacher has several keypoints 'eye'. Use .*indices"):
+            map_keypoints(option, named('eye', 'nose'), twice)
+    assert map_keypoints({'nose': 1}, named('eye', 'nose'), twice) == [None, 1]
+
+
+@pytest.mark.parametrize('flip,message', [
+    ([0, 1, 2], "'left_eye' is the same in a mirror, and there is 'right_eye'"),
+    ([1, 2, 0], 'and not the other way round'), ([0, 2, 7], 'a mirror makes 2 right_eye keypoint 7|other way round')])
+def test_a_mirror_that_swaps_nothing_or_nonsense_is_refused(flip, message):
+    meta = dict(keypoint_id2name=dict(enumerate(('nose', 'left_eye', 'right_eye'))), flip_indices=flip)
+    with pytest.raises(UsageError, match=message):
+        Keypoints('teacher', 3, meta).mirrored()
+
+
 @pytest.mark.parametrize('option,message', [
     ({'snuot': 'Nose'}, "the student has no keypoint 'snuot'; did you mean 'snout'"),
     ({'snout': 'Noes'}, "the teacher has no keypoint 'Noes'; did you mean 'Nose'"),

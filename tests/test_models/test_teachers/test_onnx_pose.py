@@ -114,6 +114,57 @@ def test_other_files_are_refused_in_a_line(tmp_path, made, message):
     assert '\n' not in str(refusal.value)
 
 
+def answering(tmp_path, *shapes, batch=None, softmax=False):
+    """A file with noise of these shapes (without the batch) for each image."""
+    make, nodes, weights = onnx.helper, [], []
+
+    def number(name, values, kind=onnx.TensorProto.INT64):
+        weights.append(make.make_tensor(name, kind, [len(values)], values))
+        return name
+
+    for name, shape in zip(('simcc_x', 'simcc_y'), shapes):
+        # The batch is that of the images, or one that is fixed within
+        size = [make.make_node('Shape', ['input'], [f'{name}_all']),
+                make.make_node('Slice', [f'{name}_all', number(f'{name}_0', [0]), number(f'{name}_1', [1])],
+                               [f'{name}_batch'])]
+        first = f'{name}_batch' if batch is None else number(f'{name}_fixed', [batch])
+        nodes += [*size, make.make_node('Concat', [first, number(f'{name}_rest', shape)], [f'{name}_size'], axis=0),
+                  make.make_node('Expand', [number(f'{name}_value', [.5], onnx.TensorProto.FLOAT), f'{name}_size'],
+                                 [f'{name}_flat'])]
+        nodes.append(make.make_node('Softmax' if softmax else 'Identity', [f'{name}_flat'], [name]))
+    value = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ('simcc_x', 'simcc_y')]
+    given = make.make_tensor_value_info('input', onnx.TensorProto.FLOAT, ('N', 3, 128, 96))
+    path = str(tmp_path / 'answers.onnx')
+    onnx.save(make.make_model(make.make_graph(nodes, 'answers', [given], value, weights),
+                              opset_imports=[make.make_opsetid('', 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize('shapes,options,message', [
+    (((4, 256), (4, 192)), {}, '256 and 192 bins for images of 96x128.*swapped: the bins of x must come first'),
+    (((4, 192), (4, 300)), {}, 'as many for a pixel of x as of y. Write a PoseTeacher'),
+    (((840, 4), (840, 80)), {}, '4 and 80 bins'),
+    (((4, 192), (4, 256)), dict(softmax=True), 'are probabilities, which add up to 1'),
+    (((4, 192), (4, 256)), dict(batch=1), 'have the shapes'),
+], ids=['swapped', 'bins', 'a detector', 'softmax inside', 'a batch of one inside'])
+def test_answers_that_are_no_logits_of_x_and_y(tmp_path, shapes, options, message):
+    with pytest.raises(UsageError, match=message) as refusal:
+        OnnxPoseTeacher(answering(tmp_path, *shapes, **options), beta=10.)
+    assert '\n' not in str(refusal.value)
+
+
+def test_what_is_subtracted_and_how_wide_labels_are(tmp_path):
+    file = answering(tmp_path, (4, 192), (4, 256))
+    raw = OnnxPoseTeacher(file, beta=1., mean=[0, 0, 0], std=[1, 1, 1], sigma=[4, 5]).images()
+    assert (raw.mean, raw.std) == ([0., 0., 0.], [1., 1., 1.])
+    for options, message in ((dict(std=[.229, .224, .225]), 'values from 0 to 255.*multiply both by 255'),
+                             (dict(mean=127.5), 'mean must be a list of 3 numbers'), (dict(sigma=6.), 'sigma must be a'),
+                             (dict(sigma=[6., 0]), r'sigma\[1\] must be a number, above 0'),
+                             (dict(std=[1, 0, 1]), r'std\[1\] must be')):
+        with pytest.raises(UsageError, match=message):
+            OnnxPoseTeacher(file, beta=1., **options)
+
+
 def test_what_is_missing_is_named(file, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match='beta is not given.* 10 for RTMPose and DWPose, 1 for RTMW'):
         OnnxPoseTeacher(file)
