@@ -33,7 +33,8 @@ def test_a_teacher_of_larger_crops_in_an_onnx_file(load_tool):
     work = tool.WORKS['own_mouse']
     assert onnx in work.ways
     ways = tool.measure(work._replace(batch=1, ways=('stock', onnx)), 1, 0, 'cpu')['ways']
-    assert ways[onnx]['seconds'] > 0 and len({row['checkpoint_bytes'] for row in ways.values()}) == 1
+    assert ways[onnx]['seconds'] > 0 and len({row['checkpoint_bytes']
+                                              for row in ways.values()}) == 1
 
 
 def test_what_is_not_there_is_refused(run_tool, tmp_path, capsys):

@@ -48,7 +48,7 @@ def answering(built: Sequence[Built], student: nn.Module, heads: Sequence[Taught
     return _translated(built, student, heads, metainfo, reason)
 
 
-def answering_on_features(built: Built, student: nn.Module, heads: Sequence[TaughtHead],
+def answering_on_features(built: Built, student: nn.Module, heads: Sequence[Any],
                           metainfo: Optional[Mapping[str, Any]] = None) -> TranslatedTeacher:
     """The head of a trained model with other keypoints, that answers on the student's features.
 
@@ -102,8 +102,9 @@ def _translated(built: Sequence[Built], student: nn.Module, heads: Sequence[Taug
 def _wrapped(model: nn.Module, student: nn.Module, reason: Optional[UsageError]) -> MMPoseTeacher:
     mine, theirs = image_channels(student), image_channels(model, student)
     if mine != theirs:
-        raise UsageError('student and teacher do not go together: the images have so many channels: '
-                         f'{mine} in the student, {theirs} in the teacher')
+        raise UsageError(
+            'student and teacher do not go together: the images have so many channels: '
+            f'{mine} in the student, {theirs} in the teacher')
     teacher = MMPoseTeacher(model)
     try:
         answers = teacher.answers()
@@ -114,8 +115,9 @@ def _wrapped(model: nn.Module, student: nn.Module, reason: Optional[UsageError])
 
 
 def _both(reason: Optional[UsageError], cannot: UsageError) -> UsageError:
-    """Why a teacher is not asked as it is, if that was tried, and why its answers are not brought to the student's."""
-    return cannot if reason is None else UsageError(f'{reason}; and that is not converted: {cannot}')
+    """Why a teacher is not asked as it is, and why its answers are not brought to the student's."""
+    return cannot if reason is None else UsageError(
+        f'{reason}; and that is not converted: {cannot}')
 
 
 def _check_shapes(side: str, model: nn.Module, answers: Answers, head: str) -> None:

@@ -364,7 +364,10 @@ def test_a_translated_teacher_is_compiled_too(tmp_path):
 def test_the_obstacle_is_named_and_not_what_would_be_converted():
     """Another mean alone would be no obstacle: grey images and a codec without one bump are."""
     other = {'data_preprocessor.mean': [127.5], 'data_preprocessor.std': [127.5]}
-    grey = poses.build('heatmap', 1, **other, **{'backbone.in_channels': 1, 'data_preprocessor.bgr_to_rgb': False})
+    grey = poses.build('heatmap', 1, **other, **{
+        'backbone.in_channels': 1,
+        'data_preprocessor.bgr_to_rgb': False
+    })
     with pytest.raises(UsageError, match='so many channels: 3 in the student, 1 in the teacher'):
         attached(student(), teacher=grey.eval())
     mspn = poses.build('mspn', 1, **other).eval()
