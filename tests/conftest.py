@@ -1,5 +1,6 @@
 """What holds for all tests."""
 import gc
+import logging
 from unittest import mock
 
 import pytest
@@ -63,13 +64,18 @@ def unformatted_configs():
 
 
 @pytest.fixture(autouse=True)
-def forget_visualizers():
+def forget_visualizers_and_closed_logs():
     """MMEngine keeps them for the process, and hands out the last one made as the current one.
 
     A test that makes a pose's would leave it to the next test's detector.
     """
     yield
+    from mmengine.logging import MMLogger
     from mmengine.visualization import Visualizer
+    for logger in MMLogger._instance_dict.values():
+        for handler in [one for one in logger.handlers
+                        if isinstance(one, logging.FileHandler) and one.stream is None]:
+            logger.removeHandler(handler)  # closed: the file went with its test
     kinds = [Visualizer]
     while kinds:
         kind = kinds.pop()

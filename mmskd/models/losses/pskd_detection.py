@@ -112,7 +112,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         alpha_t = self.alpha_of(past, labels)
         loss = pskd_cross_entropy(logits, labels, past, alpha_t, self.form)
         if self.class_weight is not None:
-            class_weight = torch.as_tensor(self.class_weight).to(logits)
+            class_weight = self._class_weights(logits)
             loss = loss * class_weight[labels.clamp(0, logits.size(1) - 1)]
         return loss, valid
 
@@ -126,8 +126,11 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
             hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
         loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_of(past, hard), self.form)
         if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
-            loss = loss * (1 + (torch.as_tensor(self.class_weight).to(logits) - 1) * hard)
+            loss = loss * (1 + (self._class_weights(logits) - 1) * hard)
         return loss, valid
+
+    def _class_weights(self, logits: Tensor) -> Tensor:
+        return torch.as_tensor(self.class_weight, dtype=logits.dtype, device=logits.device)
 
 
 @MODELS.register_module()

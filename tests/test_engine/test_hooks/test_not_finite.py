@@ -84,7 +84,7 @@ def test_it_is_counted_in_the_log(said):
     poison(hook.teacher)
     logged = {}
     runner = SimpleNamespace(model=student, iter=0, message_hub=SimpleNamespace(
-        update_scalar=logged.__setitem__))
+        update_scalar=logged.__setitem__, log_scalars={}))
     for count in (1, 2):
         losses(student)
         TeachingHook.after_train_iter(hook, runner, 0)

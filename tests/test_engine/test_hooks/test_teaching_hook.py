@@ -16,8 +16,14 @@ from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
-from mmskd.engine.hooks import DistillHook, HeadDistillHook, NKDHook, PSKDHook, USKDHook  # noqa: E402
-from mmskd.engine.hooks import pskd_hook as pskd  # noqa: E402
+from mmskd.engine.hooks import (  # noqa: E402
+    DistillHook,
+    HeadDistillHook,
+    NKDHook,
+    PSKDHook,
+    USKDHook,
+    teaching_hook,  # noqa: E402
+)
 from mmskd.errors import UsageError  # noqa: E402
 from tests.support import classifiers, detectors, runs  # noqa: E402
 
@@ -133,7 +139,7 @@ def test_all_ranks_ask_the_past_self_until_all_have_been_taught(monkeypatch):
     hook = PSKDHook()
     hook.attach(model)
     others = iter([False, False, True])
-    monkeypatch.setattr(pskd, 'all_reduce', lambda value, op: value.mul_(next(others)))
+    monkeypatch.setattr(teaching_hook, 'all_reduce', lambda value, op: value.mul_(next(others)))
     asked = []
     start = hook._mirror.start
     hook._mirror.start = lambda teacher, *ask: (asked.append(teacher), start(teacher, *ask))
