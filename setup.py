@@ -1,11 +1,15 @@
-"""What pyproject.toml cannot say: the configs and tools go along, where OpenMMLab's `mim` looks for them."""
+"""What pyproject.toml cannot say.
+
+The configs and tools go along, where OpenMMLab's `mim` looks for them.
+"""
 import os
 import shutil
 import sys
 
 if not (3, 9) <= sys.version_info[:2] <= (3, 12):
-    sys.exit('mmskd needs Python 3.9 to 3.12, this is Python %d.%d (%s)' %
-             (sys.version_info[0], sys.version_info[1], sys.executable))
+    found = '.'.join(map(str, sys.version_info[:2]))
+    sys.exit('mmskd needs Python 3.9 to 3.12, this is Python ' + found +
+             ' (' + sys.executable + ')')
 
 from setuptools import setup  # noqa: E402
 from setuptools.command.build_py import build_py  # noqa: E402

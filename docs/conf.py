@@ -14,7 +14,10 @@ project = 'mmskd'
 copyright = 'mmskd contributors'
 release = version = __version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode', 'sphinx_copybutton']
+extensions = [
+    'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode',
+    'sphinx_copybutton'
+]
 source_suffix = {'.md': 'markdown'}
 exclude_patterns = ['_build', 'notebooks/*']
 nitpicky = False  # the types in signatures are those of packages whose inventories are not at hand
@@ -57,8 +60,9 @@ def read_page(app, page, source):
             return f'[{text}]({path.name}{anchor})'
         return f'[{text}]({pages[path]}.md{anchor})' if path in pages else text
 
-    source[0] = re.sub(r'(?<!!)\[(?P<text>[^\]]+)\]\((?!\w+:)(?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)', link,
-                       file.read_text(encoding='utf-8'))
+    source[0] = re.sub(
+        r'(?<!!)\[(?P<text>[^\]]+)\]\((?!\w+:)(?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)', link,
+        file.read_text(encoding='utf-8'))
 
 
 def setup(app):

@@ -78,7 +78,8 @@ def load_config(name: str) -> Config:
     except (FileNotFoundError, ModuleNotFoundError, UsageError):
         raise
     except Exception as error:  # a config is a program
-        where = f', line {error.lineno}' if getattr(error, 'lineno', None) else ''
+        line = getattr(error, 'lineno', None)
+        where = f', line {line}' if line else ''
         text = ' '.join(str(getattr(error, 'msg', error)).split())
         raise UsageError(f'{name} cannot be read{where}: {type(error).__name__}: {text}') from error
 
@@ -134,8 +135,9 @@ def check_metrics(cfg: Config, split: str, project: str) -> None:
         kind = kind if isinstance(kind, str) else f'{kind.__module__}.{kind.__name__}'
         owner = ours.get(type_name(metric), kind.partition('.')[0])
         if owner in CALIBRATION_METRICS and owner != project:
-            raise UsageError(f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
-                             f'of {project}; take it out')
+            raise UsageError(
+                f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
+                f'of {project}; take it out')
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
@@ -192,7 +194,7 @@ def _ask_first(owner: Any, name: str, answer: Callable) -> None:
         reply = answer(*args, **kwargs)
         return original(*args, **kwargs) if reply is None else reply
 
-    ask.asks_mmskd = True
+    ask.asks_mmskd = True  # type: ignore[attr-defined]  # functions may have any
     setattr(owner, name, staticmethod(ask) if inspect.isclass(owner) else ask)
 
 

@@ -59,6 +59,7 @@ def numbers(text):
 
 
 def dotted(parts):
+    """(2, 9, 1) as '2.9.1'."""
     return '.'.join(str(part) for part in parts)
 
 

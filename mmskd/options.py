@@ -14,15 +14,15 @@ class Options:
         options = Options('PSKDHook')
         self.alpha_T = options.number('alpha_T', alpha_T, least=0, most=1)
 
-    Each method takes the name of an option and its value, and returns the value. With ``optional=True`` None
-    is a value as well.
+    Each method takes the name of an option and its value, and returns the value. With
+    ``optional=True`` None is a value as well.
 
     Args:
         owner (str): Whose options these are.
 
     Raises:
-        UsageError: In each method, if the value is of another type or out of range. It says what the option
-            must be, and what it is.
+        UsageError: In each method, if the value is of another type or out of range. It says what
+            the option must be, and what it is.
     """
 
     def __init__(self, owner: str):
@@ -35,7 +35,7 @@ class Options:
     def number(self, name: str, value: Any, least: Optional[float] = None,
                most: Optional[float] = None, above: Optional[float] = None,
                below: Optional[float] = None, optional: bool = False) -> Any:
-        """A finite number, from ``least`` (or greater than ``above``) to ``most`` (or less than ``below``)."""
+        """A finite number, from ``least`` (or above ``above``) to ``most`` (or below ``below``)."""
         if optional and value is None:
             return value
         known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,6 @@
-"""Configs of NKD, USKD and PS-KD on classifiers: what they add, and, where mmpretrain is installed, to what."""
+"""Configs of NKD, USKD and PS-KD on classifiers: what they add, and, where mmpretrain is installed,
+to what.
+"""
 import re
 import runpy
 from importlib.util import find_spec
@@ -13,7 +15,8 @@ from mmskd.config import load_config
 from mmskd.registry import HOOKS, MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
-ALL = sorted(path for folder in ('nkd', 'uskd', 'pskd') for path in (ROOT / 'configs' / folder).glob('*.py'))
+ALL = sorted(path for folder in ('nkd', 'uskd', 'pskd')
+             for path in (ROOT / 'configs' / folder).glob('*.py'))
 DETECTORS = [path for path in ALL if 'rcnn' in path.stem]
 CONFIGS = [path for path in ALL if path not in DETECTORS]
 STUDENTS = [path for path in CONFIGS if path.name.startswith(('nkd_', 'uskd_', 'pskd_'))]
@@ -30,7 +33,8 @@ def test_hook_builds(path):
     """Without the base, which may be a package that is not there."""
     hook, = runpy.run_path(str(path))['custom_hooks']
     built = HOOKS.build(hook)
-    assert type(built).__name__ == dict(nkd='NKDHook', uskd='USKDHook', pskd='PSKDHook')[path.parent.name]
+    assert type(built).__name__ == dict(nkd='NKDHook', uskd='USKDHook',
+                                        pskd='PSKDHook')[path.parent.name]
     cifar = 'cifar100' in path.stem
     if path.parent.name == 'nkd':
         loss = MODELS.build(built.loss_cfgs[0])
@@ -53,7 +57,8 @@ def test_metafile_lists_what_is_there(folder):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=by_name)
 def test_bases_are_there(path):
-    while not (base := re.search(r"_base_ = '(.*)'", path.read_text()).group(1)).startswith('mmpretrain::'):
+    while not (base := re.search(r"_base_ = '(.*)'",
+                                 path.read_text()).group(1)).startswith('mmpretrain::'):
         path = path.parent / base
         assert path.is_file()
     assert base.endswith('.py')
@@ -87,7 +92,9 @@ def test_detector_is_a_stock_model_that_the_hook_attaches_to(path):
 
 
 def attach(hook, model, registry, scope):
-    """Build the hook, its teacher without the checkpoint, and attach it to the model, which nothing pretrains."""
+    """Build the hook, its teacher without the checkpoint, and attach it to the model, which nothing
+    pretrains.
+    """
     model.backbone.init_cfg = None
     with DefaultScope.overwrite_default_scope(scope):
         model = registry.build(model)

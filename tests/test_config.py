@@ -83,9 +83,8 @@ def write(folder, text, name='child.py'):
 
 @needs_mmdet
 def test_base_without_a_folder_builds(tmp_path):
-    from mmengine.registry import DefaultScope
-
     from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
     cfg = Config.fromfile(write(tmp_path, "_base_ = 'mmskd::pskd_retinanet.py'\nlr = 1"))
     assert cfg.custom_hooks[0]['type'] == 'mmskd.PSKDHook' and cfg.lr == 1
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

@@ -20,7 +20,8 @@ PSKD_HOOK = dict(type='mmskd.PSKDHook', alpha_T=0.8)
 FAMILIES = sorted(path.name for path in ROOT.glob('pskd_*.py'))
 SMALL = {'bccd': ('RBC', 'WBC', 'Platelets'),
          'aquarium': ('fish', 'jellyfish', 'penguin', 'puffin', 'shark', 'starfish', 'stingray')}
-SMALL_CONFIGS = sorted(f'{name}/{path.name}' for name in SMALL for path in (ROOT / name).glob('*.py'))
+SMALL_CONFIGS = sorted(f'{name}/{path.name}' for name in SMALL
+                       for path in (ROOT / name).glob('*.py'))
 LITE = [name for name in SMALL_CONFIGS if 'efficientnet_lite' in name]
 DATA = os.environ.get('MMSKD_TEST_DATA')
 

@@ -1,4 +1,6 @@
-"""What must be seen on a GPU: that everything is there, in each precision, and that a state comes back to it."""
+"""What must be seen on a GPU: that everything is there, in each precision, and that a state comes
+back to it.
+"""
 import io
 
 import pytest
@@ -83,7 +85,9 @@ def test_a_state_comes_back_to_the_gpu(model, data):
 @pytest.mark.parametrize('family, dtype', KNOWN)
 def test_projections(model, data, family, dtype):
     teacher = detectors.build(family)  # on the CPU as it is given
-    hook = DistillHook(teacher, [dict(type='mmskd.FeatureDistillLoss'), dict(type='mmskd.ClassDistillLoss')])
+    hook = DistillHook(teacher,
+                       [dict(type='mmskd.FeatureDistillLoss'),
+                        dict(type='mmskd.ClassDistillLoss')])
     hook.attach(model)
     step(model, data, dtype)
     assert places(hook._asked.model) == {'cuda'} and places(hook.losses) <= {'cuda'}
@@ -143,7 +147,9 @@ def test_families(name):
 
 @pytest.mark.parametrize('amp', [None, 'float16'])
 def test_a_run_that_is_resumed(tmp_path, amp):
-    """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the past self."""
+    """As one that is not, but for what a GPU adds up in another order; the checkpoint holds the
+    past self.
+    """
     def config(name):
         cfg = runs.config(root, tmp_path / name, length=5, hook=dict(interval=2))
         if amp:
@@ -182,7 +188,8 @@ class StopAfter(Hook):
 def test_calibrated_scores(tmp_path):
     """A calibrator maps what is predicted on a GPU, and leaves it there."""
     path = str(tmp_path / 'calibrator.json')
-    Calibrator('detection', 'platt', 'iou', list('abcde'), [LogitMap(1.5, -.5)] * 5, [.2] * 5, ()).save(path)
+    Calibrator('detection', 'platt', 'iou', list('abcde'), [LogitMap(1.5, -.5)] * 5, [.2] * 5,
+               ()).save(path)
     model = detectors.build('retinanet', **{'bbox_head.num_classes': 5}).cuda().eval()
     model.dataset_meta = dict(classes=list('abcde'))
     torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=.3)

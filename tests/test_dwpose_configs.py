@@ -5,7 +5,7 @@ import os
 import random
 import re
 import warnings
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import mmengine
@@ -14,8 +14,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmskd.config import _datasets, check_data, config_root, find_config, load_config
 from mmskd.checkpoint import load_checkpoint_safely
+from mmskd.config import _datasets, check_data, config_root, find_config, load_config
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.optional import HAS_MMDET
 
@@ -32,7 +32,7 @@ DATA = os.environ.get('MMSKD_TEST_DATA')
 HEATMAP_LOSSES = [dict(type='mmskd.HeatmapDistillLoss', weight=1.0)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def read(name):
     return load_config(name)
 
@@ -67,7 +67,7 @@ def teacher_of(name):
     return distill_hook(name).teacher
 
 
-@lru_cache(maxsize=None)
+@cache
 def published():
     """Pairs of config and checkpoint that MMPose names in its metafiles and DWPose configs."""
     root = config_root('mmpose')
@@ -225,8 +225,8 @@ def test_stock_hooks_build(name):
 
 
 SCENES = ('Magic_show', 'Entertainment', 'ConductMusic', 'Online_class', 'TalkShow', 'Speech',
-          'Fitness', 'Interview', 'Olympic', 'TVShow', 'Singing', 'SignLanguage', 'Movie', 'LiveVlog',
-          'VideoConference')
+          'Fitness', 'Interview', 'Olympic', 'TVShow', 'Singing', 'SignLanguage', 'Movie',
+          'LiveVlog', 'VideoConference')
 WHERE = {  # as docs/dwpose.md has it
     'coco': [f'coco/annotations/person_keypoints_{split}2017.json' for split in ('train', 'val')],
     'coco-wholebody': [
@@ -309,7 +309,7 @@ def all_pipelines():
     return list(found.values())
 
 
-@lru_cache(maxsize=None)
+@cache
 def parsed(file):
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
     return parse_pose_metainfo(dict(from_file=file))
@@ -393,7 +393,8 @@ STAGES = ('dwpose_s1_rtmpose-l_rtmpose-m_8xb64-270e_coco-wholebody-256x192.py',
 
 
 def four_images(cfg, work_dir):
-    """A config that trains one step on the four images, from random weights and without a download."""
+    """A config that trains one step on the four images, from random weights and without a download.
+    """
     cfg.merge_from_dict(dict(
         work_dir=str(work_dir), experiment_name=work_dir.name, launcher='none',
         train_dataloader=dict(

@@ -28,7 +28,8 @@ def test_it_is_the_base_for_a_fifth_of_the_schedule_and_one_hook(name):
     *hooks, last = ours.pop('custom_hooks')
     assert hooks == stock.pop('custom_hooks', [])
     assert list(last) == ['type', 'checkpoint'] and last['type'] == 'mmskd.HeadDistillHook'
-    helpers = ('max_epochs', 'stage2_num_epochs', 'interval')  # variables of the files, which nobody reads
+    # variables of the files, which nobody reads
+    helpers = ('max_epochs', 'stage2_num_epochs', 'interval')
     for key in helpers:
         ours.pop(key, None), stock.pop(key, None)
     assert ours == stock
@@ -40,7 +41,8 @@ def test_the_checkpoint_is_that_of_the_base(name):
     checkpoint = load_config(str(ROOT / name)).custom_hooks[-1].checkpoint
     if '::' not in base:
         stem = Path(base).stem
-        assert checkpoint == f'work_dirs/{stem}/epoch_{load_config(str(ROOT / base)).max_epochs}.pth'
+        epochs = load_config(str(ROOT / base)).max_epochs
+        assert checkpoint == f'work_dirs/{stem}/epoch_{epochs}.pth'
         return
     path = config_root('mmdet') / base.partition('::')[2]
     models = mmengine.load(path.with_name('metafile.yml'))['Models']
@@ -51,4 +53,5 @@ def test_the_checkpoint_is_that_of_the_base(name):
 def test_its_heads_can_be_distilled(name):
     from mmskd.models.head_distill import heads_to_distill
     heads = heads_to_distill(build_model(load_config(str(ROOT / name))))
-    assert [head.name for head in heads] == ['roi_head.bbox_head' if 'faster_rcnn' in name else 'bbox_head']
+    assert [head.name
+            for head in heads] == ['roi_head.bbox_head' if 'faster_rcnn' in name else 'bbox_head']

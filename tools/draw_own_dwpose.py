@@ -1,6 +1,6 @@
-"""Draw the pictures of docs/own_dwpose.md, on a generated figure, by what the teachers call themselves.
+"""Draw the pictures of docs/own_dwpose.md, on a generated figure.
 
-    python tools/draw_own_dwpose.py docs/_static
+python tools/draw_own_dwpose.py docs/_static
 """
 import argparse
 from pathlib import Path
@@ -21,7 +21,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 STUDENT, TEACHER = (96, 96), (144, 192)  # width and height of the crops
 RATIO, SIGMAS = 2., (4., 4.9)
-MINE = ('head', 'right_shoulder', 'wrist_left', 'right_wrist', 'L_hip', 'R_hip', 'toe_left', 'toe_right')
+MINE = ('head', 'right_shoulder', 'wrist_left', 'right_wrist', 'L_hip', 'R_hip', 'toe_left',
+        'toe_right')
 ORANGE, BLUE, GREY = '#d55e00', '#0072b2', '#999999'
 BETA = 10.
 
@@ -39,7 +40,8 @@ def figure(seed: int = 3) -> Tuple[np.ndarray, np.ndarray]:
     person = max(people, key=lambda one: one['area'])
     left, top, width, height = person['bbox']
     side = int(1.15 * max(width, height))
-    corner = np.array([left + width / 2 - side / 2, top + height / 2 - side / 2]).round().astype(int)
+    corner = np.array([left + width / 2 - side / 2,
+                       top + height / 2 - side / 2]).round().astype(int)
     padded = np.pad(image, ((side, side), (side, side), (0, 0)))
     x, y = corner + side
     points = np.array(person['keypoints'], float).reshape(-1, 3)[:, :2] - corner
@@ -47,8 +49,11 @@ def figure(seed: int = 3) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def crops(image: np.ndarray, points: np.ndarray) -> Tuple[Tensor, Tensor, np.ndarray]:
-    """The student's crop and the teacher's, (3, H, W) from 0 to 255, and the keypoints in the student's."""
-    whole = [Images(size, (0., 0., 0.), (1., 1., 1.)) for size in ((len(image), len(image)), STUDENT, TEACHER)]
+    """The student's crop and the teacher's, (3, H, W) in 0 to 255; keypoints in the student's."""
+    whole = [
+        Images(size, (0., 0., 0.), (1., 1., 1.))
+        for size in ((len(image), len(image)), STUDENT, TEACHER)
+    ]
     given = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     mine = Crops(whole[0], whole[1])(given)
     return mine[0], Crops(whole[1], whole[2])(mine)[0], points * STUDENT[0] / len(image)
@@ -68,8 +73,10 @@ def draw_crops(file: Path) -> None:
                  for share, where in zip((0.8, 0.2), place)).clamp_min(1e-9).log() / BETA
     (converted, ), _ = simcc_to_simcc([answer[None, None]], BETA, [bridge(seen, axes[0])])
 
-    grid, panels = plt.subplots(1, 4, figsize=(10, 2.9), gridspec_kw=dict(width_ratios=(2, 2, 3, 3)))
-    for panel, crop, size, who in zip(panels, (mine, theirs), (STUDENT, TEACHER), ('student', 'teacher')):
+    grid, panels = plt.subplots(1, 4, figsize=(10, 2.9),
+                                gridspec_kw=dict(width_ratios=(2, 2, 3, 3)))
+    for panel, crop, size, who in zip(panels, (mine, theirs), (STUDENT, TEACHER),
+                                      ('student', 'teacher')):
         panel.imshow(crop.permute(1, 2, 0).clamp(0, 255).byte().numpy())
         panel.set_title(f"the {who}'s crop, {size[0]}x{size[1]}", fontsize=9)
     panels[0].plot(*zip(*points), '.', color=ORANGE, markersize=4)
@@ -87,11 +94,13 @@ def draw_crops(file: Path) -> None:
 
 def draw_keypoints(file: Path) -> None:
     """Which keypoints of a teacher teach those of a student, by their names."""
-    teacher = Keypoints('teacher', len(KEYPOINTS), dict(keypoint_id2name=dict(enumerate(KEYPOINTS))))
+    teacher = Keypoints('teacher', len(KEYPOINTS),
+                        dict(keypoint_id2name=dict(enumerate(KEYPOINTS))))
     student = Keypoints('student', len(MINE), dict(keypoint_id2name=dict(enumerate(MINE))))
     mapped = map_keypoints('by_name', student, teacher)
     image, points = figure()
-    grid, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4), gridspec_kw=dict(width_ratios=(4, 3)))
+    grid, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4),
+                                       gridspec_kw=dict(width_ratios=(4, 3)))
     left.imshow(image, alpha=0.35)
     for link in LINKS:
         left.plot(*points[list(link)].T, color=GREY, linewidth=1)
@@ -99,12 +108,14 @@ def draw_keypoints(file: Path) -> None:
         color = ORANGE if index in mapped else GREY
         left.plot(x, y, 'o', color=color, markersize=4)
         beside = KEYPOINTS[index].startswith('right')  # which is on the left of the picture
-        left.annotate(KEYPOINTS[index], (x, y), fontsize=6, color=color, xytext=(-4 if beside else 4, -2),
-                      textcoords='offset points', ha='right' if beside else 'left')
+        left.annotate(KEYPOINTS[index], (x, y), fontsize=6, color=color,
+                      xytext=(-4 if beside else 4, -2), textcoords='offset points',
+                      ha='right' if beside else 'left')
     left.set_title(f'the teacher knows {len(KEYPOINTS)} keypoints', fontsize=9)
     right.set_title(f'what teaches the {len(MINE)} of the student', fontsize=9)
     for row, (line, one) in enumerate(zip(describe_mapping(mapped, student, teacher), mapped)):
-        right.text(0.02, 0.9 - row * 0.11, line, family='monospace', fontsize=8, color=GREY if one is None else ORANGE)
+        right.text(0.02, 0.9 - row * 0.11, line, family='monospace', fontsize=8,
+                   color=GREY if one is None else ORANGE)
     for panel in (left, right):
         panel.axis('off')
     save(grid, file)

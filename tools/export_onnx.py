@@ -1,8 +1,8 @@
 """Write a SimCC model as an .onnx file: from the image to the bins, as RTMPose is deployed.
 
-The file has the input `input` (N, 3, H, W), normalised by the config's mean and deviation, and the outputs
-`simcc_x` and `simcc_y` (and `simcc_z` of a model in space). mmskd.OnnxPoseTeacher reads it, and so does what runs
-RTMPose.
+The file has the input `input` (N, 3, H, W), normalised by the config's mean and deviation, and the
+outputs `simcc_x` and `simcc_y` (and `simcc_z` of a model in space). mmskd.OnnxPoseTeacher reads it,
+and so does what runs RTMPose.
 """
 import argparse
 import sys
@@ -51,7 +51,10 @@ def export(config: str, checkpoint: str, out_file: str) -> None:
         raise UsageError(f'the package onnx is not here ({error}): pip install onnx') from error
     model = build_teacher(config, checkpoint)
     if not is_pose_estimator(model):
-        raise UsageError(f'{config} is no pose estimator of MMPose ({type(model).__name__}); only SimCC models are written')
+        raise UsageError(
+            f'{config} is no pose estimator of MMPose ({type(model).__name__}); only SimCC models '
+            'are written'
+        )
     teacher = MMPoseTeacher(model)
     if teacher.answers().beta is None:
         raise UsageError(f'{config} predicts heatmaps; only SimCC models are written')

@@ -30,8 +30,8 @@ BCCD_CLASSES = ('RBC', 'WBC', 'Platelets')
 AQUARIUM_CLASSES = ('fish', 'jellyfish', 'penguin', 'puffin', 'shark', 'starfish', 'stingray')
 AQUARIUM_SIDE = 480  # pixels of the longer side; the originals have 1024
 # The frames of the open field that validate: a quarter, drawn once
-OPENFIELD_VAL = (2, 3, 8, 16, 22, 23, 25, 29, 30, 37, 43, 44, 52, 54, 57, 58, 59, 69, 72, 73, 84, 88,
-                 91, 92, 101, 105, 106, 113, 115)
+OPENFIELD_VAL = (2, 3, 8, 16, 22, 23, 25, 29, 30, 37, 43, 44, 52, 54, 57, 58, 59, 69, 72, 73, 84,
+                 88, 91, 92, 101, 105, 106, 113, 115)
 MOUSE_SKELETON = [[1, 2], [1, 3], [2, 4], [3, 4]]
 
 
@@ -99,7 +99,7 @@ def convert_mirror_mouse(source: Path, out: Path) -> None:
 
 def _convert_keypoints(file: Path, out: Path, is_val: Callable[[int], bool], skeleton: List[list],
                        margin: Callable[[float, float], float]) -> None:
-    """Rows of a csv: a path of an image, then x and y of each keypoint, empty where it is not seen."""
+    """Rows of a csv: path of an image, then x and y of each keypoint, empty where not seen."""
     with file.open(newline='') as opened:
         rows = list(csv.reader(opened))
     names = rows[1][1::2]

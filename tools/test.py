@@ -11,8 +11,15 @@ from mmengine.runner import Runner
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.config import check_data, check_metrics, load_config, project_of, require_parts
 from mmskd.engine.hooks import CalibratedScores
-from mmskd.engine.launch import (OneLineParser, add_common_arguments, check_checkpoint,
-                                 draw_predictions, run_tool, set_local_rank, set_work_dir)
+from mmskd.engine.launch import (
+    OneLineParser,
+    add_common_arguments,
+    check_checkpoint,
+    draw_predictions,
+    run_tool,
+    set_local_rank,
+    set_work_dir,
+)
 from mmskd.errors import UsageError
 
 
@@ -42,12 +49,13 @@ def parse_args() -> argparse.Namespace:
 def add_tta(cfg: Config) -> None:
     """Test-time augmentation: that of the config, else a horizontal flip."""
     if 'tta_model' not in cfg:
-        warnings.warn('the config has no tta_model; predictions are merged by NMS')
+        warnings.warn('the config has no tta_model; predictions are merged by NMS', stacklevel=2)
         cfg.tta_model = dict(
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     if 'tta_pipeline' not in cfg:
-        warnings.warn('the config has no tta_pipeline; images are tested with and without a flip')
+        warnings.warn('the config has no tta_pipeline; images are tested with and without a flip',
+                      stacklevel=2)
         dataset = cfg.test_dataloader.dataset
         while 'dataset' in dataset:
             dataset = dataset.dataset
@@ -158,16 +166,22 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
 
 
 def check_weights(runner: Runner, path: str) -> None:
-    """Raise UsageError if a local checkpoint has no weight of the model: MMEngine would test without."""
+    """Raise UsageError if a local checkpoint has no weight of the model.
+
+    MMEngine would test without.
+    """
     if '://' in path:
         return
     checkpoint = load_checkpoint_safely(path, map_location='cpu')
     given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
     # Either may be in a wrapper: DDP, or that of test-time augmentation
-    given, wanted = ({key.removeprefix('module.') for key in keys} for keys in (given, runner.model.state_dict()))
+    given, wanted = ({key.removeprefix('module.')
+                      for key in keys}
+                     for keys in (given, runner.model.state_dict()))
     if given.isdisjoint(wanted):
-        raise UsageError(f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
-                         'checkpoint of another one')
+        raise UsageError(
+            f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
+            'checkpoint of another one')
 
 
 def test(runner: Runner, args: argparse.Namespace) -> None:

@@ -12,19 +12,39 @@ from mmengine.runner import Runner
 
 import mmskd.engine.hooks as ours
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
-from mmskd.config import (check_data, check_metrics, find_config, load_config, project_of,
-                          require_parts)
+from mmskd.config import (
+    check_data,
+    check_metrics,
+    find_config,
+    load_config,
+    project_of,
+    require_parts,
+)
 from mmskd.engine.hooks.teaching_hook import go_together
-from mmskd.engine.launch import (CheckpointAction, KeyValueAction, OneLineParser, TeacherAction,
-                                 add_common_arguments, check_checkpoint, draw_predictions, run_tool,
-                                 say, set_local_rank, set_work_dir)
+from mmskd.engine.launch import (
+    CheckpointAction,
+    KeyValueAction,
+    OneLineParser,
+    TeacherAction,
+    add_common_arguments,
+    check_checkpoint,
+    draw_predictions,
+    run_tool,
+    say,
+    set_local_rank,
+    set_work_dir,
+)
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.errors import UsageError
 
 PROFILED = 10  # iterations
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
 # What a method adds to the name of the work dir, so that it is not the baseline's
-METHOD_SUFFIXES = {'--pskd': '_pskd', '--distill-from': '_distill', '--head-distill': '_head_distill'}
+METHOD_SUFFIXES = {
+    '--pskd': '_pskd',
+    '--distill-from': '_distill',
+    '--head-distill': '_head_distill'
+}
 NEWEST, NEWEST_OR_START = 'auto', 'auto-or-start'  # of --resume
 RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
@@ -43,7 +63,8 @@ def parse_args() -> argparse.Namespace:
         '--distill-from', nargs='+', action=TeacherAction,
         metavar=('CONFIG CHECKPOINT', 'KEY=VALUE'),
         help='let this trained model teach (DWPose, stage 1), with the losses that DistillHook '
-        'takes for the kind of head; options of DistillHook may follow, as schedule=cosine stop=280')
+        'takes for the kind of head; options of DistillHook may follow, as schedule=cosine stop=280'
+    )
     method.add_argument(
         '--head-distill', nargs='+', action=CheckpointAction, metavar=('CHECKPOINT', 'KEY=VALUE'),
         help='let the head of this trained model of the same config teach a fresh head on frozen '
@@ -60,9 +81,11 @@ def parse_args() -> argparse.Namespace:
         '--amp', action='store_true',
         help='train with automatic mixed precision; without a GPU: backbone and neck in bfloat16')
     parser.add_argument(
-        '--profile', nargs='?', type=int, const=PROFILED, metavar='ITERATIONS',
-        help=f'profile the first so many iterations (default: {PROFILED}), with what mmskd does in them under '
-        'mmskd/teacher, mmskd/pairing, mmskd/loss and mmskd/refresh: a table, and trace.json in the work dir')
+        '--profile', nargs='?', type=int, const=PROFILED, metavar='ITERATIONS', help=
+        f'profile the first so many iterations (default: {PROFILED}), with what mmskd does in them '
+        'under mmskd/teacher, mmskd/pairing, mmskd/loss and mmskd/refresh: a table, and trace.json '
+        'in the work dir'
+    )
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
         help='scale the learning rate with the batch size that is used')
@@ -143,9 +166,10 @@ def check_methods(cfg: Config, flag: str = '') -> None:
                                  f'{", ".join(inspect.signature(kind).parameters)}') from error
     for (_, _, first), (_, _, second) in itertools.combinations(teaching, 2):
         if not go_together(first, second):
-            raise UsageError(f'{flag}custom_hooks has {first.__name__} and {second.__name__}, which do not '
-                             'teach one model together; leave one of them (docs/reliability.md says '
-                             'which do)')
+            raise UsageError(
+                f'{flag}custom_hooks has {first.__name__} and {second.__name__}, which do not '
+                'teach one model together; leave one of them (docs/reliability.md says '
+                'which do)')
 
 
 def reason_of(error: TypeError) -> str:
@@ -167,7 +191,7 @@ def method_flag(args: argparse.Namespace) -> str:
 
 
 def use_safe_hooks(cfg: Config, keep_going: bool) -> None:
-    """Put SafeCheckpointHook in the place of CheckpointHook, and stop at weights that are not finite."""
+    """Put SafeCheckpointHook in place of CheckpointHook; stop at weights that are not finite."""
     hooks = cfg.get('default_hooks') or {}
     hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))  # as MMEngine does
     for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])]:
@@ -341,16 +365,17 @@ def prepare(args: argparse.Namespace) -> Config:
 def check_classes(runner: Runner) -> None:
     """Raise UsageError if a detector's head has fewer classes than there are in the training data.
 
-    It would be found in the first iteration, if an image has an object of one of the others, and nowhere
-    else.
+    It would be found in the first iteration, if an image has an object of one of the others, and
+    nowhere else.
     """
     classes = (getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}).get('classes')
     for name, module in runner.model.named_modules():
         number = getattr(module, 'num_classes', None)
         if name.endswith('bbox_head') and isinstance(number, int) and number < len(classes or ()):
-            raise UsageError(f'model.{name}.num_classes is {number}, and the training data have '
-                             f'{len(classes)} classes: set it to {len(classes)}, or name fewer classes in '
-                             'train_dataloader.dataset.metainfo')
+            raise UsageError(
+                f'model.{name}.num_classes is {number}, and the training data have '
+                f'{len(classes)} classes: set it to {len(classes)}, or name fewer classes in '
+                'train_dataloader.dataset.metainfo')
 
 
 def train(runner: Runner, args: argparse.Namespace) -> None:

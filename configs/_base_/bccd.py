@@ -1,5 +1,5 @@
-# Blood cells under a microscope, three classes, at 320x240: 205 images to train with, 87 to validate
-# and 72 to test. tools/prepare_data.py says where they are and lays them out.
+# Blood cells under a microscope, three classes, at 320x240: 205 images to train with, 87 to
+# validate and 72 to test. tools/prepare_data.py says where they are and lays them out.
 dataset_type = 'CocoDataset'
 data_root = 'data/bccd/'
 metainfo = dict(

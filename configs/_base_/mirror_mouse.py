@@ -1,5 +1,5 @@
-# A mouse on a treadmill, seen from the side ("top") and in a mirror from below ("bot"), 17 keypoints,
-# of which a few are hidden: 67 frames to train with, 23 to validate.
+# A mouse on a treadmill, seen from the side ("top") and in a mirror from below ("bot"), 17
+# keypoints, of which a few are hidden: 67 frames to train with, 23 to validate.
 # tools/prepare_data.py says where they are and lays them out. mmpose's CocoDataset reads the
 # annotations.
 dataset_type = 'CocoDataset'

@@ -1,6 +1,6 @@
-# A mouse in an open field, seen from above, four keypoints: 87 frames to train with, 29 to validate.
-# tools/prepare_data.py says where they are and lays them out. mmpose's CocoDataset reads the
-# annotations.
+# A mouse in an open field, seen from above, four keypoints: 87 frames to train with, 29 to
+# validate. tools/prepare_data.py says where they are and lays them out. mmpose's CocoDataset reads
+# the annotations.
 dataset_type = 'CocoDataset'
 data_root = 'data/openfield_mouse/'
 metainfo = dict(

@@ -45,7 +45,7 @@ def publishable(checkpoint: dict) -> dict:
             meta[key] = plain(value)
         except TypeError as error:
             print(f'meta[{key!r}] is left out: {error}')
-    weights = OrderedDict(state_dict)
+    weights: Any = OrderedDict(state_dict)
     weights._metadata = getattr(state_dict, '_metadata', OrderedDict())
     return dict(meta=meta, state_dict=weights)
 

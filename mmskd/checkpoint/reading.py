@@ -41,12 +41,12 @@ def _renamed(what: Callable, name: str) -> Callable:
     return what
 
 
-def _called(name: str, function: Callable) -> Callable:
+def _called(name: str, function: Any) -> Callable:
     """A function of its own that calls another: one may be found under several names."""
     return _renamed(lambda *args: function(*args), name)
 
 
-def _in_place_of(original: type) -> Callable[[type], type]:
+def _in_place_of(original: type) -> Callable[[type], Any]:
     """Decorates the class that is found where a checkpoint says ``original``."""
     return lambda cls: _renamed(cls, f'{original.__module__}.{original.__qualname__}')
 
@@ -95,13 +95,13 @@ def class_function(owner: type, name: str) -> Callable:
     raise pickle.UnpicklingError(f'refused GLOBAL getattr of {name!r}')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def checkpoint_classes() -> List[Callable]:
     """What MMEngine's checkpoints hold beyond tensors and plain containers.
 
-    None of it is numpy's: see :mod:`mmskd.checkpoint.safe_numpy`. Its two classes are found under their
-    own names as well, because PyTorch fills only objects of classes that it may find. An empty
-    array is pickled as a call of ``bytes``: a data set without a skeleton has some.
+    None of it is numpy's: see :mod:`mmskd.checkpoint.safe_numpy`. Its two classes are found under
+    their own names as well, because PyTorch fills only objects of classes that it may find. An
+    empty array is pickled as a call of ``bytes``: a data set without a skeleton has some.
     """
     return [
         RestoredHistory, NamedScheduler, bytes, NumericArray, NumericDType,
@@ -225,7 +225,8 @@ def _refusal(path: str, error: pickle.UnpicklingError) -> str:
 def _drop_config(checkpoint: Any, path: str) -> None:
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and meta.pop('config', None) is not None:
-        warnings.warn(f"{path}: meta['config'] is ignored, because resuming would execute it")
+        warnings.warn(f"{path}: meta['config'] is ignored, because resuming would execute it",
+                      stacklevel=2)
 
 
 # ------------------------------------------------------------------ PyTorch before 2.4
@@ -249,15 +250,15 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f'refused GLOBAL {full_name}') from None
 
     def load_build(self) -> None:
-        kind = type(self.stack[-2])
+        kind = type(self.stack[-2])  # type: ignore[attr-defined]  # of pickle._Unpickler
         if kind not in _restricted_globals().values():
             raise pickle.UnpicklingError(f'refused GLOBAL {kind.__name__} that is filled')
-        super().load_build()
+        super().load_build()  # type: ignore[misc]  # of pickle._Unpickler
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]  # called with our kind
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _restricted_globals() -> Dict[str, Callable]:
     from _codecs import encode  # how protocol 2 writes bytes
 

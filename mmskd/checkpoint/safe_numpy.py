@@ -63,7 +63,7 @@ class NumericArray(np.ndarray):
         super().__setstate__(array.__reduce__()[2])
         self.flags.writeable = False
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> tuple:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __array_wrap__(self, array: np.ndarray, *context) -> Any:

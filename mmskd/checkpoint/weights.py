@@ -9,6 +9,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from .reading import load_from_http_safely, load_from_local_safely
 
 NAMED = 3  # of the weights that do not fit
@@ -85,7 +86,7 @@ def _weights(checkpoint: Dict[str, Any], path: str) -> 'OrderedDict[str, Any]':
         raise UsageError(f'{path} holds no weights, only {", ".join(map(str, given)) or "nothing"}')
     named = {re.sub(r'^module\.', '', str(key)): value for key, value in given.items()}
     copies = {f'ema_{key.replace(".", "_")}' for key in named}
-    weights = OrderedDict((key, value) for key, value in named.items() if key not in copies)
+    weights: Any = OrderedDict((key, value) for key, value in named.items() if key not in copies)
     if hasattr(given, '_metadata'):  # the versions of the modules that wrote it
         weights._metadata = given._metadata
     return weights

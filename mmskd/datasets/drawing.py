@@ -41,7 +41,7 @@ def mask_box(mask: np.ndarray) -> Tuple[float, float, float, float]:
 
 
 def rotation(angle: float) -> np.ndarray:
-    """The (2, 2) matrix that turns row vectors by ``angle`` radians: ``points @ rotation(a)``."""
+    """The (2, 2) matrix that, behind ``points @``, turns row vectors by ``angle`` radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.array([[cos, sin], [-sin, cos]])
 

@@ -1,7 +1,7 @@
 """Writes the generated data sets as COCO json and images."""
 import json
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Callable, List, Optional, Union
 
 import numpy as np
 from PIL import Image
@@ -78,7 +78,8 @@ def write_split(out_dir: Path, split: str, kind: str, count: int, seed: int,
                 on_image: Optional[Callable[[], None]]) -> None:
     """Write the images of one split and then its json, by which one knows that it is complete."""
     draw, categories = KINDS[kind]
-    images, annotations = [], []
+    images: List[dict] = []
+    annotations: List[dict] = []
     (out_dir / split).mkdir(exist_ok=True)
     for image_id in range(1, count + 1):
         image, objects = draw(np.random.default_rng([seed, SPLITS.index(split), image_id]))

@@ -94,7 +94,9 @@ def sample_objects(rng: np.random.Generator) -> List[Tuple[str, np.ndarray]]:
 
     An object that would cover an earlier one too much is left out.
     """
-    objects, visible, areas = [], [], []
+    objects: list = []
+    visible: list = []
+    areas: list = []
     if rng.random() < EMPTY_SHARE:
         return objects
     for _ in range(rng.integers(1, MAX_OBJECTS + 1)):

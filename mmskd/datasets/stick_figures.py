@@ -139,7 +139,9 @@ def sample_scene(rng: np.random.Generator):
         tuple: The figures as (joints, torso, mask), the occluders' polygons, and for each figure
         the mask of what is still in sight of it.
     """
-    figures, occluders, visible = [], [], []
+    figures: list = []
+    occluders: list = []
+    visible: list = []
 
     def clear_of(mask):
         """What ``mask`` leaves of each figure, or None if that is too little of one."""

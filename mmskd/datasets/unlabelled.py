@@ -11,8 +11,9 @@ from mmskd.registry import DATASETS
 class UnlabelledCocoDataset(CocoDataset):
     """Boxes of a COCO json, without keypoints; those that are there are not read.
 
-    MMPose's own data sets leave out what has no keypoints. Here every box that is no crowd is a crop in
-    which no keypoint is visible, so that the labels' losses are 0 and only a teacher has something to say.
+    MMPose's own data sets leave out what has no keypoints. Here every box that is no crowd is a
+    crop in which no keypoint is visible, so that the labels' losses are 0 and only a teacher has
+    something to say.
 
     The arguments are those of ``CocoDataset``; ``metainfo`` names the student's keypoints.
     """

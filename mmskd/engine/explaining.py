@@ -2,7 +2,7 @@
 import difflib
 import errno
 import re
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Iterable, Iterator, Optional, Tuple
 
 from mmengine.config import Config
 
@@ -54,7 +54,7 @@ def _of_the_system(error: OSError, cfg: Optional[Config]) -> Optional[str]:
         errno.EISDIR: f'{name} is a folder, and a file is needed',
         errno.ENOTDIR: f'{name}: a part of this path is a file, and must be a folder',
         errno.EROFS: f'{name} cannot be written: its file system is read-only',
-    }.get(error.errno, f'{name}: {error.strerror}')
+    }.get(error.errno or 0, f'{name}: {error.strerror}')
 
 
 def _unknown_type(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
@@ -62,7 +62,8 @@ def _unknown_type(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
     match = re.search(r'(\S+) is not in the (\S+?)::(.+?) registry', str(error))
     if not isinstance(error, KeyError) or match is None:
         return None
-    return _no_such_type(match.group(1).strip('\'"'), *match.groups()[1:], cfg)
+    name, scope, kind = match.groups()
+    return _no_such_type(name.strip('\'"'), scope, kind, cfg)
 
 
 def _unknown_optimizer(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
@@ -97,7 +98,8 @@ def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[
     if not isinstance(error, TypeError) or match is None:
         return None
     kind, option = match.groups()
-    # The constructor that refuses it may be that of a class which the one in the config derives from
+    # The constructor that refuses it may be that of a class which the one in the config derives
+    # from
     found = [(key, node) for key, node in _nodes(cfg) if option in node and 'type' in node]
     found = [(key, node) for key, node in found if type_name(node) == kind] or found
     if len(found) != 1:
@@ -115,7 +117,10 @@ def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str
 
 
 def _key_of(cfg: Optional[Config], kind: str) -> str:
-    """Where a config names a type, as ``'model.backbone: '``; '' if it does not, or more than once."""
+    """Where a config names a type, as ``'model.backbone: '``.
+
+    It is empty if the config does not, or more than once.
+    """
     found = [key for key, node in _nodes(cfg) if type_name(node) == kind.rpartition('.')[2]]
     return f'{found[0]}: ' if len(found) == 1 else ''
 
@@ -125,7 +130,7 @@ def _nodes(node: Any, key: str = '') -> Iterator[Tuple[str, dict]]:
         node = node._cfg_dict
     if isinstance(node, dict):
         yield key, node
-        children = node.items()
+        children: Iterable[Tuple[Any, Any]] = node.items()
     elif isinstance(node, (list, tuple)):
         children = enumerate(node)
     else:

@@ -1,7 +1,7 @@
 """Trainable modules beside a model: trained with it, yet no part of it.
 
-A hook may need parameters of its own (a projection, an auxiliary classifier) while the model and its
-state dict stay stock. In ``before_run`` it hands them to :func:`wrap_for_ddp`, then to
+A hook may need parameters of its own (a projection, an auxiliary classifier) while the model and
+its state dict stay stock. In ``before_run`` it hands them to :func:`wrap_for_ddp`, then to
 :func:`join_optimizer`. At that time the optimizer and its schedulers are built, and the state of a
 resumed optimizer is not loaded yet; so a resume finds the same parameters in the same places.
 """
@@ -10,8 +10,7 @@ import math
 from typing import List
 
 from mmengine.device import get_device
-from mmengine.optim import (ApexOptimWrapper, OptimWrapper, OptimWrapperDict,
-                            ZeroRedundancyOptimizer)
+from mmengine.optim import ApexOptimWrapper, OptimWrapper, OptimWrapperDict, ZeroRedundancyOptimizer
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,17 +21,17 @@ from mmskd.errors import UsageError
 def join_optimizer(runner, module: nn.Module) -> None:
     """Let the model's optimizer train another module as well; without effect if it does already.
 
-    The parameters are appended to a parameter group that has the optimizer's own learning rate and weight
-    decay. A group of their own is out of the question: MMEngine's schedulers remember a base value for
-    each group that was there when they were built.
+    The parameters are appended to a parameter group that has the optimizer's own learning rate and
+    weight decay. A group of their own is out of the question: MMEngine's schedulers remember a base
+    value for each group that was there when they were built.
 
     Args:
         runner (Runner): In ``before_run``.
         module (nn.Module): Already on its device. What needs no gradient is left out.
 
     Raises:
-        UsageError: If there is not one plain optimizer, or none of its groups has the optimizer's own
-            learning rate and weight decay.
+        UsageError: If there is not one plain optimizer, or none of its groups has the optimizer's
+            own learning rate and weight decay.
     """
     groups = _optimizer(runner).param_groups
     known = {parameter for group in groups for parameter in group['params']}
@@ -43,7 +42,7 @@ def join_optimizer(runner, module: nn.Module) -> None:
 
 
 def wrap_for_ddp(runner, module: nn.Module) -> nn.Module:
-    """Move a module to the model's device and, in a distributed run, wrap it as the model is wrapped.
+    """Move a module to the model's device; in a distributed run, wrap it as the model is wrapped.
 
     All ranks then start with the parameters of rank 0, and their gradients are averaged.
 
@@ -77,8 +76,8 @@ def _optimizer(runner):
     found = wrapper.optimizer if plain else wrapper
     if not plain or isinstance(found, ZeroRedundancyOptimizer):
         raise UsageError(
-            f'optim_wrapper: {type(found).__name__} cannot take the parameters of a module beside the '
-            'model. Use one optimizer in an OptimWrapper or AmpOptimWrapper.')
+            f'optim_wrapper: {type(found).__name__} cannot take the parameters of a module beside '
+            'the model. Use one optimizer in an OptimWrapper or AmpOptimWrapper.')
     return found
 
 
@@ -95,7 +94,8 @@ def _default_group(runner, groups: List[dict]) -> dict:
                 'weight_decay') == decay:
             return group
     raise UsageError(
-        f'optim_wrapper.paramwise_cfg (or the constructor): no parameter group has the learning rate '
+        'optim_wrapper.paramwise_cfg (or the constructor): no parameter group has the learning '
+        'rate '
         f"{base_lr:g} and weight decay {decay} of the optimizer itself, so there is none that a "
         'module beside the model could join. Leave at least one parameter of the model without '
         'settings of its own.')

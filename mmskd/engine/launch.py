@@ -23,7 +23,6 @@ from mmskd.engine.explaining import explain
 from mmskd.engine.peers import meet_peers, who_is_lost
 from mmskd.errors import RunStopped, UsageError
 
-
 # What each launcher tells the processes that it starts
 STARTED_BY = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
 
@@ -47,7 +46,10 @@ class KeyValueAction(DictAction):
 
 
 class CheckpointAction(KeyValueAction):
-    """A checkpoint and ``key=value`` options behind it: one dict, with the file under ``checkpoint``."""
+    """A checkpoint and ``key=value`` options behind it.
+
+    One dict, with the file under ``checkpoint``.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
         super().__call__(parser, namespace, values[1:], option_string)
@@ -55,7 +57,10 @@ class CheckpointAction(KeyValueAction):
 
 
 class TeacherAction(KeyValueAction):
-    """Config and checkpoint of a teacher and ``key=value`` options behind them: one dict, with ``teacher``."""
+    """Config and checkpoint of a teacher and ``key=value`` options behind them.
+
+    One dict, with ``teacher``.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
         if len(values) < 2:
@@ -137,8 +142,9 @@ def set_launcher(cfg: Config, launcher: str) -> None:
     """
     variable = STARTED_BY.get(launcher)
     if variable and variable not in os.environ:
-        raise UsageError(f'--launcher {launcher}: {variable} is not set, so this process was not started '
-                         f'by it; tools/{"slurm" if launcher == "slurm" else "dist"}_train.sh starts them')
+        raise UsageError(
+            f'--launcher {launcher}: {variable} is not set, so this process was not started '
+            f'by it; tools/{"slurm" if launcher == "slurm" else "dist"}_train.sh starts them')
     cfg.launcher = launcher
     on_cpu = launcher != 'none' and get_device() == 'cpu'
     if on_cpu:
@@ -170,8 +176,8 @@ def _meet(cfg: Config, on_cpu: bool, options: dict) -> None:
 def restarted_store() -> dict:
     """Where processes meet that torchrun has started again.
 
-    PyTorch keeps what they left behind in the store of torchrun, among it the addresses of those that
-    are dead, and does not tell them from the new ones: these would wait for each other.
+    PyTorch keeps what they left behind in the store of torchrun, among it the addresses of those
+    that are dead, and does not tell them from the new ones: these would wait for each other.
 
     Returns:
         dict: Options of ``init_process_group``; empty if it is the first time, or without torchrun.
@@ -192,8 +198,8 @@ def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Na
              run: Callable[[Runner, argparse.Namespace], None]) -> None:
     """Prepare a config, build its Runner and run it.
 
-    An error with a known cause ends the program in one line, and with exit code 2 if the user can put
-    it right, 1 if the run was stopped. In a distributed run one process prints it.
+    An error with a known cause ends the program in one line, and with exit code 2 if the user can
+    put it right, 1 if the run was stopped. In a distributed run one process prints it.
 
     Args:
         tool (str): Name of the program.
@@ -256,8 +262,8 @@ def say(line: str) -> None:
 def fails_first() -> bool:
     """Whether this process is to say why it ends: one does, of all that end for a reason of theirs.
 
-    They cannot talk any more, or not yet; but torchrun keeps a store for them. Where there is none, the
-    first process of each machine speaks.
+    They cannot talk any more, or not yet; but torchrun keeps a store for them. Where there is none,
+    the first process of each machine speaks.
     """
     if int(os.environ.get('WORLD_SIZE', '1')) == 1 and 'SLURM_PROCID' not in os.environ:
         return True

@@ -13,6 +13,7 @@ LOST = re.compile(r'closed by peer|reset by peer|Broken pipe|Timed out waiting|S
 
 
 class Peer(NamedTuple):
+    """One process of a distributed run, and where it is."""
     rank: int
     host: str
     pid: int
@@ -24,7 +25,8 @@ class Peer(NamedTuple):
             return None
         try:
             os.kill(self.pid, 0)
-            # 'Z': ended, but not yet taken note of; 'T': stopped. The name before it may hold blanks
+            # 'Z': ended, but not yet taken note of; 'T': stopped. The name before it may hold
+            # blanks
             state = Path(f'/proc/{self.pid}/stat').read_text().rpartition(')')[2].split()[0]
         except ProcessLookupError:
             state = 'Z'
@@ -47,8 +49,8 @@ def who_is_lost(error: BaseException) -> Optional[str]:
     """A line on an error that says another process does not answer.
 
     Returns:
-        str, optional: It names the ranks of this machine that have died. None if this is another error,
-        or the run is not distributed.
+        str, optional: It names the ranks of this machine that have died. None if this is another
+        error, or the run is not distributed.
     """
     if not _peers or not isinstance(error, RuntimeError) or not LOST.search(str(error)):
         return None

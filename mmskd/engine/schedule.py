@@ -39,6 +39,8 @@ class Clock:
     def __init__(self, share: float, apart: Iterable[int],
                  length: Optional[Tuple[int, int]] = None):
         self.share = share
+        self.before: int
+        self.after: int
         self.before, self.after = length or (INF, INF)
         self._places: Dict[int, int] = {}
         points = sorted({0, *apart, *([self.before] if length else [])})
@@ -161,8 +163,8 @@ def shorten_schedule(cfg: Config, share: float) -> str:
             _shorten_hook(hook, clocks)
             _shorten_patience(hook.cfg, validations, HOOKS)
         _shorten_model(cfg.get('model'), clocks)
-    left = [f'{node.place}.{key}' for node in (*schedulers, *hooks)
-            for key in _unknown_times(node.cfg)]
+    left = [f'{place}.{key}' for place, times in [(node.place, node.cfg) for node in schedulers] +
+            [(node.place, node.cfg) for node in hooks] for key in _unknown_times(times)]
     left += [f'model.{name}' for name in _unknown_model_times(cfg.get('model'))]
     return (f'{after} instead of {before} {unit}' +
             (f' (the schedule has {parts} parts)' if after > wanted else '') +
@@ -246,7 +248,7 @@ def _shorten_decay(scheduler: Scheduler, clock: Clock, length: int) -> None:
     if min(scheduler.end, clock.before) >= INF:  # no end to count the steps to
         before, after = shortened, step * clock.share
     if before and after:
-        default = _defaults(_class(cfg, PARAM_SCHEDULERS)).get('gamma')
+        default: Any = _defaults(_class(cfg, PARAM_SCHEDULERS)).get('gamma')
         cfg['gamma'] = cfg.get('gamma', default)**(before / after)
 
 
@@ -395,7 +397,7 @@ def _defaults(kind: Optional[type]) -> Dict[str, Any]:
     defaults: Dict[str, Any] = {}
     for owner in reversed(kind.__mro__[:-1] if kind else ()):
         if '__init__' in vars(owner):
-            options = inspect.signature(owner.__init__).parameters
+            options = inspect.signature(vars(owner)['__init__']).parameters
             defaults.update((name, option.default) for name, option in options.items()
                             if option.default is not option.empty)
     return defaults

@@ -1,4 +1,4 @@
-"""What a run was taught by, in the meta information of its checkpoints; and whether a resumed run is."""
+"""What a run was taught by, in the meta information of its checkpoints."""
 import logging
 from typing import Any, Dict, List, Tuple
 
@@ -51,8 +51,8 @@ def compare(runner, checkpoint: dict, hooks: Dict[str, Any]) -> None:
 
     Args:
         runner (Runner): Of the run that is resumed.
-        checkpoint (dict): Which it is resumed from. Where anything has changed, its logged scalars of the
-            training are dropped: those of a method that is gone would be logged to the end.
+        checkpoint (dict): Which it is resumed from. Where anything has changed, its logged scalars
+            of the training are dropped: those of a method that is gone would be logged to the end.
         hooks (dict): The hooks that teach, by their names.
 
     Raises:
@@ -70,13 +70,17 @@ def compare(runner, checkpoint: dict, hooks: Dict[str, Any]) -> None:
     changes = _changes('', was.get('run') or {}, now['run'])
     for name in sorted(before.keys() & hooks.keys()):
         of_method = _changes(f'{name}.', before[name], now['methods'][name])
-        fixed = [change for change in of_method if change[0].partition('.')[2] in hooks[name].binding]
+        fixed = [
+            change for change in of_method if change[0].partition('.')[2] in hooks[name].binding
+        ]
         if fixed:
             raise UsageError(f'resume: {_said(*fixed[0])}, which cannot change within a run; '
                              f'set it back, or, {ANOTHER_WAY}')
         changes += of_method
     lines = [f'{_said(*change)}; the run goes on with the new one' for change in changes]
-    lines += [f'{name} has not taught the run so far' for name in sorted(hooks.keys() - before.keys())]
+    lines += [
+        f'{name} has not taught the run so far' for name in sorted(hooks.keys() - before.keys())
+    ]
     for line in lines:
         print_log(f'resume: {line}', 'current', logging.WARNING)
     if lines:
@@ -93,8 +97,9 @@ def _require_same_methods(before: Dict[str, dict], hooks: Dict[str, Any]) -> Non
         return
     now = ' and '.join(sorted(hooks)) or 'no hook of mmskd'
     then = ' and '.join(sorted(before)) or 'no hook of mmskd'
-    raise UsageError(f'resume: the checkpoint was taught by {then}, and custom_hooks has {now}. Resume with '
-                     f'the method of that run (its flag, or its custom_hooks), or, {ANOTHER_WAY}')
+    raise UsageError(
+        f'resume: the checkpoint was taught by {then}, and custom_hooks has {now}. Resume with '
+        f'the method of that run (its flag, or its custom_hooks), or, {ANOTHER_WAY}')
 
 
 def _changes(prefix: str, before: dict, now: dict) -> List[Tuple[str, Any, Any]]:

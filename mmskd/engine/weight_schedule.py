@@ -23,8 +23,8 @@ class WeightSchedule:
         owner (str): Whose schedule it is, for the messages.
         kind (str): One of these.
         begin (int): How many epochs the teacher is silent at first. Defaults to 0.
-        stop (int, optional): After how many epochs it is silent again: before the last ones, which go without
-            mosaic, say. Defaults to None: never.
+        stop (int, optional): After how many epochs it is silent again: before the last ones, which
+            go without mosaic, say. Defaults to None: never.
 
     Raises:
         UsageError: If an option is of another kind or out of range.
@@ -40,11 +40,13 @@ class WeightSchedule:
     def check(self, total: int, unit: str) -> None:
         """Raise UsageError if it does not lie within a training of ``total`` epochs (``unit``)."""
         if self.begin >= total:
-            raise UsageError(f'{self._owner}: begin={self.begin} leaves none of the {total} {unit}s to the '
-                             'teacher; set a smaller begin, or train for longer')
+            raise UsageError(
+                f'{self._owner}: begin={self.begin} leaves none of the {total} {unit}s to the '
+                'teacher; set a smaller begin, or train for longer')
         if self.stop is not None and self.stop > total:
-            raise UsageError(f'{self._owner}: stop={self.stop} is behind the last of the {total} {unit}s; set a '
-                             'smaller stop, or leave it out')
+            raise UsageError(
+                f'{self._owner}: stop={self.stop} is behind the last of the {total} {unit}s; set a '
+                'smaller stop, or leave it out')
 
     def at(self, finished: int, total: int) -> float:
         """The factor after so many finished epochs.

@@ -9,8 +9,9 @@ def bootstrap(statistic: Callable[[np.ndarray], Dict[str, float]],
               n: int = 1000,
               seed: int = 0,
               level: float = 0.95) -> Dict[str, Tuple[float, float]]:
-    """Percentile bootstrap over images (Efron, "Bootstrap Methods: Another Look at the Jackknife",
-    Annals of Statistics 1979).
+    """Percentile bootstrap over images.
+
+    Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 1979.
 
     Images are drawn with replacement, each with all that is on it, as many as there are; and again.
     The interval says how much a value depends on which images were in the data set; not how much

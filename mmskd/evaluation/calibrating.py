@@ -1,5 +1,5 @@
 """Fits calibrators to a trained model's predictions, on images that nothing is measured on."""
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class Predicted(NamedTuple):
         files (list[str]): The image of each of them.
     """
     metric: BaseMetric
-    gathered: NamedTuple
+    gathered: Any
     samples: List
     files: List[str]
 
@@ -80,7 +80,7 @@ def build_splits(cfg: Config, fit: str, measure: Optional[str]) -> Dict[str, Dat
     Raises:
         UsageError: If the splits share images, so that nothing would be held out.
     """
-    splits = dict.fromkeys([fit] + [measure] * (measure is not None))
+    splits = dict.fromkeys([fit] if measure is None else [fit, measure])
     loaders = {split: Runner.build_dataloader(
         dict(cfg[f'{split}_dataloader'], sampler=dict(type='DefaultSampler', shuffle=False)),
         seed=0) for split in splits}

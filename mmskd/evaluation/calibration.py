@@ -88,6 +88,10 @@ def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+
+    Example:
+        >>> round(ece([0.9, 0.9, 0.6], [1, 0, 1], n_bins=10), 3)
+        0.4
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     labels = np.zeros(len(scores), np.int64)
@@ -115,6 +119,10 @@ def laece(scores, hits, ious, n_bins: int = 25) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+
+    Example:
+        >>> round(laece([0.9, 0.9], [1, 0], [0.8, 0.], n_bins=10), 3)
+        0.5
     """
     labels = np.zeros(len(scores), np.int64)
     return float(laece_by_class(scores, hits, ious, labels, 1, n_bins)[0])
@@ -143,6 +151,10 @@ def laace(scores, hits, ious) -> float:
 
     Returns:
         float: In [0, 1], 0 is best (and out of reach); nan without predictions.
+
+    Example:
+        >>> round(laace([0.9, 0.3], [1, 0], [0.8, 0.]), 3)
+        0.2
     """
     scores, fits, _ = _as_arrays(scores, np.where(hits, ious, 0.))
     return _mean(np.abs(scores - fits))
@@ -165,6 +177,10 @@ def nll(scores, hits, weights=None) -> float:
 
     Returns:
         float: 0 is best; nan without predictions.
+
+    Example:
+        >>> round(nll([0.5, 0.5], [1, 0]), 3)
+        0.693
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     eps = np.finfo(np.float32).eps
@@ -187,6 +203,10 @@ def brier(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+
+    Example:
+        >>> round(brier([0.9, 0.2], [1, 0]), 3)
+        0.025
     """
     scores, hits, weights = _as_arrays(scores, hits, weights)
     return _mean((scores - hits) ** 2, weights)
@@ -229,6 +249,10 @@ def aurc(scores, hits, weights=None) -> float:
 
     Returns:
         float: In [0, 1], 0 is best; nan without predictions.
+
+    Example:
+        >>> round(aurc([0.9, 0.6], [1, 0]), 3)
+        0.25
     """
     coverage, risk = risk_coverage(scores, hits, weights)
     if not coverage.size:
@@ -285,8 +309,10 @@ def lrp(hits, ious, n_objects: int, iou_thr: float) -> LRP:
 
 
 def lrp_of_sums(n_hits, n_detections, misfit, n_objects, iou_thr: float) -> LRP:
-    """:func:`lrp` of the numbers of hits, detections and objects, and the sum of 1 - IoU of the
-    hits; numbers, or arrays of the same shape."""
+    """:func:`lrp` of the numbers of hits, detections and objects, and the hits' sum of 1 - IoU.
+
+    They are numbers, or arrays of the same shape.
+    """
     wrong, missed = n_detections - n_hits, n_objects - n_hits
     total = ratio(misfit / (1 - iou_thr) + wrong + missed, n_detections + missed)
     return LRP(np.where(n_objects > 0, total, np.nan), ratio(misfit, n_hits),
@@ -315,8 +341,7 @@ def olrp(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
 def lrp_optimal_threshold(scores, hits, ious, n_objects: int, iou_thr: float) -> float:
     """The score from which on detections of one class are kept for the lowest :func:`lrp`.
 
-    Args:
-        As in :func:`olrp`.
+    It takes what :func:`olrp` takes.
 
     Returns:
         float: The score of a detection, the highest of those that are equally good; nan if none is
@@ -330,8 +355,7 @@ def optimal_lrp_by_class(scores, hits, ious, labels, n_objects,
                          iou_thr: float) -> Tuple[np.ndarray, np.ndarray]:
     """:func:`olrp` and :func:`lrp_optimal_threshold` of each of C classes, shape (C,) each.
 
-    Args:
-        As in :func:`olrp`, but for the labels of the predictions (N,), and ``n_objects`` (C,).
+    It takes what :func:`olrp` takes, and the labels of the predictions (N,); ``n_objects`` is (C,).
     """
     scores, hits, _ = _as_arrays(scores, hits)
     labels, n_objects = np.asarray(labels, np.int64), np.asarray(n_objects, np.int64)

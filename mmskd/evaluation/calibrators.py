@@ -46,8 +46,10 @@ class LogitMap(NamedTuple):
 
 
 class StepMap(NamedTuple):
-    """A map that joins points by straight lines: isotonic regression (Zadrozny & Elkan,
-    "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", KDD 2002).
+    """A map that joins points by straight lines.
+
+    Isotonic regression (Zadrozny & Elkan, "Transforming Classifier Scores into Accurate Multiclass
+    Probability Estimates", KDD 2002).
 
     Attributes:
         scores (tuple[float]): Rising.

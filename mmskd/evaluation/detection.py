@@ -15,8 +15,19 @@ from scipy.sparse import csr_matrix
 from mmskd.options import Options
 
 from .bootstrap import bootstrap
-from .calibration import (aurc, brier, eaurc, ece, laece_by_class, lrp_of_sums, mean_of_defined,
-                          nll, optimal_lrp_by_class, ratio, score_bins)
+from .calibration import (
+    aurc,
+    brier,
+    eaurc,
+    ece,
+    laece_by_class,
+    lrp_of_sums,
+    mean_of_defined,
+    nll,
+    optimal_lrp_by_class,
+    ratio,
+    score_bins,
+)
 from .matching import ANY_SIZE, Detections, Matched, Objects, match, overlaps
 from .measures import OWN_THR
 

@@ -30,7 +30,8 @@ class Detections(NamedTuple):
         """Checked arrays.
 
         Raises:
-            ValueError: If lengths differ, a label is no whole number from 0, or a box or score is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or score is
+                not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'detections')
         scores = np.asarray(scores, np.float64)
@@ -67,11 +68,13 @@ class Objects(NamedTuple):
 
     @classmethod
     def of(cls, boxes, labels, images, ignored=None, crowds=None, areas=None) -> 'Objects':
-        """Checked arrays. Without flags nothing is ignored, without areas they are those of the
-        boxes.
+        """Checked arrays.
+
+        Without flags nothing is ignored, without areas they are those of the boxes.
 
         Raises:
-            ValueError: If lengths differ, a label is no whole number from 0, or a box or area is not finite.
+            ValueError: If lengths differ, a label is no whole number from 0, or a box or area is
+                not finite.
         """
         boxes, labels, images = _checked(boxes, labels, images, 'objects')
         nothing = np.zeros(len(labels), bool)
@@ -151,7 +154,7 @@ class Matched(NamedTuple):
         Leaving out what scores less is the same as not having matched it: objects go to detections
         from the highest score down, so none can take anything from one that scores higher.
         """
-        return Matched(*(values[keep] for values in self[:7]), *self[7:])
+        return Matched._make([*(values[keep] for values in self[:7]), *self[7:]])
 
     def counted(self) -> 'Matched':
         """Only the detections that count."""
@@ -208,8 +211,8 @@ def match(detections: Detections,
     looked_at = found.ranks < max_dets
     # pycocotools' bound: an IoU that is 1 but for rounding is 1
     near = (found.ious >= min(iou_thr, 1 - 1e-10)) & looked_at[found.detections]
-    taken = _take_turns(Overlaps(*(values[near] for values in found[:3]), found.ranks), ignored,
-                        objects.crowds, len(detections.scores))
+    close = Overlaps._make([*(values[near] for values in found[:3]), found.ranks])
+    taken = _take_turns(close, ignored, objects.crowds, len(detections.scores))
     took = taken >= 0
     counts = looked_at & ~np.append(ignored, False)[taken]  # -1, for none, is the last
     sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
@@ -242,7 +245,8 @@ def overlaps(detections: Detections, objects: Objects, across_classes: bool = Fa
     parts = [_overlapping(detections, objects, order, first, number, rows)
              for rows in _chunks(number)]
     empty = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
-    return Overlaps(*map(np.concatenate, zip(empty, *parts)), _ranks(keys, detections.scores))
+    return Overlaps._make([
+        *map(np.concatenate, zip(empty, *parts)), _ranks(keys, detections.scores)])
 
 
 def _keys(detections: Detections, objects: Objects, across_classes: bool):

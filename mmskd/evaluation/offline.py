@@ -42,8 +42,8 @@ def calibration_metric(cfg: Config, split: str, options: Optional[dict] = None) 
 def check_poses(results: Sequence[Any]) -> None:
     """Look for a pose of the same image and annotation twice, in what a results file holds.
 
-    It changes no mean, but two tests in one file are no test. While a model is tested the same may come
-    from two data sets of the same images.
+    It changes no mean, but two tests in one file are no test. While a model is tested the same may
+    come from two data sets of the same images.
 
     Raises:
         UsageError: If there is one.

@@ -50,7 +50,7 @@ class Keypoints(NamedTuple):
 
     def of_keypoint(self, k: int) -> 'Keypoints':
         """Only one of the K keypoints, shape (N, 1)."""
-        return Keypoints(*(values[:, k:k + 1] for values in self[:3]), self.images)
+        return Keypoints._make([*(values[:, k:k + 1] for values in self[:3]), self.images])
 
 
 def judge_keypoints(predicted, annotated, visible, sizes, rule: PoseRule,

@@ -9,13 +9,22 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+
 from .box_terms import compares_boxes, require_boxes
 from .finite import all_finite, tensors_in
 from .heads import TaughtHead, is_detector, is_pose_estimator
 from .losses.boxes import BoxDistillLoss
-from .losses.distill import (ClassDistillLoss, DSNTDistillLoss, FeatureDistillLoss,
-                             HeatmapDistillLoss, LossCall, RTMODistillLoss, SimCCDistillLoss,
-                             is_dsnt_loss, is_rtmo_loss)
+from .losses.distill import (
+    ClassDistillLoss,
+    DSNTDistillLoss,
+    FeatureDistillLoss,
+    HeatmapDistillLoss,
+    LossCall,
+    RTMODistillLoss,
+    SimCCDistillLoss,
+    is_dsnt_loss,
+    is_rtmo_loss,
+)
 from .losses.mining import MinedLoss
 from .losses.nkd import NKDLoss
 from .losses.pkd import PKDLoss
@@ -35,13 +44,15 @@ class LogitTerms:
         heads (sequence[TaughtHead]): The heads. Their predictions arrive with the teacher's.
         losses (sequence[nn.Module]): Losses with a method ``of_call``.
         gt_weight (float): Factor of the heads' own losses, where the terms are computed.
-        teacher (nn.Module, optional): Whose predictions; its own losses say how these are meant (SimCC's
-            temperature). Defaults to None: as the student's.
+        teacher (nn.Module, optional): Whose predictions; its own losses say how these are meant
+            (SimCC's temperature). Defaults to None: as the student's.
 
     Attributes:
         scale (float): Factor of all terms. Defaults to 1; with 0 they are not computed.
-        keypoint_weights (Callable): Says how much the teacher's answers on each keypoint count, (N, K); None: 1.
-        refused (int): Calls so far in which what the teacher said was not finite. Their terms are 0.
+        keypoint_weights (Callable): Says how much the teacher's answers on each keypoint count, (N,
+            K); None: 1.
+        refused (int): Calls so far in which what the teacher said was not finite. Their terms are
+            0.
     """
 
     def __init__(self, heads: Sequence[TaughtHead], losses: Sequence[nn.Module], gt_weight: float,
@@ -57,7 +68,7 @@ class LogitTerms:
             for head in heads for name, loss in head.losses.items()]
 
     def take(self) -> Dict[str, Tensor]:
-        """The terms since the last time, summed over the calls, by the name they are logged under."""
+        """The terms since the last time, summed over the calls, by their names in the log."""
         terms = {name: torch.stack(values).sum() for name, values in self._terms.items()}
         self._terms.clear()
         return terms
@@ -73,8 +84,8 @@ class LogitTerms:
         for handle in self._handles:
             handle.remove()
 
-    def _after_loss(self, weight: float, teacher_loss: Optional[nn.Module], loss: nn.Module, args: tuple,
-                    kwargs: dict, output: Tensor) -> Optional[Tensor]:
+    def _after_loss(self, weight: float, teacher_loss: Optional[nn.Module], loss: nn.Module,
+                    args: tuple, kwargs: dict, output: Tensor) -> Optional[Tensor]:
         if not has_pair(args):
             return None
         own = output if self._gt_weight == 1 or not self.scale else output * self._gt_weight
@@ -87,7 +98,8 @@ class LogitTerms:
             call = LossCall(loss, args, kwargs, teacher_loss, self.keypoint_weights())
             with record_function(LOSS):
                 value = term.of_call(call) * self.scale
-            if value.numel() > 1:  # the head goes on with a value per sample (SSD picks the hardest)
+            # the head goes on with a value per sample (SSD picks the hardest)
+            if value.numel() > 1:
                 own = MinedLoss.of(own + value, output)
             else:
                 self._terms[term.log_name].append(value.sum() * weight)
@@ -126,8 +138,9 @@ class FeatureTerm:
         maps, self._listening, self._maps = self._maps, False, {}
         for side in ('student', 'teacher'):
             if side not in maps:
-                raise UsageError(f'the {side} computed no features in this step, so there is nothing that '
-                                 f'{type(self._loss).__name__} could compare. Leave it out of `losses`.')
+                raise UsageError(
+                    f'the {side} computed no features in this step, so there is nothing that '
+                    f'{type(self._loss).__name__} could compare. Leave it out of `losses`.')
         if not all_finite(maps['teacher']):
             self.refused += 1
             # 0, but a function of the projections, which DDP waits for
@@ -160,8 +173,9 @@ def build_losses(option: str, cfgs: Sequence[dict]) -> List[nn.Module]:
     losses = [MODELS.build(dict(cfg)) for cfg in cfgs]
     for loss in losses:
         if not (compares_features(loss) or compares_boxes(loss) or hasattr(loss, 'of_call')):
-            raise UsageError(f'{type(loss).__name__} in the option `{option}` is no loss between a student '
-                             'and a teacher')
+            raise UsageError(
+                f'{type(loss).__name__} in the option `{option}` is no loss between a student '
+                'and a teacher')
     return losses
 
 
@@ -182,10 +196,10 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where DWPose's sum over a
-    feature map would need a weight for each size of map; class scores for detectors, with features
-    by their correlation and boxes where these can be compared (else the log says why not); logits
-    for classifiers.
+    Features and bins for SimCC; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
+    DWPose's sum over a feature map would need a weight for each size of map; class scores for
+    detectors, with features by their correlation and boxes where these can be compared (else the
+    log says why not); logits for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):

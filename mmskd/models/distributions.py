@@ -1,20 +1,21 @@
 """One distribution over the places of a keypoint, on the bins of another model.
 
-A SimCC head says for each bin of x and of y how likely the keypoint is there; a heatmap head gives each cell
-the height of a bump whose summit is 1. Both are descriptions of a probability density over the crop, so the
-answer of one can be brought to the bins of the other: :func:`bridge` says how for one axis, and four functions
-apply it.
+A SimCC head says for each bin of x and of y how likely the keypoint is there; a heatmap head gives
+each cell the height of a bump whose summit is 1. Both are descriptions of a probability density
+over the crop, so the answer of one can be brought to the bins of the other: :func:`bridge` says how
+for one axis, and four functions apply it.
 
-What changes on the way, beside the grid, is the width of the bump. A trained head answers with the width that
-its labels had, and the labels of another codec are wider or narrower. :func:`bridge` widens by a Gaussian and
-narrows by a power of the density, neither of which moves its summit; a perfect answer of the teacher becomes
-about what the student's label would have been.
+What changes on the way, beside the grid, is the width of the bump. A trained head answers with the
+width that its labels had, and the labels of another codec are wider or narrower. :func:`bridge`
+widens by a Gaussian and narrows by a power of the density, neither of which moves its summit; a
+perfect answer of the teacher becomes about what the student's label would have been.
 
-Errors, as tested: the summit is at most half a bin of the target's from where that of the bump is, between the
-source's bins (give or take 2 % of the coarser bin), and the mean moves by at most that where nothing lies outside.
-Narrowing has a limit, :data:`SHARPEST` source bins of standard deviation, since what lies between the bins cannot
-be known from them. Heatmaps keep the height of their summit, which is their certainty. An outer product knows no
-diagonals: two candidates (x1, y1) and (x2, y2) of a SimCC answer come with two ghosts.
+Errors, as tested: the summit is at most half a bin of the target's from where that of the bump is,
+between the source's bins (give or take 2 % of the coarser bin), and the mean moves by at most that
+where nothing lies outside. Narrowing has a limit, :data:`SHARPEST` source bins of standard
+deviation, since what lies between the bins cannot be known from them. Heatmaps keep the height of
+their summit, which is their certainty. An outer product knows no diagonals: two candidates (x1, y1)
+and (x2, y2) of a SimCC answer come with two ghosts.
 """
 import math
 from typing import NamedTuple, Optional, Sequence, Tuple
@@ -23,23 +24,24 @@ import torch
 from torch import Tensor
 
 SHARPEST = 0.8
-"""Standard deviation, in bins, of the narrowest bump that a grid shows without a bias towards its bins."""
+"""Standard deviation, in bins, of the narrowest bump that a grid shows without bias."""
 
 SMALLEST = 1e-12
 """The smallest probability of a bin, so that it has a logarithm."""
 
 
 class Axis(NamedTuple):
-    """The bins of a SimCC head along x or y, or the columns or rows of a heatmap, in pixels of a crop.
+    """The bins of a SimCC head along x or y, or a heatmap's columns or rows, in pixels of a crop.
 
     Attributes:
         count (int): How many.
-        step (float): Distance from one to the next; negative where they are numbered from the right.
+        step (float): Distance from one to the next; negative where they are numbered from the
+            right.
         start (float): Where the first one is.
-        variance (float, optional): Of the bump that a label makes, in pixels squared. Defaults to None: as wide
-            as that of the other side.
+        variance (float, optional): Of the bump that a label makes, in pixels squared. Defaults to
+            None: as wide as that of the other side.
     """
-    count: int
+    count: int  # type: ignore[assignment]  # not tuple.count, which nothing calls
     step: float
     start: float = 0.
     variance: Optional[float] = None
@@ -59,8 +61,10 @@ class Bridge(NamedTuple):
 
     Attributes:
         power (float): First the density is raised to it.
-        matrix (Tensor, optional): Then its masses are spread, (source bins, target bins). None: as they are.
-        summit (float): Mass in the bin of the summit, of what becomes of a label on the source's bins.
+        matrix (Tensor, optional): Then its masses are spread, (source bins, target bins). None: as
+            they are.
+        summit (float): Mass in the bin of the summit, of what becomes of a label on the source's
+            bins.
         fall (float): What a heatmap's summit of 1 would be after these two, without correction.
     """
     power: float
@@ -72,10 +76,10 @@ class Bridge(NamedTuple):
 def bridge(source: Axis, target: Axis) -> Bridge:
     """Bring the answers along an axis to other bins, and to the width that is usual there.
 
-    With variances ``v`` of the source and ``w`` of the target, and one ``g`` of the Gaussian that spreads a bin
-    over others: ``g = max(w - v, (0.8 bins)^2)``, of the coarser grid, or ``max(w - v, 0)`` where the grids are
-    the same. If ``v + g > w`` the density is first raised to the power ``v / (w - g)``, which makes a Gaussian
-    as much narrower.
+    With variances ``v`` of the source and ``w`` of the target, and one ``g`` of the Gaussian that
+    spreads a bin over others: ``g = max(w - v, (0.8 bins)^2)``, of the coarser grid, or
+    ``max(w - v, 0)`` where the grids are the same. If ``v + g > w`` the density is first raised to
+    the power ``v / (w - g)``, which makes a Gaussian as much narrower.
 
     Args:
         source (Axis): Of the teacher, in pixels of the student's crop.
@@ -109,8 +113,8 @@ def simcc_to_simcc(logits: Sequence[Tensor], beta: float,
         bridges (Sequence[Bridge]): Of each axis.
 
     Returns:
-        tuple: The distributions, a tuple of (N, K, W'), each adding up to 1; and how much of them lay inside of
-        the target's bins, (N, K).
+        tuple: The distributions, a tuple of (N, K, W'), each adding up to 1; and how much of them
+        lay inside of the target's bins, (N, K).
     """
     return _inside([_spread((axis * (beta * way.power)).softmax(-1), way)
                     for axis, way in zip(logits, bridges)])
@@ -136,7 +140,7 @@ def heatmap_to_simcc(heatmaps: Tensor,
 
 def simcc_to_heatmap(logits: Sequence[Tensor], beta: float,
                      bridges: Sequence[Bridge]) -> Tuple[Tensor, Tensor]:
-    """The outer product of distributions over x and y, as high as a label where they are as narrow as labels.
+    """The outer product of distributions over x and y, as high as a label where as narrow.
 
     Args:
         logits (Sequence[Tensor]): Of x and of y, (N, K, Wx) and (N, K, Wy).
@@ -189,7 +193,7 @@ def _inside(found: Sequence[Tensor]) -> Tuple[Tuple[Tensor, ...], Tensor]:
 
 
 def _spreading(source: Axis, target: Axis, variance: float) -> Tensor:
-    """Each source bin as a Gaussian over the target's bins, of which there are more to both sides."""
+    """Each source bin as a Gaussian over the target's bins, with more of them to both sides."""
     step = abs(target.step)
     at = source.start + source.step * torch.arange(source.count, dtype=torch.float64)
     place = (at - target.start) / target.step

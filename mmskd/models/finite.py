@@ -29,8 +29,13 @@ def first_not_finite(model: nn.Module) -> Optional[str]:
 
 
 def named_weights(model: nn.Module) -> List[Tuple[str, Tensor]]:
-    """The tensors of a model's state dict by name; what is not saved may hold infinity (masks do)."""
-    return [(name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor)]
+    """The tensors of a model's state dict by name.
+
+    What is not saved may hold infinity (masks do).
+    """
+    return [(name, value)
+            for name, value in model.state_dict().items()
+            if isinstance(value, Tensor)]
 
 
 def tensors_in(value: Any) -> List[Tensor]:
@@ -48,5 +53,6 @@ def require_finite(model: nn.Module, whose: str) -> None:
     """Raise UsageError if a weight of a model that is to teach is not finite."""
     bad = first_not_finite(model)
     if bad:
-        raise UsageError(f'{whose} cannot teach: its weight {bad} is not finite (NaN or infinity). Take a '
-                         'checkpoint from before its training broke down')
+        raise UsageError(
+            f'{whose} cannot teach: its weight {bad} is not finite (NaN or infinity). Take a '
+            'checkpoint from before its training broke down')

@@ -1,4 +1,7 @@
-"""Backbone and neck in bfloat16 and channels-last, all behind them in float32: training on a CPU."""
+"""Backbone and neck in bfloat16 and channels-last, all behind them in float32.
+
+Training on a CPU.
+"""
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -17,7 +20,9 @@ _IN_LOW_PRECISION: ContextVar[bool] = ContextVar('features in low precision', de
 
 @contextmanager
 def low_precision_features(model: nn.Module) -> Iterator[None]:
-    """Within it backbone and neck of ``model`` run under bfloat16 autocast; their features come out in float32.
+    """Within it backbone and neck of ``model`` run under bfloat16 autocast.
+
+    Their features come out in float32.
 
     So do those of a teacher that is asked in the precision of the student (:func:`as_the_student`).
 
@@ -34,7 +39,7 @@ def low_precision_features(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_the_student(teacher: nn.Module) -> Iterator[None]:
-    """Within it ``teacher`` computes its features in the precision in which the student does at this moment."""
+    """Within it ``teacher`` computes its features in the precision of the student right now."""
     if not _IN_LOW_PRECISION.get():
         yield
         return
@@ -66,10 +71,11 @@ def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
 
 
 class NarrowMapsInFloat32(TorchFunctionMode):
-    """Within it a convolution of a map that is narrower than its stride runs in float32, even under autocast.
+    """Within it a convolution of a map narrower than its stride runs in float32, not in bfloat16.
 
-    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3 convolution of stride 2
-    on a map of width 1, as in the extra levels of an FPN on a small image): these hold whatever the memory held.
+    In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3
+    convolution of stride 2 on a map of width 1, as in the extra levels of an FPN on a small image):
+    these hold whatever the memory held.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -80,7 +86,8 @@ class NarrowMapsInFloat32(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args, **kwargs) -> bool:
+def _is_narrow(x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, *args,
+               **kwargs) -> bool:
     return x.size(-1) < (stride if isinstance(stride, int) else stride[-1])
 
 
@@ -91,7 +98,7 @@ def _channels_last(value: Any) -> Any:
 
 
 def _float32(value: Any) -> Any:
-    """In the ordinary layout: some operators of mmcv read channels-last tensors in the wrong order."""
+    """In the ordinary layout: some operators of mmcv read channels-last tensors wrongly."""
     if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
         return value.float().contiguous()
     return value

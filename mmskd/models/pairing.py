@@ -2,9 +2,10 @@
 
 Between a head's ``forward`` and its classification loss, class scores are permuted, reshaped,
 concatenated over levels, split over images and indexed with masks that depend on the assignment.
-Every detector does it in its own way. :class:`Pair` makes following along unnecessary: the student's
-scores leave the head as a ``Pair`` and every operation that only moves elements around is applied to the
-teacher's scores as well. When the pair arrives at the loss, both sides are aligned by construction.
+Every detector does it in its own way. :class:`Pair` makes following along unnecessary: the
+student's scores leave the head as a ``Pair`` and every operation that only moves elements around is
+applied to the teacher's scores as well. When the pair arrives at the loss, both sides are aligned
+by construction.
 
 This module knows no loss and no model.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmskd.errors import UsageError
+
 from .ranges import PAIRING, record_function
 
 # Operations that move, select or recast elements without looking at their values. Only these are
@@ -32,12 +34,12 @@ _SHAPE_OPS = frozenset(
 class Pair(Tensor):
     """The student's scores, with the teacher's scores of the same shape riding along.
 
-    To every operation it is the student's tensor: the operation runs on ``pair.student``, so values,
-    gradients and even the autograd graph are those of a run without a teacher. ``pair.teacher`` follows
-    through the operations in ``_SHAPE_OPS``. A concatenation of which only some members are pairs is a
-    plain tensor, and so is the result of any arithmetic; an in-place operation on a pair drops its
-    teacher. A loss that expects a pair and gets a plain tensor can tell (:func:`unpair` returns None
-    for the teacher).
+    To every operation it is the student's tensor: the operation runs on ``pair.student``, so
+    values, gradients and even the autograd graph are those of a run without a teacher.
+    ``pair.teacher`` follows through the operations in ``_SHAPE_OPS``. A concatenation of which only
+    some members are pairs is a plain tensor, and so is the result of any arithmetic; an in-place
+    operation on a pair drops its teacher. A loss that expects a pair and gets a plain tensor can
+    tell (:func:`unpair` returns None for the teacher).
     """
 
     student: Tensor

@@ -6,7 +6,8 @@ import numpy as np
 from mmskd.evaluation.matching import Detections, Objects
 
 
-def random_boxes(rng: np.random.Generator, n: int, low: float = 10, high: float = 150) -> np.ndarray:
+def random_boxes(rng: np.random.Generator, n: int, low: float = 10,
+                 high: float = 150) -> np.ndarray:
     corners = rng.uniform(0, 400, (n, 2))
     return np.hstack([corners, corners + rng.uniform(low, high, (n, 2))])
 

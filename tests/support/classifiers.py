@@ -72,7 +72,9 @@ class Stripes(Dataset):
 
 @METRICS.register_module(force=True)
 class GivenScores(BaseMetric):
-    """Gives the scores that it is told to: the n-th after the n-th pair of iterations of the training."""
+    """Gives the scores that it is told to: the n-th after the n-th pair of iterations of the
+    training.
+    """
 
     def __init__(self, scores: list, **others: list):
         super().__init__()
@@ -88,7 +90,8 @@ class GivenScores(BaseMetric):
 
 
 def validation(scores: list, by_epoch: bool = True, **checkpoint) -> dict:
-    """Changes of a config: a validation after each 2 iterations, which gives these scores and keeps the best.
+    """Changes of a config: a validation after each 2 iterations, which gives these scores and keeps
+    the best.
 
     Args:
         scores (list[float]): One for each.
@@ -105,7 +108,8 @@ def validation(scores: list, by_epoch: bool = True, **checkpoint) -> dict:
                                             rule='greater'), **checkpoint))
 
 
-def config(work_dir: Path, hooks: list = (), loop: str = 'epoch', length: int = 4, **changes) -> Config:
+def config(work_dir: Path, hooks: list = (), loop: str = 'epoch', length: int = 4,
+           **changes) -> Config:
     """A config of the tiny classifier: 2 iterations an epoch, a checkpoint after each 2.
 
     Args:

@@ -104,7 +104,8 @@ def _box_masks(boxes: Tensor, size: int):
 
 
 def losses(model: nn.Module, data=None, seed: int = 0, epoch: int = 0) -> dict:
-    """The training losses; sampling and query noise as the seed has it (TOOD asks for the epoch)."""
+    """The training losses; sampling and query noise as the seed has it (TOOD asks for the epoch).
+    """
     torch.manual_seed(seed)
     MessageHub.get_current_instance().update_info('epoch', epoch)
     if data is None:

@@ -8,7 +8,8 @@ from mmskd.datasets.generate import write_demo_data
 from mmskd.datasets.stick_figures import KEYPOINTS
 
 SIZE = (64, 64)
-SIMCC = dict(type='SimCCLabel', input_size=SIZE, sigma=(3., 3.), simcc_split_ratio=2.0, normalize=False)
+SIMCC = dict(type='SimCCLabel', input_size=SIZE, sigma=(3., 3.), simcc_split_ratio=2.0,
+             normalize=False)
 HEATMAP = dict(type='MSRAHeatmap', input_size=SIZE, heatmap_size=(16, 16), sigma=1.5)
 
 
@@ -77,31 +78,29 @@ def config(data_root: Path, work_dir: Path, hooks: List[dict], kind: str = 'simc
     affine = dict(type='TopdownAffine', input_size=SIZE)
     train_pipeline = [*crop, dict(type='RandomFlip', direction='horizontal'), affine,
                       dict(type='GenerateTarget', encoder=codec), dict(type='PackPoseInputs')]
-    cfg = Config(dict(
-        default_scope='mmpose',
-        model=model_cfg or model(kind, base),
-        train_dataloader=loader('train', train_pipeline, sampler=dict(
-            type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)),
-        val_dataloader=loader('val', [*crop, affine, dict(type='PackPoseInputs')],
-                              sampler=dict(type='DefaultSampler', shuffle=False, round_up=False)),
-        val_evaluator=dict(type='PCKAccuracy', thr=0.2),
-        train_cfg=dict(by_epoch=True, max_epochs=length, val_interval=2) if by_epoch else
-        dict(by_epoch=False, max_iters=length, val_interval=4),
-        val_cfg=dict(),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.1)),
-        param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=length),
-        default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=1),
-            checkpoint=dict(type='CheckpointHook', interval=1 if by_epoch else 2, by_epoch=by_epoch)),
-        log_processor=dict(by_epoch=by_epoch, window_size=1),
-        custom_hooks=[*hooks, dict(type='mmskd.RandomStreamsHook')] +
-        [dict(type='EMAHook', momentum=0.1)] * ema,
-        visualizer=dict(type='PoseLocalVisualizer', name=work_dir.name,
-                        vis_backends=[dict(type='LocalVisBackend')]),
-        env_cfg=dict(dist_cfg=dict(backend='gloo')),
-        randomness=dict(seed=0),
-        experiment_name=work_dir.name,
-        log_level='ERROR',
-        work_dir=str(work_dir)))
+    cfg = Config(
+        dict(
+            default_scope='mmpose', model=model_cfg or model(kind, base), train_dataloader=loader(
+                'train', train_pipeline, sampler=dict(
+                    type='DefaultSampler' if by_epoch else 'InfiniteSampler',
+                    shuffle=True)), val_dataloader=loader(
+                        'val', [*crop, affine, dict(type='PackPoseInputs')], sampler=dict(
+                            type='DefaultSampler', shuffle=False,
+                            round_up=False)), val_evaluator=dict(type='PCKAccuracy', thr=0.2),
+            train_cfg=dict(by_epoch=True, max_epochs=length, val_interval=2) if by_epoch else dict(
+                by_epoch=False, max_iters=length, val_interval=4), val_cfg=dict(),
+            optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2, weight_decay=0.1)),
+            param_scheduler=dict(type='LinearLR', start_factor=0.1, by_epoch=False,
+                                 end=length), default_hooks=dict(
+                                     logger=dict(type='LoggerHook', interval=1), checkpoint=dict(
+                                         type='CheckpointHook', interval=1 if by_epoch else 2,
+                                         by_epoch=by_epoch)), log_processor=dict(
+                                             by_epoch=by_epoch, window_size=1),
+            custom_hooks=[*hooks, dict(type='mmskd.RandomStreamsHook')]
+            + [dict(type='EMAHook', momentum=0.1)] * ema, visualizer=dict(
+                type='PoseLocalVisualizer', name=work_dir.name, vis_backends=[
+                    dict(type='LocalVisBackend')
+                ]), env_cfg=dict(dist_cfg=dict(backend='gloo')), randomness=dict(seed=0),
+            experiment_name=work_dir.name, log_level='ERROR', work_dir=str(work_dir)))
     cfg.merge_from_dict({key.replace('__', '.'): value for key, value in changes.items()})
     return cfg

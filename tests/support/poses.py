@@ -14,7 +14,8 @@ from torch import Tensor, nn
 BODY = 'mmpose::body_2d_keypoint'
 FAMILIES = {
     'rtmpose': f'{BODY}/rtmpose/coco/rtmpose-t_8xb256-420e_coco-256x192.py',
-    'rtmw': 'mmpose::wholebody_2d_keypoint/rtmpose/cocktail14/rtmw-m_8xb1024-270e_cocktail14-256x192.py',
+    'rtmw': 'mmpose::wholebody_2d_keypoint/rtmpose/cocktail14/'
+            'rtmw-m_8xb1024-270e_cocktail14-256x192.py',
     'simcc': f'{BODY}/simcc/coco/simcc_res50_8xb64-210e_coco-256x192.py',
     'heatmap': f'{BODY}/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py',
     'hrnet': f'{BODY}/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192.py',
@@ -37,7 +38,8 @@ SMALLER = {
     'hourglass': {'head.decoder.input_size': (128, 128), 'head.decoder.heatmap_size': (32, 32)},
     'cpm': {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (12, 16)},
 }
-"""What makes the stock model quick on a CPU: small crops and backbones, its own heads and losses."""
+"""What makes the stock model quick on a CPU: small crops and backbones, its own heads and losses.
+"""
 
 
 def stock_config(name: str, **options) -> ConfigDict:

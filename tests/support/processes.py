@@ -18,7 +18,8 @@ def free_port() -> str:
 def dist_train(config: Path, *args, **variables) -> None:
     """``bash tools/dist_train.sh CONFIG 2``, with further options and environment variables."""
     environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PORT=free_port(),
-                       PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}', **variables)
+                       PYTHONPATH=f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+                       **variables)
     done = subprocess.run(['bash', str(ROOT / 'tools/dist_train.sh'), str(config), '2', *args],
                           env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, stdin=subprocess.DEVNULL)

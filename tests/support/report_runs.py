@@ -163,7 +163,7 @@ def predict_from(found: Dict[str, Predictions], monkeypatch) -> None:
     from mmskd.evaluation.report import members
 
     def predictions_of(run: Run, *args) -> Predictions:
-        members.UsageError  # what the real one raises
+        assert members.UsageError  # what the real one raises
         return found[str(run.folder)]
 
     monkeypatch.setattr(members, 'predictions_of', predictions_of)

@@ -156,7 +156,8 @@ def weights(runner: Runner) -> Dict[str, Tensor]:
     state = dict(runner.model.state_dict())
     for hook in runner.hooks:
         if hasattr(hook, 'ema_model'):
-            state.update({f'ema.{key}': value for key, value in hook.ema_model.state_dict().items()})
+            state.update(
+                {f'ema.{key}': value for key, value in hook.ema_model.state_dict().items()})
     return {key: value.clone() for key, value in state.items()}
 
 

@@ -38,7 +38,8 @@ class Scores(BaseMetric):
     """Gives the scores that it is told to, one after each validation.
 
     Args:
-        scores (dict): The score after so many iterations, an even number; after others there is none.
+        scores (dict): The score after so many iterations, an even number; after others there is
+            none.
     """
 
     def __init__(self, scores: dict):
@@ -55,9 +56,9 @@ class Scores(BaseMetric):
         return dict(score=self.scores[done]) if done in self.scores else {}
 
 
-def tiny_runner(work_dir: Path, loop: str = 'epoch', length: int = 4, hook: str = 'mmskd.SafeCheckpointHook',
-                scores: dict = None, custom_hooks=(), resume: bool = False, load_from: str = None,
-                **options) -> Runner:
+def tiny_runner(work_dir: Path, loop: str = 'epoch', length: int = 4,
+                hook: str = 'mmskd.SafeCheckpointHook', scores: dict = None, custom_hooks=(),
+                resume: bool = False, load_from: str = None, **options) -> Runner:
     """A Runner with a checkpoint and a validation after each epoch (two iterations).
 
     Args:

@@ -19,8 +19,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmskd.checkpoint import (allow_checkpoint_classes, load_checkpoint_safely,
-                              use_safe_loading)
+from mmskd.checkpoint import allow_checkpoint_classes, load_checkpoint_safely, use_safe_loading
 from mmskd.checkpoint.reading import checkpoint_classes, load_restricted
 from mmskd.checkpoint.safe_numpy import NUMERIC_DTYPES, NumericArray
 

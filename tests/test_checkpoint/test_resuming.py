@@ -76,7 +76,8 @@ def test_falls_back_and_says_why(run, damage, reason, named):
 
 @pytest.mark.parametrize('content', ['', '\0' * 40, 'nowhere/epoch_9.pth', b'\xff\xfe'])
 def test_last_checkpoint_says_nothing_of_use(run, content):
-    (run / 'last_checkpoint').write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run
+     / 'last_checkpoint').write_bytes(content if isinstance(content, bytes) else content.encode())
     assert name(newest_whole(str(run))) == 'epoch_4.pth'
 
 

@@ -126,7 +126,7 @@ def test_dataset_loads_through_mmdet(data_dir):
     assert len(dataset.metainfo['palette']) == len(shapes.CLASSES)
     content = load(data_dir)
     total = 0
-    for image, sample in zip(content['images'], dataset):
+    for _, sample in zip(content['images'], dataset):
         truth = sample['data_samples'].gt_instances
         assert sample['inputs'].shape == (3, drawing.HEIGHT, drawing.WIDTH)
         assert len(truth.masks) == len(truth.bboxes) == len(truth.labels)

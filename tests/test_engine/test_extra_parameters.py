@@ -154,5 +154,6 @@ def test_a_wrapper_other_than_ddp_is_refused(tmp_path):
     runner = built(tmp_path)
     runner.cfg.model_wrapper_cfg = dict(type='MMFullyShardedDataParallel')
     runner._distributed = True
-    with pytest.raises(RuntimeError, match='MMFullyShardedDataParallel.*MMDistributedDataParallel only'):
+    with pytest.raises(RuntimeError,
+                       match='MMFullyShardedDataParallel.*MMDistributedDataParallel only'):
         wrap_for_ddp(runner, nn.Linear(2, 2))

@@ -28,8 +28,9 @@ def child(monkeypatch):
 def test_a_dead_process_is_named(child):
     child.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not cleared away
-    expected = ('rank 0 of 2 ends because rank 1 has died (Read error [127.0.0.1]:54957: Connection '
-                'reset by peer). --resume goes on from the newest checkpoint')
+    expected = (
+        'rank 0 of 2 ends because rank 1 has died (Read error [127.0.0.1]:54957: Connection '
+        'reset by peer). --resume goes on from the newest checkpoint')
     assert who_is_lost(RESET) == expected
     child.wait()
     assert who_is_lost(RESET) == expected

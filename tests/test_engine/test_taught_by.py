@@ -7,8 +7,14 @@ import torch
 from torch import nn
 
 from mmskd.engine import taught_by
-from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook, TeachingHook,
-                                USKDHook)
+from mmskd.engine.hooks import (
+    DistillHook,
+    HeadDistillHook,
+    NKDHook,
+    PSKDHook,
+    TeachingHook,
+    USKDHook,
+)
 from mmskd.engine.hooks.teaching_hook import go_together, note_teachers
 from mmskd.engine.taught_by import compare, plain
 from mmskd.errors import UsageError
@@ -44,14 +50,15 @@ def put_back(monkeypatch):
 
 
 def test_what_is_saved_is_plain_and_whole(tmp_path):
-    checkpoint = saved(PSKDHook(alpha_T=.5), USKDHook('a', 8, num_classes=3, loss=dict(type='mmskd.USKDLoss')))
+    checkpoint = saved(PSKDHook(alpha_T=.5),
+                       USKDHook('a', 8, num_classes=3, loss=dict(type='mmskd.USKDLoss')))
     path = tmp_path / 'a.pth'
     torch.save(checkpoint, path)
     assert torch.load(path, weights_only=True)['meta'][taught_by.META_KEY] == dict(
         methods=dict(
-            PSKDHook=dict(alpha_T=.5, interval=None, precision=PSKDHook().precision, heads=None, loss=None,
-                          form='paper', about='all', schedule='rising', begin=0, stop=None,
-                              past='epoch', past_momentum=None, loss_module=None),
+            PSKDHook=dict(alpha_T=.5, interval=None, precision=PSKDHook().precision, heads=None,
+                          loss=None, form='paper', about='all', schedule='rising', begin=0,
+                          stop=None, past='epoch', past_momentum=None, loss_module=None),
             USKDHook=dict(layer='a', channels=8, num_classes=3, loss_module='head.loss_module',
                           tokens='mean', loss=dict(type='mmskd.USKDLoss'))),
         run=dict(batch_size=8, world_size=1, max_epochs=4))
@@ -73,35 +80,43 @@ def test_the_same_run_goes_on_without_a_word():
         'train/loss', 'train/pskd_alpha', 'val/mAP'}
 
 
-@pytest.mark.parametrize('before, after, message', [
-    ([PSKDHook()], [], 'was taught by PSKDHook, and custom_hooks has no hook of mmskd. Resume with the'),
-    ([PSKDHook()], [HeadDistillHook('a.pth')], 'taught by PSKDHook, and custom_hooks has HeadDistillHook'),
-    ([PSKDHook()], [DistillHook(TEACHER)], 'taught by PSKDHook, and custom_hooks has DistillHook'),
-    ([], [HeadDistillHook('a.pth')], 'taught by no hook of mmskd, and custom_hooks has HeadDistillHook'),
-    ([DistillHook(TEACHER)], [NKDHook(TEACHER)], 'by DistillHook, and custom_hooks has NKDHook'),
-    ([PSKDHook()], [PSKDHook(), USKDHook('a', 8, 3)], 'PSKDHook, and custom_hooks has PSKDHook and USKD'),
-    ([DistillHook(TEACHER)], [DistillHook(TEACHER, [dict(type='mmskd.NKDLoss')])],
-     r"DistillHook.losses was None when .*, and is \[.*\], which cannot change within a run"),
-    ([HeadDistillHook('a')], [HeadDistillHook('a', heads=['head'])], 'HeadDistillHook.heads was None'),
-    ([USKDHook('a', 8, 3)], [USKDHook('b', 8, 3)], "USKDHook.layer was 'a' .* and is 'b', which cannot"),
-])
+@pytest.mark.parametrize(
+    'before, after, message',
+    [([PSKDHook()
+       ], [], 'was taught by PSKDHook, and custom_hooks has no hook of mmskd. Resume with the'),
+     ([PSKDHook()], [HeadDistillHook('a.pth')
+                     ], 'taught by PSKDHook, and custom_hooks has HeadDistillHook'),
+     ([PSKDHook()], [DistillHook(TEACHER)], 'taught by PSKDHook, and custom_hooks has DistillHook'),
+     ([], [HeadDistillHook('a.pth')
+           ], 'taught by no hook of mmskd, and custom_hooks has HeadDistillHook'),
+     ([DistillHook(TEACHER)], [NKDHook(TEACHER)], 'by DistillHook, and custom_hooks has NKDHook'),
+     ([PSKDHook()], [PSKDHook(), USKDHook('a', 8, 3)
+                     ], 'PSKDHook, and custom_hooks has PSKDHook and USKD'),
+     ([DistillHook(TEACHER)], [DistillHook(TEACHER, [dict(type='mmskd.NKDLoss')])],
+      r"DistillHook.losses was None when .*, and is \[.*\], which cannot change within a run"),
+     ([HeadDistillHook('a')], [HeadDistillHook('a', heads=['head'])
+                               ], 'HeadDistillHook.heads was None'),
+     ([USKDHook('a', 8, 3)], [USKDHook('b', 8, 3)
+                              ], "USKDHook.layer was 'a' .* and is 'b', which cannot"), ])
 def test_refused(before, after, message):
     with pytest.raises(UsageError, match=message) as error:
         resume(saved(*before), *after)
     assert 'load_from' in str(error.value) and '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('before, after, options, line', [
-    ([PSKDHook()], [PSKDHook(alpha_T=.5)], {}, 'PSKDHook.alpha_T was 0.8 when the checkpoint was saved, '
-     'and is 0.5; the run goes on with the new one'),
-    ([PSKDHook()], [PSKDHook(interval=2)], {}, 'PSKDHook.interval was None'),
-    ([HeadDistillHook('a')], [HeadDistillHook('b')], {}, "HeadDistillHook.checkpoint was 'a'"),
-    ([DistillHook(TEACHER)], [DistillHook(TEACHER, gt_weight=2)], {}, 'DistillHook.gt_weight was 1.0'),
-    ([], [PSKDHook()], {}, 'PSKDHook has not taught the run so far'),
-    ([PSKDHook()], [PSKDHook()], dict(batch_size=4), 'batch_size was 8'),
-    ([PSKDHook()], [PSKDHook()], dict(max_epochs=9), 'max_epochs was 4'),
-    ([], [], dict(batch_size=4), 'batch_size was 8'),
-])
+@pytest.mark.parametrize(
+    'before, after, options, line',
+    [([PSKDHook()], [PSKDHook(alpha_T=.5)
+                     ], {}, 'PSKDHook.alpha_T was 0.8 when the checkpoint was saved, '
+      'and is 0.5; the run goes on with the new one'),
+     ([PSKDHook()], [PSKDHook(interval=2)], {}, 'PSKDHook.interval was None'),
+     ([HeadDistillHook('a')], [HeadDistillHook('b')], {}, "HeadDistillHook.checkpoint was 'a'"),
+     ([DistillHook(TEACHER)], [DistillHook(TEACHER, gt_weight=2)
+                               ], {}, 'DistillHook.gt_weight was 1.0'),
+     ([], [PSKDHook()], {}, 'PSKDHook has not taught the run so far'),
+     ([PSKDHook()], [PSKDHook()], dict(batch_size=4), 'batch_size was 8'),
+     ([PSKDHook()], [PSKDHook()], dict(max_epochs=9), 'max_epochs was 4'),
+     ([], [], dict(batch_size=4), 'batch_size was 8'), ])
 def test_said_by_name(before, after, options, line):
     checkpoint = saved(*before)
     said, = resume(checkpoint, *after, **options)

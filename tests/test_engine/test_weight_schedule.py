@@ -35,13 +35,15 @@ def test_cosine_from_1_down_to_a_hundredth():
     assert seen == sorted(seen, reverse=True)
 
 
-@pytest.mark.parametrize('args, message', [
-    (('linear', ), "PSKDHook: schedule must be 'rising', 'constant', 'falling' or 'cosine', got 'linear'"),
-    (('rising', -1), 'begin must be a whole number, at least 0'),
-    (('rising', 0, 0), 'stop must be a whole number, at least 1, or None'),
-    (('rising', 3, 3), 'stop must be a whole number, at least 4, or None'),
-    (('rising', 5), 'PSKDHook: begin=5 leaves none of the 5 epochs to the teacher'),
-    (('rising', 0, 6), 'PSKDHook: stop=6 is behind the last of the 5 epochs')])
+@pytest.mark.parametrize(
+    'args, message',
+    [(('linear', ),
+      "PSKDHook: schedule must be 'rising', 'constant', 'falling' or 'cosine', got 'linear'"),
+     (('rising', -1), 'begin must be a whole number, at least 0'),
+     (('rising', 0, 0), 'stop must be a whole number, at least 1, or None'),
+     (('rising', 3, 3), 'stop must be a whole number, at least 4, or None'),
+     (('rising', 5), 'PSKDHook: begin=5 leaves none of the 5 epochs to the teacher'),
+     (('rising', 0, 6), 'PSKDHook: stop=6 is behind the last of the 5 epochs')])
 def test_what_is_no_schedule(args, message):
     with pytest.raises(UsageError, match=message):
         weights(5, *args)

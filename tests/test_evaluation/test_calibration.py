@@ -2,9 +2,22 @@
 import numpy as np
 import pytest
 
-from mmskd.evaluation.calibration import (aurc, brier, eaurc, ece, laace, laece, laece_by_class,
-                                          lrp, lrp_optimal_threshold, nll, olrp,
-                                          optimal_lrp_by_class, reliability_bins, risk_coverage)
+from mmskd.evaluation.calibration import (
+    aurc,
+    brier,
+    eaurc,
+    ece,
+    laace,
+    laece,
+    laece_by_class,
+    lrp,
+    lrp_optimal_threshold,
+    nll,
+    olrp,
+    optimal_lrp_by_class,
+    reliability_bins,
+    risk_coverage,
+)
 
 N_OBJECTS, IOU_THR = 400, 0.5
 

@@ -8,8 +8,13 @@ pytest.importorskip('mmdet')
 from mmengine.registry import DATASETS, DefaultScope  # noqa: E402
 
 from mmskd.errors import UsageError  # noqa: E402
-from mmskd.evaluation.ground_truth import (image_files, label_names, objects_from_annotations,
-                                           objects_of, read_annotations)  # noqa: E402
+from mmskd.evaluation.ground_truth import (
+    image_files,
+    label_names,
+    objects_from_annotations,
+    objects_of,  # noqa: E402
+    read_annotations,
+)
 
 # Neither sorted nor in the order of the config's classes
 CATEGORIES = [dict(id=7, name='cat'), dict(id=3, name='cell'), dict(id=5, name='car')]

@@ -55,6 +55,7 @@ def test_halves_are_of_images_and_seeded():
 
 
 def test_keys_are_the_same_on_another_machine():
-    assert image_keys(['/data/coco/val2017/1.jpg']) == image_keys(['D:\\sets\\coco\\val2017\\1.jpg'])
+    assert image_keys(['/data/coco/val2017/1.jpg']) == image_keys(
+        ['D:\\sets\\coco\\val2017\\1.jpg'])
     assert image_keys(['coco/val2017/1.jpg']) != image_keys(['coco/test2017/1.jpg'])
     assert len(image_keys(['a/1.jpg', 'a/2.jpg', 'a/1.jpg'])) == 2

@@ -11,7 +11,8 @@ from tests.support.boxes import random_scene
 
 
 def on_one_image(dets, objs=(), **fields):
-    """Detections (box, score) and objects (box) of class 0 on image 0; boxes x, y, width, height."""
+    """Detections (box, score) and objects (box) of class 0 on image 0; boxes x, y, width, height.
+    """
 
     def corners(boxes):
         boxes = np.array(boxes, np.float64).reshape(-1, 4)

@@ -8,8 +8,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 from mmskd.config import load_config  # noqa: E402
-from mmskd.evaluation.offline import (calibration_metric, dataset_meta,  # noqa: E402
-                                      incomparable, metrics_table)
+from mmskd.evaluation.offline import calibration_metric, dataset_meta, incomparable, metrics_table  # noqa: E402
 
 OURS = dict(type='mmskd.DetCalibrationMetric', iou_thr=.7)
 

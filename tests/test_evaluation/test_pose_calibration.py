@@ -57,7 +57,7 @@ def noisy(n=40, seed=0):
     """Data samples at every distance, with the fields of all reference sizes."""
     rng = np.random.default_rng(seed)
     samples = []
-    for i in range(n):
+    for _ in range(n):
         s = sample(rng.normal(0, 8, K), rng.random(K), rng.random(K) < .7,
                    rng.uniform(0, 100, (1, K, 2)).astype(np.float32), rng.uniform(50, 150))
         s['gt_instances']['head_size'] = rng.uniform(20, 60, (1, 1))

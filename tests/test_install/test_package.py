@@ -18,8 +18,8 @@ pytest.importorskip('setuptools')
 def tree(tmp_path):
     """A small copy of the checkout: building writes beside setup.py."""
     tree = tmp_path / 'a tree'
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'MANIFEST.in', 'LICENSE', 'mmskd/__init__.py', 'mmskd/version.py',
-                 'mmskd/environment.py'):
+    for name in ('setup.py', 'pyproject.toml', 'README.md', 'MANIFEST.in', 'LICENSE',
+                 'mmskd/__init__.py', 'mmskd/version.py', 'mmskd/environment.py'):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
     for name in ('configs/pskd_x.py', 'configs/deep/er.py', 'configs/__pycache__/pskd_x.pyc',

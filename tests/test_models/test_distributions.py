@@ -1,10 +1,18 @@
-"""Distributions over places on other bins: the summit stays, what a label is becomes what a label is there."""
+"""Distributions over places on other bins: the summit stays, what a label is becomes what a label
+is there.
+"""
 import numpy as np
 import pytest
 import torch
 
-from mmskd.models.distributions import (Axis, bridge, heatmap_to_heatmap, heatmap_to_simcc,
-                                        simcc_to_heatmap, simcc_to_simcc)
+from mmskd.models.distributions import (
+    Axis,
+    bridge,
+    heatmap_to_heatmap,
+    heatmap_to_simcc,
+    simcc_to_heatmap,
+    simcc_to_simcc,
+)
 
 # Of RTMPose 256x192 along x: 384 bins of half a pixel, sigma 4.9 bins, label_beta 10
 SMALL = Axis(384, 0.5, 0., (4.9 / 2)**2 / 10)
@@ -47,7 +55,8 @@ def test_simcc_keeps_summit_and_mean_and_adds_up_to_one(theirs, mine, beta=10.):
     coarser = max(abs(source.step), abs(target.step))
     assert torch.allclose(found.sum(-1), torch.ones(1, 40, dtype=found.dtype))
     assert torch.allclose(inside, torch.ones_like(inside), atol=1e-4)
-    # Half a bin of the student's: nothing is nearer to where the label was, between the teacher's bins
+    # Half a bin of the student's: nothing is nearer to where the label was, between the teacher's
+    # bins
     off = (summit(target, found[0]) - torch.as_tensor(PLACES)).abs().max()
     assert off <= target.step / 2 + 0.02 * coarser
     mean = (found[0] * at(target)).sum(-1)
@@ -117,7 +126,8 @@ def maps(x, y, places):
 
 
 POINTS = list(zip(PLACES[:10], np.random.default_rng(2).uniform(30, 220, 10)))
-ROWS = dict(map=Axis(64, 4., 0., 64.), udp=Axis(96, 383 / 95, 0., (2 * 383 / 95)**2).mapped(1 / 1.5, SHIFT))
+ROWS = dict(map=Axis(64, 4., 0., 64.), udp=Axis(96, 383 / 95, 0.,
+                                                (2 * 383 / 95)**2).mapped(1 / 1.5, SHIFT))
 TALL = Axis(512, 0.5, 0., (5.66 / 2)**2 / 10)
 
 
@@ -127,13 +137,16 @@ def test_heatmap_to_simcc_is_its_marginals(theirs):
     given = maps(x, y, POINTS)
     found, inside = heatmap_to_simcc(given, [bridge(x, SMALL), bridge(y, TALL)])
     for axis, masses, source, place in zip((SMALL, TALL), found, (x, y), zip(*POINTS)):
-        assert (summit(axis, masses[0]) - torch.as_tensor(place)).abs().max() <= 0.25 + 0.02 * source.step
+        assert (summit(axis, masses[0])
+                - torch.as_tensor(place)).abs().max() <= 0.25 + 0.02 * source.step
         assert ((masses[0] * at(axis)).sum(-1) - torch.as_tensor(place)).abs().max() < 0.1
     # Exact where nothing is to be done but to add up
     same = [Axis(48, 4., 0., 64.), Axis(64, 4., 0., 64.)]
     (across, down), _ = heatmap_to_simcc(given, [bridge(axis, axis) for axis in same])
     whole = given.sum((-2, -1), keepdim=True).squeeze(-1)
-    assert torch.allclose(across, given.sum(-2) / whole) and torch.allclose(down, given.sum(-1) / whole)
+    assert torch.allclose(across,
+                          given.sum(-2) / whole) and torch.allclose(down,
+                                                                    given.sum(-1) / whole)
 
 
 def test_a_noisy_floor_does_not_drown_the_bump():

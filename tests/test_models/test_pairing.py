@@ -11,7 +11,9 @@ from mmskd.models.pairing import Pair, has_pair, map_leaves, pair, unpair
 
 @pytest.fixture
 def scores():
-    """Student and teacher scores of shape (2, 6, 4, 5) whose pairing any shape operation can be checked on."""
+    """Student and teacher scores of shape (2, 6, 4, 5) whose pairing any shape operation can be
+    checked on.
+    """
     torch.manual_seed(0)
     student = torch.randn(2, 6, 4, 5, requires_grad=True)
     return student, student.detach() + 100

@@ -60,7 +60,8 @@ def test_smoothed_focal_loss(boxes):
     logits, labels, weight = boxes
     call = dict(weight=weight, avg_factor=5.0)
     stock = FocalLoss(loss_weight=2.0)(logits, labels, **call)
-    torch.testing.assert_close(SmoothedFocalLoss(0.0, loss_weight=2.0)(logits, labels, **call), stock)
+    torch.testing.assert_close(
+        SmoothedFocalLoss(0.0, loss_weight=2.0)(logits, labels, **call), stock)
     loss, p = 0.0, logits.sigmoid()
     for row, (label, w) in enumerate(zip(labels, weight)):
         for column in range(4):

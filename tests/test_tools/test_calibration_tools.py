@@ -281,7 +281,8 @@ def test_a_pose_estimators_calibrator(run_tool, tiny, pose_model, capsys):
     output = capsys.readouterr()
     assert '100%' not in output.err
     calibrator = Calibrator.load('pose.json')
-    assert calibrator.task == 'pose' and calibrator.target == 'hit' and len(calibrator.classes) == 13
+    assert calibrator.task == 'pose' and calibrator.target == 'hit' and len(
+        calibrator.classes) == 13
     rows = table_of(output.out)
     assert rows['calibration/NLL'][0] != rows['calibration/NLL'][1]
     assert 'fitted to hits' in one_line(output.out)
@@ -352,29 +353,35 @@ def fewer(sample, key):
 
 HOSTILE = {
     'no predictions': (lambda first, *rest: [dict(img_id=1), *rest], 'in its pred_instances'),
-    'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest], 'in its pred_instances'),
-    'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest], 'a sample has no'),
+    'no dict': (lambda first, *rest: [dict(first, pred_instances=3), *rest],
+                'in its pred_instances'),
+    'no number': (lambda first, *rest: [dict(first, img_id=[1], gt_instances=3), *rest],
+                  'a sample has no'),
     'another': (lambda first, *rest: [{}], 'a sample has no'),
 }
+def other(**changes):
+    """With these predictions in place of the first sample's."""
+    return lambda first, *rest: [
+        dict(first, pred_instances=dict(first['pred_instances'], **{
+            key: change(first['pred_instances']) for key, change in changes.items()})), *rest]
+
+
 OF_BOXES = {
     'an image twice': (lambda first, *rest: [first, first], 'was predicted twice'),
     **{f'fewer {key}': (lambda first, *rest, key=key: [fewer(first, key), *rest],
-                        'not of one number of detections') for key in ('bboxes', 'scores', 'labels')},
-    'labels of another': (lambda first, *rest: [dict(first, pred_instances=dict(
-        first['pred_instances'], labels=first['pred_instances']['labels'] + 7)), *rest],
-        'but the data set has 5 classes'),
-    'halves of labels': (lambda first, *rest: [dict(first, pred_instances=dict(
-        first['pred_instances'], labels=first['pred_instances']['scores'])), *rest], 'no whole numbers'),
-    'an unknown image': (lambda first, *rest: [dict(first, img_id=10**6), *rest], 'is not in ann_file'),
-    'flat boxes': (lambda first, *rest: [dict(first, pred_instances=dict(
-        first['pred_instances'], bboxes=first['pred_instances']['scores'])), *rest], 'boxes, scores and labels'),
+                        'not of one number of detections')
+       for key in ('bboxes', 'scores', 'labels')},
+    'labels of another': (other(labels=lambda pred: pred['labels'] + 7),
+                          'but the data set has 5 classes'),
+    'halves of labels': (other(labels=lambda pred: pred['scores']), 'no whole numbers'),
+    'an unknown image': (lambda first, *rest: [dict(first, img_id=10**6), *rest],
+                         'is not in ann_file'),
+    'flat boxes': (other(bboxes=lambda pred: pred['scores']), 'boxes, scores and labels'),
 }
 OF_KEYPOINTS = {
-    'fewer scores': (lambda first, *rest: [dict(first, pred_instances=dict(
-        first['pred_instances'], keypoint_scores=first['pred_instances']['keypoint_scores'][:, :-1])), *rest],
-        'must be 13 finite numbers'),
-    'words': (lambda first, *rest: [dict(first, pred_instances=dict(
-        first['pred_instances'], keypoints=['a'])), *rest], 'are no numbers'),
+    'fewer scores': (other(keypoint_scores=lambda pred: pred['keypoint_scores'][:, :-1]),
+                     'must be 13 finite numbers'),
+    'words': (other(keypoints=lambda pred: ['a']), 'are no numbers'),
 }
 
 
@@ -398,8 +405,9 @@ def test_what_a_test_does_not_write(run_tool, tiny, detector_results, pose_resul
                 metric.process(None, samples)
                 metric.evaluate(len(samples))
             assert message in str(refused.value), name
-    for content in ([dict(known[0], gt_instances=dict(known[0]['gt_instances'], keypoints_visible='a'))],
-                    [dict(known[0], raw_ann_info=3, gt_instances={})]):
+    for content in ([
+            dict(known[0], gt_instances=dict(known[0]['gt_instances'], keypoints_visible='a'))
+    ], [dict(known[0], raw_ann_info=3, gt_instances={})]):
         Path('hostile.pkl').write_bytes(pickle.dumps(content))
         with pytest.raises(SystemExit) as ending:
             run_tool('analysis/eval_calibration', 'hostile.pkl', config, '--options', 'hit=oks')

@@ -1,4 +1,6 @@
-"""tools/analysis/coverage.py: each hook on families that no other test has, and what the tool calls a fault."""
+"""tools/analysis/coverage.py: each hook on families that no other test has, and what the tool calls
+a fault.
+"""
 import copy
 import functools
 import json
@@ -39,13 +41,18 @@ CONFIGS = {
     'htc': 'mmdet::htc/htc_r50_fpn_1x_coco.py',
     'crowddet': 'mmdet::crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman.py',
     'cascade rpn': 'mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
-    'tracker': 'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
-    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/simcc_res50_8xb32-140e_coco-384x288.py',
-    'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/s1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
+    'tracker': 'mmdet::qdtrack/'
+               'qdtrack_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+    'simcc on deconvolutions': 'mmpose::body_2d_keypoint/simcc/coco/'
+                               'simcc_res50_8xb32-140e_coco-384x288.py',
+    'distiller': 'mmpose::wholebody_2d_keypoint/dwpose/ubody/'
+                 's1_dis/dwpose_l_dis_m_coco-ubody-256x192.py',
     'rle': f'{BODY}regression/coco/td-reg_mobilenetv2_rle-pretrained-8xb64-210e_coco-256x192.py',
 }
-TAUGHT = ['fovea', 'fsaf', 'guided anchors', 'ld', 'double heads', 'dynamic r-cnn', 'conditional detr',
-          'vipnas', 'visibility']
+TAUGHT = [
+    'fovea', 'fsaf', 'guided anchors', 'ld', 'double heads', 'dynamic r-cnn', 'conditional detr',
+    'vipnas', 'visibility'
+]
 
 
 @pytest.fixture(scope='module')
@@ -60,9 +67,10 @@ def stock(tool):
 
 
 @pytest.mark.parametrize('family, hook', [
-    *((family, 'PSKDHook') for family in TAUGHT), ('fovea', 'DistillHook'), ('double heads', 'NKDLoss'),
-    ('vipnas', 'HeadDistillHook'), ('vipnas', 'DistillHook'), ('guided anchors, two stages', 'HeadDistillHook'),
-    ('pisa', 'USKDHook')])
+    *((family, 'PSKDHook') for family in TAUGHT), ('fovea', 'DistillHook'),
+    ('double heads', 'NKDLoss'), ('vipnas', 'HeadDistillHook'), ('vipnas', 'DistillHook'),
+    ('guided anchors, two stages', 'HeadDistillHook'), ('pisa', 'USKDHook')
+])
 def test_taught(tool, stock, family, hook):
     assert tool.outcome(stock(family), hook) == ('taught', '')
 
@@ -78,15 +86,20 @@ def test_refused(tool, stock, family, reason):
     assert reason in tool.outcome(stock(family), 'PSKDHook')[1]
 
 
-@pytest.mark.parametrize('family, hook, reason', [
-    ('ddq', 'PSKDHook', 'other queries'), ('ddq', 'DistillHook', 'other queries'),
-    ('htc', 'PSKDHook', 'model.roi_head.semantic_head'), ('htc', 'NKDLoss', 'model.roi_head.semantic_head'),
-    ('crowddet', 'PSKDHook', 'the smaller one of two pairings'), ('crowddet', 'USKDHook', 'two pairings'),
-    ('cascade rpn', 'other heads', 'the stage before it has moved'),
-    ('tracker', 'NKDHook', 'from frame to frame'), ('tracker', 'other heads', 'from frame to frame'),
-    ('simcc on deconvolutions', 'other heads', 'it is a part of model.head'),
-    ('distiller', 'NKDHook', 'a teacher of its own'), ('distiller', 'USKDHook', 'a teacher of its own'),
-    ('double heads', 'USKDHook', "Set layer='roi_head.bbox_head.fc_branch.0'")])
+@pytest.mark.parametrize(
+    'family, hook, reason',
+    [('ddq', 'PSKDHook', 'other queries'), ('ddq', 'DistillHook', 'other queries'),
+     ('htc', 'PSKDHook', 'model.roi_head.semantic_head'),
+     ('htc', 'NKDLoss', 'model.roi_head.semantic_head'),
+     ('crowddet', 'PSKDHook', 'the smaller one of two pairings'),
+     ('crowddet', 'USKDHook', 'two pairings'),
+     ('cascade rpn', 'other heads', 'the stage before it has moved'),
+     ('tracker', 'NKDHook', 'from frame to frame'),
+     ('tracker', 'other heads', 'from frame to frame'),
+     ('simcc on deconvolutions', 'other heads', 'it is a part of model.head'),
+     ('distiller', 'NKDHook', 'a teacher of its own'),
+     ('distiller', 'USKDHook', 'a teacher of its own'),
+     ('double heads', 'USKDHook', "Set layer='roi_head.bbox_head.fc_branch.0'")])
 def test_refused_before_the_first_iteration(tool, stock, family, hook, reason):
     status, message = tool.outcome(stock(family), hook)
     assert (status, reason in message) == ('refused', True), message
@@ -183,9 +196,12 @@ def test_a_model_is_the_same_each_time(stock):
 
 
 def test_families():
-    first, same, other, assigned = (small_models.signature(small_models.load_config(f'mmdet::{name}.py')) for name in (
-        'retinanet/retinanet_r50_fpn_1x_coco', 'retinanet/retinanet_r101_fpn_2x_coco',
-        'ghm/retinanet_r50_fpn_ghm-1x_coco', 'atss/atss_r50_fpn_1x_coco'))
+    first, same, other, assigned = (small_models.signature(
+        small_models.load_config(f'mmdet::{name}.py'))
+                                    for name in ('retinanet/retinanet_r50_fpn_1x_coco',
+                                                 'retinanet/retinanet_r101_fpn_2x_coco',
+                                                 'ghm/retinanet_r50_fpn_ghm-1x_coco',
+                                                 'atss/atss_r50_fpn_1x_coco'))
     assert first == same
     assert len({first, other, assigned}) == 3
 
@@ -207,7 +223,9 @@ def test_a_process_that_dies_is_a_fault_and_does_not_stop_the_others(tool, tmp_p
     results = tool.try_all(['deadly', 'tame'], hooks, 2, tmp_path, 60, command)
 
     assert results['deadly']['hooks']['PSKDHook'] == ['FAULT', 'the process ended with status 3']
-    assert results['deadly']['hooks']['DistillHook'] == results['tame']['hooks']['PSKDHook'] == ['taught', '']
+    assert results['deadly']['hooks']['DistillHook'] == results['tame']['hooks']['PSKDHook'] == [
+        'taught', ''
+    ]
     assert tool.faults(results) == [('deadly', 'PSKDHook', 'the process ended with status 3')]
     assert '[2/2, 0 min left]' in capsys.readouterr().out
     # Known ones are not tried again, and a new hook is tried alone

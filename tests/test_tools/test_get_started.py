@@ -11,15 +11,18 @@ pytest.importorskip('mmdet')
 PAGE = (Path(__file__).resolve().parents[2] / 'docs' / 'get_started.md').read_text()
 LESS = {
     'my_boxes.py': [
-        'model.backbone.depth=18', 'model.backbone.init_cfg=None', 'model.neck.in_channels=[64,128,256,512]',
-        'train_dataloader.dataset.pipeline.2.scale=(96,72)', 'val_dataloader.dataset.pipeline.1.scale=(96,72)',
-        'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-        'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1'
+        'model.backbone.depth=18', 'model.backbone.init_cfg=None',
+        'model.neck.in_channels=[64,128,256,512]',
+        'train_dataloader.dataset.pipeline.2.scale=(96,72)',
+        'val_dataloader.dataset.pipeline.1.scale=(96,72)', 'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1'
     ],
     'my_keypoints.py': [
-        'model.backbone.init_cfg=None', 'train_dataloader.batch_size=4', 'val_dataloader.batch_size=4',
-        'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-        'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1',
+        'model.backbone.init_cfg=None', 'train_dataloader.batch_size=4',
+        'val_dataloader.batch_size=4', 'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False', 'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1'
     ]
 }

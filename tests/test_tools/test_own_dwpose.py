@@ -60,7 +60,8 @@ def test_the_seven_commands(folder, run_tool, monkeypatch):
     assert 'loss_logit' in log
     # What was written answers as the model does
     onnxruntime = pytest.importorskip('onnxruntime')
-    session = onnxruntime.InferenceSession(str(folder / 'mouse.onnx'), providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(str(folder / 'mouse.onnx'),
+                                           providers=['CPUExecutionProvider'])
     x, y = session.run(['simcc_x', 'simcc_y'], {'input': np.zeros((3, 3, 64, 64), np.float32)})
     names = json.loads((folder / 'labels.json').read_text())['categories'][0]['keypoints']
     assert x.shape == y.shape == (3, len(names), 128)
@@ -68,8 +69,13 @@ def test_the_seven_commands(folder, run_tool, monkeypatch):
 
 def test_what_was_prepared(folder):
     """Runs after the commands: all images once, the mirrored names, the crops without labels."""
-    parts = {path.stem: json.loads(path.read_text()) for path in folder.glob('data/mouse/annotations/*.json')}
-    given = {item['id']: item for item in json.loads((folder / 'labels.json').read_text())['annotations']}
+    parts = {
+        path.stem: json.loads(path.read_text())
+        for path in folder.glob('data/mouse/annotations/*.json')
+    }
+    given = {
+        item['id']: item for item in json.loads((folder / 'labels.json').read_text())['annotations']
+    }
     ids = {name: {item['id'] for item in part['annotations']} for name, part in parts.items()}
     images = {name: {image['id'] for image in part['images']} for name, part in parts.items()}
     assert set(ids) == {'train', 'val', 'unlabelled'} and all(ids.values())
@@ -82,25 +88,31 @@ def test_what_was_prepared(folder):
         assert bool(item['swap']) == item['name'].startswith(('left', 'right'))
 
 
-@pytest.mark.parametrize('change,message', [
-    (dict(categories=[]), 'has no categories'),
-    (dict(annotations=[dict(image_id='x', id=7, category_id=1)]), 'annotation 7 '),
-    (dict(images=[dict(id=0, file_name='gone.jpg')]), 'an image needs id, file_name, width and height'),
-    (dict(images=[dict(id=0, file_name='gone.jpg', width=3, height=3)]), 'gone.jpg is not there'),
-    (dict(categories=[dict(name='a'), dict(name='b')]), 'one category with the names'),
-    (dict(categories=[dict(id=1, keypoints=['nose', 'tail', 'nose'])]), "a name of its own, and one is 'nose'"),
-    (dict(categories=[dict(id=1, keypoints=['nose', 'tail'], skeleton=[[0, 1]])]), 'two numbers from 1 to 2'),
-    (dict(annotations=[dict(id=1), dict(id=1)]), 'annotation 1 |an id of its own'),
-    (dict(annotations=[dict(image_id=0)]), 'an id of its own, and one has None')])
+@pytest.mark.parametrize(
+    'change,message',
+    [(dict(categories=[]), 'has no categories'),
+     (dict(annotations=[dict(image_id='x', id=7, category_id=1)]), 'annotation 7 '),
+     (dict(images=[dict(id=0, file_name='gone.jpg')]),
+      'an image needs id, file_name, width and height'),
+     (dict(images=[dict(id=0, file_name='gone.jpg', width=3, height=3)]), 'gone.jpg is not there'),
+     (dict(categories=[dict(name='a'), dict(name='b')]), 'one category with the names'),
+     (dict(categories=[dict(id=1, keypoints=['nose', 'tail', 'nose'])]),
+      "a name of its own, and one is 'nose'"),
+     (dict(categories=[dict(id=1, keypoints=['nose', 'tail'], skeleton=[[0, 1]])]),
+      'two numbers from 1 to 2'),
+     (dict(annotations=[dict(id=1), dict(id=1)]), 'annotation 1 |an id of its own'),
+     (dict(annotations=[dict(image_id=0)]), 'an id of its own, and one has None')])
 def test_other_files_are_refused_in_a_line(folder, tmp_path, refusal, change, message):
     coco = json.loads((folder / 'labels.json').read_text())
     (tmp_path / 'labels.json').write_text(json.dumps({**coco, **change}))
-    assert re.search(message, refusal('prepare_poses', folder / 'photos', tmp_path / 'labels.json', 'other'))
+    assert re.search(message,
+                     refusal('prepare_poses', folder / 'photos', tmp_path / 'labels.json', 'other'))
 
 
-@pytest.mark.parametrize('names', [
-    ('nose', 'leftear', 'rightear'), ('nose', 'ear_L', 'ear_R'), ('Nose', 'EarLeft', 'EarRight'), ('nose', 'earL', 'earR'),
-    ('nose', 'fl', 'fr'), ('nose', 'left elbow', 'right elbow'), ('nose', 'paw1LH', 'paw1RH')])
+@pytest.mark.parametrize('names', [('nose', 'leftear', 'rightear'), ('nose', 'ear_L', 'ear_R'),
+                                   ('Nose', 'EarLeft', 'EarRight'), ('nose', 'earL', 'earR'),
+                                   ('nose', 'fl', 'fr'), ('nose', 'left elbow', 'right elbow'),
+                                   ('nose', 'paw1LH', 'paw1RH')])
 def test_names_say_what_a_mirror_swaps(load_tool, names):
     tool = load_tool('prepare_poses')
     assert [tool._mirrored(name, list(names)) for name in names] == ['', names[2], names[1]]
@@ -143,9 +155,11 @@ def test_teachers_of_the_page_take_what_is_written():
         inspect.signature(MODELS.get(given.pop('type'))).bind(**given)
 
 
-@pytest.mark.parametrize('config,message', [
-    ('mmskd::bccd/retinanet_r18_bccd.py', r'is no pose estimator of MMPose \(RetinaNet\)'),
-    ('mmskd::openfield_mouse/td-hm_cspnext-t_mouse.py', 'predicts heatmaps; only SimCC models are written')])
+@pytest.mark.parametrize(
+    'config,message',
+    [('mmskd::bccd/retinanet_r18_bccd.py', r'is no pose estimator of MMPose \(RetinaNet\)'),
+     ('mmskd::openfield_mouse/td-hm_cspnext-t_mouse.py',
+      'predicts heatmaps; only SimCC models are written')])
 def test_what_is_not_written_as_onnx(tmp_path, refusal, config, message):
     import torch
     from mmengine.registry import MODELS, DefaultScope
@@ -155,4 +169,5 @@ def test_what_is_not_written_as_onnx(tmp_path, refusal, config, message):
     cfg = load_config(config)
     with DefaultScope.overwrite_default_scope(project_of(cfg)):
         torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
-    assert re.search(message, refusal('export_onnx', config, tmp_path / 'model.pth', tmp_path / 'a.onnx'))
+    assert re.search(message,
+                     refusal('export_onnx', config, tmp_path / 'model.pth', tmp_path / 'a.onnx'))

@@ -158,8 +158,10 @@ def test_keypoints_come_out_as_the_real_ones(name, csv_name, inside, run, tmp_pa
     known = {split: json.loads(Path(DATA, name, 'annotations', f'{split}.json').read_text())
              for split in ('train', 'val')}
     names = known['val']['categories'][0]['keypoints']
-    rows = ['scorer' + 2 * len(names) * ',x', ','.join(['bodyparts', *(n for n in names for _ in 'xy')]),
-            'coords' + len(names) * ',x,y']
+    rows = [
+        'scorer' + 2 * len(names) * ',x',
+        ','.join(['bodyparts', *(n for n in names for _ in 'xy')]), 'coords' + len(names) * ',x,y'
+    ]
     folder = tmp_path / 'source' / inside
     for coco in known.values():
         for image, item in zip(coco['images'], coco['annotations']):
@@ -250,10 +252,12 @@ def test_errors(argv, message, run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda source: voc(source, 'a', [('neutrophil', (1, 1, 5, 5))]), 'the class neutrophil; there'),
+    (lambda source: voc(source, 'a', [('neutrophil',
+                                       (1, 1, 5, 5))]), 'the class neutrophil; there'),
     (lambda source: voc(source, 'a', [('WBC', (1, 1, 5, 'x'))]), 'not laid out as .*BCCD_Dataset'),
     (lambda source: (source / 'BCCD/Annotations/a.xml').write_text('<a>'), 'not laid out as'),
-    (lambda source: picture(source / 'copy' / 'JPEGImages' / 'a.jpg'), 'has 2 files .*a.jpg, one')])
+    (lambda source: picture(source / 'copy' / 'JPEGImages' / 'a.jpg'), 'has 2 files .*a.jpg, one')
+])
 def test_a_source_of_another_kind_is_named(change, message, run, tmp_path):
     source = bccd_source(tmp_path / 'source')
     change(source)

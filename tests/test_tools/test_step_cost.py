@@ -10,8 +10,8 @@ CONFIG = 'mmskd::bccd/retinanet_r18_bccd.py'
 
 def test_report_and_its_table(run_tool, tmp_path, capsys):
     out, doc = tmp_path / 'new' / 'report.json', tmp_path / 'cost.md'
-    run_tool('benchmarks/step_cost', '--config', CONFIG, '--size', '64', '96', '--batch', '1', '--steps', '1',
-             '--warmup', '0', '--out', str(out))
+    run_tool('benchmarks/step_cost', '--config', CONFIG, '--size', '64', '96', '--batch', '1',
+             '--steps', '1', '--warmup', '0', '--out', str(out))
     report = json.loads(out.read_text())
     ways = report['works']['config']['ways']
     assert list(ways) == ['stock', 'PS-KD', 'PS-KD, float32'] and ways['stock']['ratio'] == 1
@@ -33,7 +33,8 @@ def test_a_teacher_of_larger_crops_in_an_onnx_file(load_tool):
     work = tool.WORKS['own_mouse']
     assert onnx in work.ways
     ways = tool.measure(work._replace(batch=1, ways=('stock', onnx)), 1, 0, 'cpu')['ways']
-    assert ways[onnx]['seconds'] > 0 and len({row['checkpoint_bytes'] for row in ways.values()}) == 1
+    assert ways[onnx]['seconds'] > 0 and len({row['checkpoint_bytes']
+                                              for row in ways.values()}) == 1
 
 
 def test_what_is_not_there_is_refused(run_tool, tmp_path, capsys):

@@ -27,7 +27,8 @@ if cfg['fault'] == 'crash':
 first = 0
 if '--resume' in sys.argv:
     first = int((folder / 'last_checkpoint').read_text())
-scalars = folder / f'{len(list(folder.glob("2*"))):04d}'.replace('0', '2', 1) / 'vis_data' / 'scalars.json'
+started = f'{len(list(folder.glob("2*"))):04d}'.replace('0', '2', 1)
+scalars = folder / started / 'vis_data' / 'scalars.json'
 scalars.parent.mkdir(parents=True)
 (scalars.parent / 'config.py').write_text(f'{config.read_text()}\nresume = {bool(first)}')
 length = cfg['train_cfg']['max_epochs']
@@ -157,7 +158,8 @@ def test_what_is_done_is_left_alone(run, folder, capsys):
 
 def test_an_interrupted_run_goes_on(study, run, folder, monkeypatch):
     edit(folder, 'seeds: [0, 1]', 'seeds: [0]\noptions: {fault: hang}')
-    edit(folder, '  better: {options: {gain: 0.5}, hooks: [{type: Second}], flags: --flag key=1}\n', '')
+    edit(folder, '  better: {options: {gain: 0.5}, hooks: [{type: Second}], flags: --flag key=1}\n',
+         '')
     log, sleep = folder / 'log', study.time.sleep
     log.touch()
     interrupted = []
@@ -241,16 +243,20 @@ def test_a_hook_of_the_config_may_name_a_teacher(run, folder):
 
 
 def test_a_teacher_may_be_an_onnx_file(run, folder):
-    """It is written once, by the config of its run; and the study ends in a line if it cannot be."""
+    """It is written once, by the config of its run; and the study ends in a line if it cannot be.
+    """
     exporter = folder / 'tools' / 'export_onnx.py'
     exporter.write_text('import sys; sys.exit("export_onnx.py: heatmaps")')
     edit(folder, 'methods:\n', "methods:\n  taught: {flags: '--from {onnx[small/baseline/0]}'}\n")
-    with pytest.raises(SystemExit, match='epoch_3.pth is not written as epoch_3.onnx: export_onnx.py: heatmaps'):
+    with pytest.raises(
+            SystemExit,
+            match='epoch_3.pth is not written as epoch_3.onnx: export_onnx.py: heatmaps'):
         run()
     begun(folder)
-    exporter.write_text('import sys\nfrom pathlib import Path\nconfig, checkpoint, out = map(Path, sys.argv[1:])\n'
-                        'assert "gain" in config.read_text() and checkpoint.suffix == ".pth"\n'
-                        'out.write_text("file")\n')
+    exporter.write_text(
+        'import sys\nfrom pathlib import Path\nconfig, checkpoint, out = map(Path, sys.argv[1:])\n'
+        'assert "gain" in config.read_text() and checkpoint.suffix == ".pth"\n'
+        'out.write_text("file")\n')
     run()
     file = folder / 'work_dirs/studies/try/small/baseline/0/epoch_3.onnx'
     taught = [line for line in begun(folder) if line.startswith('taught')]

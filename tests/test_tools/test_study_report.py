@@ -66,7 +66,8 @@ def test_the_interval_is_that_of_the_paired_t_test(tool, content, write):
     assert compared.difference.mean == pytest.approx((low + high) / 2)
     assert compared.difference.margin == pytest.approx((high - low) / 2)
     text = tool.report(study, 'mean')
-    assert row(text, 'better')[:3] == ['4', '0.5300 ± 0.0195', f'**+0.0275 ± {(high - low) / 2:.4f}**']
+    assert row(text,
+               'better')[:3] == ['4', '0.5300 ± 0.0195', f'**+0.0275 ± {(high - low) / 2:.4f}**']
     assert row(text, 'baseline')[1:] == [row(text, 'baseline')[1], '', '']
     assert text.index('| baseline |') < text.index('| better |'), 'the baseline comes first'
 

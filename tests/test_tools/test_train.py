@@ -60,7 +60,8 @@ def test_pskd_on_any_config(prepare):
         dict(PSKD, alpha_T=0.5, precision='bfloat16', interval=None, heads=['rpn_head'])]
     assert cfg.work_dir.endswith('_pskd'), 'not where the baseline writes'
     options = dict(alpha_T=0.8, form='kl', about='positives', schedule='cosine', begin=1, stop=10)
-    cfg = prepare('train', RETINANET, '--pskd', *(f'{key}={value}' for key, value in options.items()))
+    cfg = prepare('train', RETINANET, '--pskd',
+                  *(f'{key}={value}' for key, value in options.items()))
     assert list(cfg.custom_hooks) == [dict(PSKD, **options)]
     assert 'custom_hooks' not in prepare('train', RETINANET)
 
@@ -148,8 +149,9 @@ def test_mmpose_flags(prepare, gpu):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_amp_without_a_gpu(prepare):
-    wrapper = prepare('train', RETINANET, '--amp', '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper',
-                      'optim_wrapper.dtype=float16', 'optim_wrapper.clip_grad.max_norm=1').optim_wrapper
+    wrapper = prepare('train', RETINANET, '--amp', '--cfg-options',
+                      'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=float16',
+                      'optim_wrapper.clip_grad.max_norm=1').optim_wrapper
     assert wrapper.type == 'mmskd.CPUAmpOptimWrapper' and wrapper.clip_grad.max_norm == 1
     assert 'dtype' not in wrapper and 'loss_scale' not in wrapper
 
@@ -157,8 +159,12 @@ def test_amp_without_a_gpu(prepare):
 def test_profile(prepare, tiny, capsys, run_tool):
     with pytest.raises(ValueError, match='--profile: 0 iterations'):
         prepare('train', RETINANET, '--profile', '0')
-    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate', '--work-dir', 'profiled')
-    names = {event.get('name') for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']}
+    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate',
+             '--work-dir', 'profiled')
+    names = {
+        event.get('name')
+        for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']
+    }
     assert {'mmskd/teacher', 'mmskd/pairing', 'mmskd/loss', 'mmskd/refresh'} <= names
     assert 'mmskd/teacher' in capsys.readouterr().out
 
@@ -216,7 +222,8 @@ import runpy, sys
 from importlib.util import find_spec
 from pathlib import Path
 sys.argv = [str(Path(find_spec('mmpose').origin).parent / '.mim' / 'tools' / 'test.py'),
-            'tiny_pose.py', sys.argv[1], '--out', 'stock.json', '--work-dir', 'work_dirs/stock_test']
+            'tiny_pose.py', sys.argv[1], '--out', 'stock.json',
+             '--work-dir', 'work_dirs/stock_test']
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
@@ -227,7 +234,8 @@ def test_pose_through_both_stages_to_the_stock_tool(run_tool, tiny, capsys):
     Path('teacher.py').write_text("_base_ = 'tiny_pose.py'\nmodel = dict(backbone=dict("
                                   "base_channels=16), head=dict(in_channels=128))")
     run_tool('train', 'teacher.py')
-    run_tool('train', 'tiny_pose.py', '--distill-from', 'teacher.py', 'work_dirs/teacher/epoch_1.pth')
+    run_tool('train', 'tiny_pose.py', '--distill-from', 'teacher.py',
+             'work_dirs/teacher/epoch_1.pth')
     first = 'work_dirs/tiny_pose_distill/epoch_1.pth'
     run_tool('train', 'tiny_pose.py', '--head-distill', first, '--cfg-options',
              'train_cfg.max_epochs=5', 'train_cfg.val_interval=5')
@@ -256,14 +264,16 @@ def test_distillation_flags(prepare):
     assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', teacher=dict(
         config=POSE, checkpoint='teacher.pth'))
     assert cfg.work_dir.endswith('_distill')
-    cfg = prepare('train', POSE, '--distill-from', POSE, 'teacher.pth', 'schedule=cosine', 'stop=200')
-    assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', schedule='cosine', stop=200, teacher=dict(
-        config=POSE, checkpoint='teacher.pth'))
+    cfg = prepare('train', POSE, '--distill-from', POSE, 'teacher.pth', 'schedule=cosine',
+                  'stop=200')
+    assert cfg.custom_hooks[-1] == dict(type='mmskd.DistillHook', schedule='cosine', stop=200,
+                                        teacher=dict(config=POSE, checkpoint='teacher.pth'))
     cfg = prepare('train', POSE, '--head-distill', 'trained.pth')
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth')
     assert cfg.work_dir.endswith('_head_distill') and cfg.train_cfg.max_epochs == 42
     assert cfg.param_scheduler[1].milestones == [34, 40]
-    cfg = prepare('train', POSE, '--head-distill', 'trained.pth', 'gt_weight=1', 'reinit_head=False')
+    cfg = prepare('train', POSE, '--head-distill', 'trained.pth', 'gt_weight=1',
+                  'reinit_head=False')
     assert cfg.custom_hooks[-1] == dict(type='mmskd.HeadDistillHook', checkpoint='trained.pth',
                                         gt_weight=1, reinit_head=False)
 
@@ -278,7 +288,8 @@ def test_a_fresh_head_on_a_trained_detector(run_tool, tiny, trained, capsys):
     assert before.keys() == after.keys()
     same = {key for key in before if torch.equal(before[key], after[key])}
     assert same >= {key for key in before if not key.startswith('bbox_head.')}
-    assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')} - same
+    assert {key for key in before if key.startswith('bbox_head.') and key.endswith('.weight')
+            } - same
 
 
 def test_resume(run_tool, refusal, tiny, capsys):
@@ -333,7 +344,8 @@ def test_resume_says_where_the_run_is(refusal, tiny):
 
 def test_every_run_saves_safely_and_stops_at_nan(prepare, tiny):
     safe = 'mmskd.SafeCheckpointHook'
-    assert prepare('train', RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
+    assert prepare('train',
+                   RETINANET).default_hooks.finite_weights.type == 'mmskd.FiniteWeightsHook'
     assert 'finite_weights' not in prepare('train', RETINANET, '--keep-going').default_hooks
     hook = prepare('train', RETINANET).default_hooks.checkpoint
     assert hook.type == safe and hook.interval == 1
@@ -360,24 +372,28 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
     assert hook['teacher']['config'] == str(tiny / 'tiny.py')
 
 
-@pytest.mark.parametrize('argv, message', [
-    (['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
-    (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
-    (['--distill-from', RETINANET], '--distill-from takes a config, a checkpoint, and then key=value'),
-    (['--distill-from', RETINANET, __file__, 'decay=False'], 'has no option decay; there are teacher, '),
-    (['--distill-from', RETINANET, __file__, 'schedule=linear'], "schedule must be 'rising', "),
-    (['--pskd', 'form=mix'], "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
-    (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
-    (['--head-distill', __file__, 'temperature=2'], 'has no option temperature; there are checkpoint, gamma'),
-    (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'),
-])
+@pytest.mark.parametrize(
+    'argv, message',
+    [(['--distill-from', 'gone.py', 'x.pth'], 'no config file gone.py'),
+     (['--distill-from', RETINANET, 'gone.pth'], 'no checkpoint gone.pth'),
+     (['--distill-from', RETINANET
+       ], '--distill-from takes a config, a checkpoint, and then key=value'),
+     (['--distill-from', RETINANET, __file__, 'decay=False'
+       ], 'has no option decay; there are teacher, '),
+     (['--distill-from', RETINANET, __file__, 'schedule=linear'], "schedule must be 'rising', "),
+     (['--pskd', 'form=mix'], "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
+     (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
+     (['--head-distill', __file__, 'temperature=2'
+       ], 'has no option temperature; there are checkpoint, gamma'),
+     (['--head-distill', __file__, 'gamma=-1'], 'gamma must be a number, at least 0'), ])
 def test_teachers_that_are_not_there(argv, message, refusal, tiny):
     assert message in refusal('train', 'tiny.py', *argv)
 
 
 def test_what_goes_together_does(prepare, tiny):
-    Path('uskd.py').write_text("_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
-                               'channels=8, num_classes=5)]')
+    Path('uskd.py').write_text(
+        "_base_ = 'tiny.py'\ncustom_hooks = [dict(type='mmskd.USKDHook', layer='a', "
+        'channels=8, num_classes=5)]')
     cfg = prepare('train', 'uskd.py', '--pskd')
     assert [hook.type for hook in cfg.custom_hooks][:2] == ['mmskd.USKDHook', 'mmskd.PSKDHook']
 
@@ -387,7 +403,8 @@ def test_one_teacher_at_a_time(refusal, prepare, capsys):
         prepare('train', RETINANET, '--pskd', '--head-distill', 'x.pth')
     assert 'not allowed with' in capsys.readouterr().err
     line = refusal('train', 'mmskd::pskd_retinanet.py', '--distill-from', RETINANET, __file__)
-    assert 'custom_hooks has PSKDHook and DistillHook, which do not teach one model together' in line
+    assert ('custom_hooks has PSKDHook and DistillHook, which do not teach one model together'
+            in line)
 
 
 class Evil:
@@ -440,10 +457,12 @@ def test_slurm(name, tmp_path):
     lines = output.splitlines()
     what = ['--work-dir=a path'] if name == 'slurm_train' else ['a path']
     script = ROOT / 'tools' / f'{name[6:]}.py'
-    for expected in (['-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4',
-                      '--ntasks-per-node=2', '--cpus-per-task=5', '--kill-on-bad-exit=1',
-                      '--mem', '1G', '--exclude=n[1-2]', '*', sys.executable, '-u', str(script), 'a config.py', *what,
-                      '--launcher=slurm', '--x', 'y z'], ):
+    for expected in ([
+            '-p', 'part', '--job-name=job', '--gres=gpu:2', '--ntasks=4', '--ntasks-per-node=2',
+            '--cpus-per-task=5', '--kill-on-bad-exit=1', '--mem', '1G', '--exclude=n[1-2]', '*',
+            sys.executable, '-u',
+            str(script), 'a config.py', *what, '--launcher=slurm', '--x', 'y z'
+    ], ):
         start = lines.index('-p')
         assert lines[start:start + len(expected)] == expected
     assert any(line.startswith(f'path {ROOT}') for line in lines)

@@ -40,7 +40,9 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     assert first['losses'] != second['losses']  # each rank has images of its own
     for rank in (first, second):
         assert rank['disagreement'] > 0 and len(rank['losses']) == 6
-        assert all(value == value and value < 1e4 for row in rank['losses'] for value in row.values())
+        assert all(value == value and value < 1e4
+                   for row in rank['losses']
+                   for value in row.values())
 
     # Stopped after two thirds and taken up again, it ends in the same place.
     work_dir = tmp_path / 'resumed'
@@ -60,7 +62,8 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
 @pytest.mark.parametrize('make, head', [(runs.config, 'bbox_head.'),
                                         (runs.two_stage_config, 'roi_head.bbox_head.')])
 def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path, make, head):
-    """No head parameter is unused, though the labels do not count; nothing else moves on any rank."""
+    """No head parameter is unused, though the labels do not count; nothing else moves on any rank.
+    """
     runs.train(make(data_root, tmp_path / 'trained', length=1))
     checkpoint = str(tmp_path / 'trained' / 'epoch_1.pth')
     cfg = make(data_root, tmp_path / 'whole', length=2)

@@ -43,7 +43,9 @@ def run(data_root: Path, tmp_path: Path, hook: dict) -> list:
     whole = ranks(tmp_path / 'whole')
     for rank in whole:
         assert (rank['wrapper'], rank['unused']) == ('MMDistributedDataParallel', False)
-        assert all(value == value and value < 1e6 for row in rank['losses'] for value in row.values())
+        assert all(value == value and value < 1e6
+                   for row in rank['losses']
+                   for value in row.values())
     runs.assert_equal(whole[0]['weights'], whole[1]['weights'])
     assert whole[0]['losses'] != whole[1]['losses']  # each rank has images of its own
 
@@ -56,7 +58,8 @@ def run(data_root: Path, tmp_path: Path, hook: dict) -> list:
 
 
 def test_stage_1(data_root, trained, tmp_path):
-    teacher = dict(config=str(trained / 'teacher.py'), checkpoint=str(trained / 'teacher/epoch_1.pth'))
+    teacher = dict(config=str(trained / 'teacher.py'),
+                   checkpoint=str(trained / 'teacher/epoch_1.pth'))
     first, second = run(data_root, tmp_path, dict(type='mmskd.DistillHook', teacher=teacher))
     assert first['projections']
     runs.assert_equal(first['projections'], second['projections'])

@@ -20,8 +20,16 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmskd.evaluation.calibration import (brier, ece, laace, laece_by_class, lrp, mean_of_defined,
-                                          nll, olrp)
+from mmskd.evaluation.calibration import (
+    brier,
+    ece,
+    laace,
+    laece_by_class,
+    lrp,
+    mean_of_defined,
+    nll,
+    olrp,
+)
 from mmskd.evaluation.calibrators import fit_calibrator
 from mmskd.evaluation.detection import object_errors
 from mmskd.evaluation.matching import Detections, Matched, Objects, match
@@ -53,8 +61,10 @@ class Row(NamedTuple):
 
 
 def draw_data(seed: int = 0) -> Tuple[Detections, Objects]:
-    """Objects, and detections near and far. Scores are hundredths, different within an image: there
-    is no rule for which of two equal ones chooses first, but all must treat them alike after that.
+    """Objects, and detections near and far.
+
+    Scores are hundredths, different within an image: there is no rule for which of two equal ones
+    chooses first, but all must treat them alike after that.
     """
     rng = np.random.default_rng(seed)
     boxes, labels, images, gt_boxes, gt_labels, gt_images = [], [], [], [], [], []
@@ -83,8 +93,11 @@ def draw_data(seed: int = 0) -> Tuple[Detections, Objects]:
 
 
 def with_ends(detections: Detections) -> Detections:
-    """With a far box that scores 0 and one that scores 1 in each class that has detections: uq-detr
-    divides the range from the lowest to the highest score of a class, and the papers 0 to 1."""
+    """With a far box that scores 0 and one that scores 1 in each class that has detections.
+
+    The range from the lowest to the highest score of a class is what uq-detr divides, the papers
+    divide 0 to 1.
+    """
     labels = np.repeat(np.unique(detections.labels), 2)
     ends = Detections.of(
         np.tile([5000., 5000., 5010., 5010.], (len(labels), 1)),

@@ -1,4 +1,6 @@
-"""Every calibrator on trained detectors: fitted on one split, measured on another, in one json file.
+r"""Every calibrator on trained detectors.
+
+Fitted on one split, measured on another, in one json file.
 
 For each detector: the measures of the model as it is and under each map (temperature, Platt,
 isotonic), fitted to the IoU and to hits, for all classes together and class by class; with
@@ -6,9 +8,9 @@ bootstrap intervals over images, what the config's own metrics say (mAP), and wh
 fit. A run that the json file has already, of the same checkpoint and with the same settings, is
 not measured again, so that the file grows with a study whose runs end one after the other.
 
-    python tools/analysis/calibration_study.py --run configs/bccd/retinanet_r18_bccd.py \\
+    python tools/analysis/calibration_study.py --run configs/bccd/retinanet_r18_bccd.py \
         work_dirs/retinanet_r18_bccd/epoch_24.pth --out results/calibration_study.json
-    python tools/analysis/calibration_study.py --runs work_dirs/verdicts_r18 \\
+    python tools/analysis/calibration_study.py --runs work_dirs/verdicts_r18 \
         --out results/calibration_study.json --page docs/calibration.md
 """
 import argparse
@@ -27,7 +29,6 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from calibration_page import MEASURES, fill, study_text
-
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope

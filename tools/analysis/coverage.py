@@ -1,19 +1,22 @@
 """What each hook does with each stock model: teaches it, or refuses it before the first iteration.
 
-Builds the configs that the installed MMDetection and MMPose ship, made small, and takes a training step of
-each with each hook of mmskd. A family is one combination of detector, heads, losses and assigners; one of its
-configs is tried, or all with --all. The result goes to results/coverage.json and docs/coverage.md.
+Builds the configs that the installed MMDetection and MMPose ship, made small, and takes a training
+step of each with each hook of mmskd. A family is one combination of detector, heads, losses and
+assigners; one of its configs is tried, or all with --all. The result goes to results/coverage.json
+and docs/coverage.md.
 
 A model is *taught* if, in a step,
 
-- PSKDHook: at alpha 0 all losses are bit-equal to the stock ones; where the past self is the present one, at
-  alpha 1, the class loss has no gradient; where it differs, each call of a class loss changes, and no other loss;
-  "other heads" is the same with each further head in its option `heads`;
-- DistillHook: a teacher adds a term that reaches every call of a class loss, and leaves the stock losses as they
-  are; a copy of the student adds a term without gradient;
-- HeadDistillHook: the term is there and reaches the heads alone, labels weigh nothing, and a head that equals the
-  trained one has no gradient;
-- NKDHook (where a softmax classifies; NKDLoss is DistillHook with that loss) and USKDHook: the term is there.
+- PSKDHook: at alpha 0 all losses are bit-equal to the stock ones; where the past self is the
+  present one, at alpha 1, the class loss has no gradient; where it differs, each call of a class
+  loss changes, and no other loss; "other heads" is the same with each further head in its option
+  `heads`;
+- DistillHook: a teacher adds a term that reaches every call of a class loss, and leaves the stock
+  losses as they are; a copy of the student adds a term without gradient;
+- HeadDistillHook: the term is there and reaches the heads alone, labels weigh nothing, and a head
+  that equals the trained one has no gradient;
+- NKDHook (where a softmax classifies; NKDLoss is DistillHook with that loss) and USKDHook: the term
+  is there.
 
 Anything but that or a refusal when the hook is attached is a FAULT, and the exit status 1.
 """
@@ -39,8 +42,16 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-from small_models import (SIDES, SmallModel, config_names, disturb, import_models, kind,
-                          loss_values, signature)
+from small_models import (
+    SIDES,
+    SmallModel,
+    config_names,
+    disturb,
+    import_models,
+    kind,
+    loss_values,
+    signature,
+)
 from torch import Tensor, nn
 
 import mmskd
@@ -206,7 +217,7 @@ def _number(value: Tensor) -> str:
 
 
 def backward(total: Any, calls: Sequence[Call]) -> None:
-    """Gradients of a total at the predictions of the calls, and of the parameters that it depends on."""
+    """Gradients of a total at the predictions of the calls, and of its parameters."""
     for call in calls:
         for tensor in call.predictions:
             tensor.grad = None
@@ -233,7 +244,9 @@ def class_loss(losses: Dict[str, Tensor], rpn: bool = False) -> Any:
 
 
 def class_losses(losses: Dict[str, Tensor], rpn: bool = False) -> List[str]:
-    """The names of the losses of classes and keypoints; those of the RPN only where there are no others.
+    """The names of the losses of classes and keypoints.
+
+    Those of the RPN only where there are no others.
 
     Args:
         losses (dict): By name.
@@ -268,9 +281,11 @@ class Stock(NamedTuple):
         small (SmallModel): The model.
         step (Step): Of the stock model.
         norm (float): The largest gradient of the class losses among the parameters.
-        counts (list[bool]): Whether a call of a class loss is a part of what is minimised; not where nothing
-            was left to classify, or where it serves to assign targets. For the RPN's and all others.
-        traces (dict): What a step leaves on the model: some heads keep something from their first one on.
+        counts (list[bool]): Whether a call of a class loss is a part of what is minimised; not
+            where nothing was left to classify, or where it serves to assign targets. For the RPN's
+            and all others.
+        traces (dict): What a step leaves on the model: some heads keep something from their first
+            one on.
     """
     small: SmallModel
     step: Step
@@ -361,7 +376,7 @@ def _check_fixed_point(stock: Stock, options: dict) -> None:
 
 
 def _check_other_past(stock: Stock, options: dict) -> None:
-    """Where it differs, each call of a class loss of a head that is taught changes, and nothing else."""
+    """Where it differs, each call of a class loss of a taught head changes, and nothing else."""
     small, model, hook = stock.small, stock.small.copy(), PSKDHook(**options, **EXACT)
 
     def start() -> None:
@@ -374,19 +389,26 @@ def _check_other_past(stock: Stock, options: dict) -> None:
     hook.detach()
     require_finite(soft.losses, 'at alpha 1')
     hard = stock.step.calls
-    require(len(hard) == len(soft.calls), f'{len(soft.calls)} calls of class losses instead of {len(hard)}')
+    require(
+        len(hard) == len(soft.calls),
+        f'{len(soft.calls)} calls of class losses instead of {len(hard)}')
     for before, after, counts in zip(hard, soft.calls, stock.counts):
         if counts and _chosen(options, after):
             require(float(before.output) != float(after.output),
                     f'untaught: a call of {before.module} is the stock one at alpha 1')
-    changed = [key for key, value in stock.losses.items() if not torch.equal(value, soft.losses[key])]
+    changed = [
+        key for key, value in stock.losses.items() if not torch.equal(value, soft.losses[key])
+    ]
     require(bool(changed), 'untaught: at alpha 1 all losses are the stock ones')
     others = [key for key in changed if key not in class_losses(stock.losses, _rpn(options))]
     require(not others, f'at alpha 1 {", ".join(others)} changes as well')
 
 
 def _chosen(options: dict, call: Call) -> bool:
-    """Whether the call is one of a head that the option `heads` names; by default all but the RPN's."""
+    """Whether the call is one of a head that the option `heads` names.
+
+    By default all but the RPN's.
+    """
     heads = options.get('heads')
     return 'rpn_head.' not in call.module if heads is None else any(
         call.module.startswith(f'{head}.') for head in heads)
@@ -396,12 +418,14 @@ def _rpn(options: dict) -> bool:
     return any('rpn_head' in head for head in options.get('heads', ()))
 
 
-DEFAULT_HEADS = ('bbox_head', 'roi_head.bbox_head', 'mask_head', 'panoptic_head', 'head', 'head.pose_head')
+DEFAULT_HEADS = ('bbox_head', 'roi_head.bbox_head', 'mask_head', 'panoptic_head', 'head',
+                 'head.pose_head')
 
 
 def check_other_heads(stock: Stock) -> None:
-    """As PSKDHook, for each head with a class loss that is not taught by default, or whose model was refused."""
-    names = dict.fromkeys(re.sub(r'\.\w+(\.\d+)?$', '', name) for name in class_loss_modules(stock.small.stock))
+    """As PSKDHook, for each head with a class loss not taught by default, or refused."""
+    names = dict.fromkeys(
+        re.sub(r'\.\w+(\.\d+)?$', '', name) for name in class_loss_modules(stock.small.stock))
     names = dict.fromkeys(re.sub(r'\.\d+$', '', name) for name in names)
     try:
         attach(PSKDHook(**EXACT), stock.small.copy())
@@ -504,8 +528,10 @@ def check_head_distill(stock: Stock) -> None:
         total.backward()
         rest = max((float(parameter.grad.abs().max()) for parameter in model.parameters()
                     if parameter.grad is not None), default=0.)
-        require(rest <= 1e-3 * size + 1e-7,
-                f'a head that equals the trained one has a gradient of {rest:.3g} (another: {size:.3g})')
+        require(
+            rest <= 1e-3 * size + 1e-7,
+            f'a head that equals the trained one has a gradient of {rest:.3g} (another: {size:.3g})'
+        )
         hook.detach()
 
 
@@ -514,7 +540,8 @@ def softmax_loss(stock: Stock) -> Optional[str]:
     modules = dict(stock.small.stock.named_modules())
     for call in stock.step.calls:
         loss = modules[call.module]
-        if 'rpn_head.' not in call.module and type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss') and \
+        softmax = type(loss).__name__ in ('CrossEntropyLoss', 'KLDiscretLoss')
+        if 'rpn_head.' not in call.module and softmax and \
                 not getattr(loss, 'use_sigmoid', False):
             return call.module
     return None
@@ -550,7 +577,8 @@ def check_uskd(stock: Stock) -> None:
     require_same(stock.losses, taught.losses, 'with USKD')
     hook.classifier.zero_grad()
     sum(value.sum() for value in terms.values()).backward()
-    require(float(hook.classifier.weight.grad.abs().max()) > 0, 'the weak classifier has no gradient')
+    require(
+        float(hook.classifier.weight.grad.abs().max()) > 0, 'the weak classifier has no gradient')
     hook.detach()
 
 
@@ -559,19 +587,21 @@ def uskd_options(stock: Stock) -> dict:
     loss_module = softmax_loss(stock)
     model = stock.small.copy()
     modules = dict(model.named_modules())
-    call = next(call for call in stock.step.calls if call.module == loss_module and call.predictions)
+    call = next(call for call in stock.step.calls
+                if call.module == loss_module and call.predictions)
     tokens = 'mean'
     if 'roi_head.bbox_head.' in loss_module:
         layer, _, stage = loss_module.rpartition('.')[0].partition('.bbox_head')
         layer = f'{layer}.bbox_roi_extractor{stage}'
     elif any(name.endswith('decoder.layers') for name in modules):
-        layers = next(name for name in modules if name.endswith('decoder.layers') and 'pixel' not in name)
+        layers = next(name for name in modules
+                      if name.endswith('decoder.layers') and 'pixel' not in name)
         layer, tokens = f'{layers}.{len(modules[layers]) // 2}', 'each'
     else:
         layer = _last_stage_but_one(stock.small, model)
     sizes: List[Tensor] = []
-    handle = modules[layer].register_forward_hook(
-        lambda module, args, output: sizes.append(output if isinstance(output, Tensor) else output[0]))
+    handle = modules[layer].register_forward_hook(lambda module, args, output: sizes.append(
+        output if isinstance(output, Tensor) else output[0]))
     stock.small.losses(model)
     handle.remove()
     feature = sizes[0]
@@ -584,7 +614,8 @@ def uskd_options(stock: Stock) -> dict:
 def _last_stage_but_one(small: SmallModel, model: nn.Module) -> str:
     """Of the backbone's children that give maps."""
     maps: List[str] = []
-    backbone = next(name for name, _ in model.named_modules() if name.rpartition('.')[2] == 'backbone')
+    backbone = next(name for name, _ in model.named_modules()
+                    if name.rpartition('.')[2] == 'backbone')
     handles = [child.register_forward_hook(
         lambda module, args, output, name=name: maps.append(name)
         if isinstance(output, Tensor) and output.dim() == 4 else None)
@@ -611,7 +642,8 @@ SOFTMAX = ('NKDHook', 'NKDLoss', 'USKDHook')
 def outcome(stock: Stock, hook: str, check: Optional[Callable[[], None]] = None) -> Tuple[str, str]:
     """What a hook does with a model: one of the four outcomes, and the reason."""
     if check is None:
-        if hook in SOFTMAX and not (softmax_loss(stock) or hook == 'NKDLoss' and not stock.step.calls):
+        if hook in SOFTMAX and not (softmax_loss(stock)
+                                    or hook == 'NKDLoss' and not stock.step.calls):
             return NOT_APPLICABLE, ''
         check = lambda: CHECKS[hook](stock)  # noqa: E731
     try:
@@ -661,7 +693,10 @@ def work() -> None:
 
 
 def try_config(name: str, hooks: Sequence[str]) -> dict:
-    """The outcome of each hook on a config, ``{hook: [outcome, reason]}``; or why it cannot be trained."""
+    """The outcome of each hook on a config, ``{hook: [outcome, reason]}``.
+
+    For one that cannot be trained, why not.
+    """
     try:
         stock = take_stock(name)
     except Exception as error:
@@ -687,7 +722,10 @@ class Worker:
         self._done = 0
 
     def ask(self, name: str, hooks: Sequence[str]) -> dict:
-        """What :func:`try_config` returns; a process that dies or hangs is a fault of the config."""
+        """What :func:`try_config` returns.
+
+        A process that dies or hangs is a fault of the config.
+        """
         if self._process is None or self._done >= self._most:
             self.stop()
             self._start()
@@ -708,7 +746,8 @@ class Worker:
             return json.loads(line)
         status = process.wait()
         self._process = None
-        reason = f'no answer in {self._timeout:g} s' if hung else f'the process ended with status {status}'
+        reason = f'no answer in {self._timeout:g} s' if hung else \
+            f'the process ended with status {status}'
         return dict(crashed=reason)
 
     def stop(self) -> None:
@@ -719,8 +758,8 @@ class Worker:
             self._process = None
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         text=True)
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE, text=True)
         self._process.stdout.readline()
         self._done = 0
 
@@ -745,7 +784,9 @@ def versions() -> Dict[str, str]:
 def code_version() -> str:
     """A digest of the code that decides the outcomes and of the installed packages."""
     digest = hashlib.sha1(json.dumps(versions()).encode())
-    files = sorted(SOURCE.rglob('*.py')) + [Path(__file__), Path(__file__).with_name('small_models.py')]
+    files = sorted(SOURCE.rglob('*.py')) + [
+        Path(__file__), Path(__file__).with_name('small_models.py')
+    ]
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
@@ -802,7 +843,10 @@ def _is_light(cfg: Any) -> bool:
 
 
 def _rank(name: str, family: Sequence[str], index: dict) -> tuple:
-    """The most typical config of a family first: one that trains, on a plain backbone, from its main folder."""
+    """The most typical config of a family first.
+
+    One that trains, on a plain backbone, from its main folder.
+    """
     folders = [other.rpartition('/')[0] for other in family]
     return (not index[name]['trains'], not index[name]['light'],
             -folders.count(name.rpartition('/')[0]), len(name), name)
@@ -828,10 +872,13 @@ def _missing(known: dict, hooks: Sequence[str]) -> List[str]:
 
 def try_all(names: Sequence[str], hooks: Sequence[str], jobs: int, cache: Path, timeout: float,
             command: Sequence[str] = WORKER) -> Dict[str, dict]:
-    """Try each config, as far as it is not known yet; prints what was found and how long it may take."""
+    """Try each config, as far as it is not known yet.
+
+    Prints what was found and how long it may take.
+    """
     code = code_version()
     results = {}
-    todo: 'queue.Queue[str]' = queue.Queue()
+    todo: queue.Queue[str] = queue.Queue()
     for name in names:
         file = _cache_file(cache, code, name)
         results[name] = json.loads(file.read_text()) if file.is_file() else {}
@@ -897,7 +944,8 @@ def summary(result: dict) -> str:
         return f'cannot be trained here: {result["untrainable"]}'[:160]
     words = ', '.join(f'{hook} {status}' for hook, (status, _) in result['hooks'].items()
                       if status != NOT_APPLICABLE)
-    return words + ''.join(f'\n    {hook}: {reason}' for hook, (status, reason) in result['hooks'].items()
+    return words + ''.join(f'\n    {hook}: {reason}'
+                           for hook, (status, reason) in result['hooks'].items()
                            if status == FAULT)
 
 
@@ -911,16 +959,21 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--all', action='store_true', help='each config, not one of each family')
-    parser.add_argument('--only', metavar='PATTERN', action='append',
-                        help='only configs whose name has this in it (* and ? match); may be repeated')
-    parser.add_argument('--hook', action='append', choices=list(CHECKS), help='only this one; may be repeated')
+    parser.add_argument(
+        '--only', metavar='PATTERN', action='append',
+        help='only configs whose name has this in it (* and ? match); may be repeated')
+    parser.add_argument('--hook', action='append', choices=list(CHECKS),
+                        help='only this one; may be repeated')
     parser.add_argument('--jobs', type=int, default=1, help='processes, default: 1')
-    parser.add_argument('--timeout', type=float, default=900, help='seconds for a config, default: 900')
+    parser.add_argument('--timeout', type=float, default=900,
+                        help='seconds for a config, default: 900')
     parser.add_argument('--cache', type=Path, default=ROOT / 'work_dirs' / 'coverage',
                         help='where results are kept, default: work_dirs/coverage')
-    parser.add_argument('--out', type=Path, help='default: results/coverage.json, and docs/coverage.md made of '
-                        'it, if all families and hooks were tried')
-    parser.add_argument('--render', action='store_true', help='only make docs/coverage.md of the results')
+    parser.add_argument(
+        '--out', type=Path, help='default: results/coverage.json, and docs/coverage.md made of '
+        'it, if all families and hooks were tried')
+    parser.add_argument('--render', action='store_true',
+                        help='only make docs/coverage.md of the results')
     parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -935,7 +988,9 @@ def main() -> None:
         document.write_text(render(json.loads(committed.read_text())))
         return
     families, unread = find_families(args.cache)
-    names = [name for family in families for name in (family.configs if args.all else family.configs[:1])]
+    names = [
+        name for family in families for name in (family.configs if args.all else family.configs[:1])
+    ]
     if args.only:
         names = list(dict.fromkeys(name for pattern in args.only for name in names
                                    if fnmatch.fnmatch(name, f'*{pattern}*')))
@@ -962,12 +1017,16 @@ def collect(families: Sequence[Family], unread: Dict[str, str], results: Dict[st
     """All that was found, to be kept."""
     return dict(
         versions=versions(), date=str(date.today()), code=code_version(), every_config=every_config,
-        command=shlex.join(['python', 'tools/analysis/coverage.py', *sys.argv[1:]]),
-        unread={name: re.sub(r', the current sys\.path is.*', '', reason) for name, reason in unread.items()},
-        families=[
+        command=shlex.join(['python', 'tools/analysis/coverage.py', *sys.argv[1:]]), unread={
+            name: re.sub(r', the current sys\.path is.*', '', reason)
+            for name, reason in unread.items()
+        }, families=[
             dict(key=list(family.key), configs=len(family.configs),
-                 results={name: results[name] for name in family.configs if name in results})
-            for family in families if any(name in results for name in family.configs)
+                 results={name: results[name]
+                          for name in family.configs
+                          if name in results})
+            for family in families
+            if any(name in results for name in family.configs)
         ])
 
 
@@ -979,7 +1038,8 @@ def merge(file: Path, report: dict) -> dict:
 
 def stack_name(packages: Dict[str, str]) -> str:
     """The detection and pose packages of a stack, as a key."""
-    return ', '.join(f'{name} {number}' for name, number in packages.items() if 'det' in name or 'pose' in name)
+    return ', '.join(f'{name} {number}' for name, number in packages.items()
+                     if 'det' in name or 'pose' in name)
 
 
 def render(stacks: Dict[str, dict]) -> str:
@@ -989,7 +1049,9 @@ def render(stacks: Dict[str, dict]) -> str:
     lines = [HEADER, *_origin(name, report), '', *_totals(report), '']
     for package, title in zip(PACKAGES, ('Detectors', 'Pose estimators')):
         lines += [f'## {title}', '', *_table(report, package, reasons), '']
-    lines += ['## Reasons', '', 'The first sentence of each message; it goes on with what to do.', '']
+    lines += [
+        '## Reasons', '', 'The first sentence of each message; it goes on with what to do.', ''
+    ]
     lines += [f'{number}. {reason}' for reason, number in reasons.items()]
     lines += ['', *_left_out(report)]
     for other, report_of_other in list(stacks.items())[1:]:
@@ -1017,7 +1079,7 @@ a training step with each hook.
 *other heads* is PSKDHook with each further head in its option `heads`: an RPN, or the heads of a model that it refused.
 
 A trained model is asked for nothing here: this says that a method does what it says, not what it is worth.
-"""
+"""  # noqa: E501 (paragraphs of a page)
 
 
 def _origin(name: str, report: dict) -> List[str]:
@@ -1049,8 +1111,10 @@ def _table(report: dict, package: str, reasons: Dict[str, int]) -> List[str]:
             cells = [_cell(*result['hooks'][hook], reasons) if hook in result['hooks'] else ''
                      for hook in CHECKS]
             path = name.partition('::')[2][:-len('.py')]
-            lines.append('| ' + ' | '.join([*_label(family['key']), f'`{path}`', str(family['configs']),
-                                            *cells]) + ' |')
+            lines.append(
+                '| '
+                + ' | '.join([*_label(family['key']), f'`{path}`',
+                              str(family['configs']), *cells]) + ' |')
     return lines
 
 
@@ -1073,7 +1137,8 @@ def _label(key: Sequence[str]) -> Tuple[str, str, str]:
         part, _, built = entry.partition(':')
         if part.endswith('head') and part != 'rpn_head' and built:
             heads.append(built.split()[0])
-        elif part in ('loss_cls', 'loss', 'losses', 'initial_loss_cls', 'keypoint_loss', 'heatmap_loss'):
+        elif part in ('loss_cls', 'loss', 'losses', 'initial_loss_cls', 'keypoint_loss',
+                      'heatmap_loss'):
             softmax = {'True': ' (sigmoid)', 'False': ' (softmax)'}
             flag = re.search(r'use_sigmoid=(\w+)', built)
             losses.append(built.split()[0] + (softmax[flag[1]] if flag else ''))
@@ -1082,7 +1147,10 @@ def _label(key: Sequence[str]) -> Tuple[str, str, str]:
 
 def _left_out(report: dict) -> List[str]:
     """What could not be tried."""
-    lines = ['## Not tried', '', 'Families of which no training step can be taken here, without any hook:', '']
+    lines = [
+        '## Not tried', '',
+        'Families of which no training step can be taken here, without any hook:', ''
+    ]
     for family in report['families']:
         for name, result in family['results'].items():
             if 'untrainable' in result:
@@ -1097,7 +1165,8 @@ def _left_out(report: dict) -> List[str]:
 
 
 def _why_unread(reason: str) -> str:
-    missing = re.search(r"'imports': \['(\w+)", reason) or re.search(r'(\w+) is not installed', reason)
+    missing = re.search(r"'imports': \['(\w+)", reason) or re.search(r'(\w+) is not installed',
+                                                                     reason)
     return f'{missing[1]} is not installed' if missing else 'a file that it names is not there' \
         if 'FileNotFound' in reason else first_sentence(reason)[:200]
 
@@ -1114,7 +1183,8 @@ def _differences(first: dict, other: dict) -> List[str]:
             if here[0] == there[0]:
                 same += 1
             else:
-                lines.append(f'- `{name}`, {hook}: {there[0]} (here {here[0]}). {there[1]}'.rstrip())
+                lines.append(
+                    f'- `{name}`, {hook}: {there[0]} (here {here[0]}). {there[1]}'.rstrip())
     return [f'{same} outcomes are the same, {len(lines)} differ.', *([''] + lines if lines else [])]
 
 

@@ -10,8 +10,13 @@ from mmskd.config import load_config, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction
 from mmskd.errors import UsageError
-from mmskd.evaluation.offline import (calibration_metric, check_poses, dataset_meta, incomparable,
-                                      metrics_table)
+from mmskd.evaluation.offline import (
+    calibration_metric,
+    check_poses,
+    dataset_meta,
+    incomparable,
+    metrics_table,
+)
 from mmskd.evaluation.results import load_results
 
 

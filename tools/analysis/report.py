@@ -1,9 +1,9 @@
 """Compare training runs: one HTML file with curves, calibration, tables and pictures, and PNGs.
 
 Runs whose configs differ in randomness.seed only are one group, and give a mean with its interval;
-groups are compared with the first one, by one rule and on the same data, or not at all. What a run's
-checkpoint predicts is made here, with its own config, and kept in <run>/report/; a results.pkl is
-not read, because unpickling may run code.
+groups are compared with the first one, by one rule and on the same data, or not at all. What a
+run's checkpoint predicts is made here, with its own config, and kept in <run>/report/; a
+results.pkl is not read, because unpickling may run code.
 """
 import argparse
 from pathlib import Path

@@ -1,7 +1,9 @@
 """The configs that MMDetection and MMPose ship, made small enough to train a step of on a CPU.
 
-Small are the images, the depth of backbones and transformers, where it works the channels, and the numbers of
-RoIs and queries. The detectors, heads, losses and assigners are those of the config. Weights are random; batches have random images and objects, with the targets that the config's own codec makes of them.
+Small are the images, the depth of backbones and transformers, where it works the channels, and the
+numbers of RoIs and queries. The detectors, heads, losses and assigners are those of the config.
+Weights are random; batches have random images and objects, with the targets that the config's own
+codec makes of them.
 """
 import atexit
 import copy
@@ -115,7 +117,8 @@ def _drop_weights(node: dict) -> None:
     if isinstance(node.get('teacher_config'), str):
         path = node['teacher_config'].partition('configs/')[2]
         node['teacher_config'] = small_config(load_config(f'mmdet::{path}'))
-    for key in ('teacher_cfg', 'student_cfg'):  # of a distiller, from the root of MMPose's repository
+    # of a distiller, from the root of MMPose's repository
+    for key in ('teacher_cfg', 'student_cfg'):
         if isinstance(node.get(key), str):
             node[key] = _small_file(f'mmpose::{node[key].partition("configs/")[2]}')
     if kind(node) in ('SyncBN', 'MMSyncBN'):
@@ -167,10 +170,11 @@ def _keep_few(node: dict) -> None:
 
 
 def _make_narrow(cfg: Config) -> None:
-    """A quarter of the channels, where a ResNet's are the only ones that the config does not name."""
+    """A quarter of the channels; a ResNet's are the only ones that the config does not name."""
     for owner in _nodes(cfg.model):
         backbone = owner.get('backbone')
-        if isinstance(backbone, dict) and kind(backbone) == 'ResNet' and backbone.get('depth') == 50:
+        if isinstance(backbone,
+                      dict) and kind(backbone) == 'ResNet' and backbone.get('depth') == 50:
             backbone.update(base_channels=16, stem_channels=16)
             for key, part in owner.items():
                 if key not in ('backbone', 'data_preprocessor'):
@@ -181,12 +185,14 @@ def _quarter(part: Any) -> None:
     for node in _nodes(part):
         for key, value in node.items():
             if re.search('channels$|_dims$|num_feats$', key):
-                node[key] = type(value)(map(_fewer, value)) if isinstance(value, (list, tuple)) else \
+                many = isinstance(value, (list, tuple))
+                node[key] = type(value)(map(_fewer, value)) if many else \
                     _fewer(value)
 
 
 def _fewer(channels: Any) -> Any:
-    return channels // 4 if isinstance(channels, int) and channels >= 64 and channels % 4 == 0 else channels
+    return channels // 4 if isinstance(channels,
+                                       int) and channels >= 64 and channels % 4 == 0 else channels
 
 
 SIZES = ('input_size', 'image_size', 'heatmap_size', 'root_heatmap_size', 'in_featuremap_size',
@@ -194,7 +200,10 @@ SIZES = ('input_size', 'image_size', 'heatmap_size', 'root_heatmap_size', 'in_fe
 
 
 def _shrink_crops(cfg: Config) -> None:
-    """Smaller crops, with all that is measured in their pixels: the codec, the head, the pipeline."""
+    """Smaller crops, with all that is measured in their pixels.
+
+    The codec, the head, the pipeline.
+    """
     codec = _codec(cfg)
     whole = codec.get('input_size') or codec.get('image_size')
     if whole is None:
@@ -259,7 +268,8 @@ class SmallModel:
 
     Args:
         name (str): ``package::path`` of the config.
-        side (int): Side of the images of a detector, pixels. A pose config has its own, made smaller.
+        side (int): Side of the images of a detector, pixels. A pose config has its own, made
+            smaller.
         cfg (Config, optional): The config, where it was read already. Defaults to None.
         narrow (bool): See :func:`small_config`. Defaults to False.
 
@@ -377,9 +387,15 @@ def _annotations(cfg: Config) -> dict:
     """What the training samples of a config have."""
     transforms = list(_nodes(_train_pipeline(cfg)))
     kinds = [kind(transform) for transform in transforms]
-    classes = [node[key] for node in _nodes(cfg.model) for key in ('num_classes', 'num_things_classes')
-               if isinstance(node.get(key), int)]
-    scales = [transform['scale_factor'] for transform in transforms if kind(transform) == 'SegRescale']
+    classes = [
+        node[key]
+        for node in _nodes(cfg.model)
+        for key in ('num_classes', 'num_things_classes')
+        if isinstance(node.get(key), int)
+    ]
+    scales = [
+        transform['scale_factor'] for transform in transforms if kind(transform) == 'SegRescale'
+    ]
     return dict(
         classes=min(classes, default=80),
         masks='LoadPanopticAnnotations' in kinds or any(
@@ -424,14 +440,16 @@ def _det_sample(rng, index: int, side: int, objects: int, options: dict) -> Any:
         sample.ignored_instances.masks = BitmapMasks(masks[:0], side, side)
     if options['semantic']:
         size = int(side * options['seg_scale'])
-        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(_segments(
-            masks, sample.gt_instances.labels.numpy(), options)[None, ::side // size, ::side // size]))
+        sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(
+            _segments(masks, sample.gt_instances.labels.numpy(), options)[None, ::side
+                                                                          // size, ::side // size]))
     if options['proposals']:
         jitter = rng.randn(20, objects, 4) * side / 16
         near = (boxes + jitter).reshape(-1, 4).clip(0, side)
         near = np.sort(near.reshape(-1, 2, 2), 1).reshape(-1, 4).astype(np.float32)
         sample.proposals = InstanceData(
-            bboxes=torch.from_numpy(near), scores=torch.from_numpy(rng.rand(len(near)).astype(np.float32)))
+            bboxes=torch.from_numpy(near),
+            scores=torch.from_numpy(rng.rand(len(near)).astype(np.float32)))
     return sample
 
 
@@ -481,7 +499,8 @@ def pose_batch(cfg: Config, model: nn.Module, side: int, images: int = 2) -> dic
     """Images with their people, and the targets that the config's pipeline encodes."""
     from mmengine.dataset import Compose
     rng = np.random.RandomState(0)
-    encode = Compose([transform for transform in _train_pipeline(cfg) if kind(transform) in ENCODING])
+    encode = Compose(
+        [transform for transform in _train_pipeline(cfg) if kind(transform) in ENCODING])
     person = _lifted_person if kind(cfg.model) == 'PoseLifter' else _person
     return pseudo_collate([encode(person(rng, index, cfg, model)) for index in range(images)])
 
@@ -536,16 +555,18 @@ def _keeps_corners(cfg: Config) -> bool:
 def _lifted_person(rng, index: int, cfg: Config, model: nn.Module) -> dict:
     """A person in a video, in two dimensions and in three."""
     frames = _receptive_field(cfg)
-    codec = next(node['encoder'] for node in _nodes(_train_pipeline(cfg)) if kind(node) == 'GenerateTarget')
+    codec = next(node['encoder']
+                 for node in _nodes(_train_pipeline(cfg))
+                 if kind(node) == 'GenerateTarget')
     targets, number = frames if 'MotionBERT' in kind(codec) else 1, codec['num_keypoints']
     return dict(
-        id=index, img_id=index, category_id=1, target_img_path='image.png', factor=np.zeros(targets),
-        keypoints=(rng.rand(frames, number, 2) * 1000).astype(np.float32),
-        keypoints_visible=np.ones((frames, number), np.float32),
+        id=index, img_id=index, category_id=1, target_img_path='image.png',
+        factor=np.zeros(targets), keypoints=(rng.rand(frames, number, 2) * 1000).astype(
+            np.float32), keypoints_visible=np.ones((frames, number), np.float32),
         lifting_target=(rng.rand(targets, number, 3) + [0, 0, 4]).astype(np.float32),
-        lifting_target_visible=np.ones((targets, number), np.float32),
-        camera_param=dict(w=1000, h=1000, f=np.float32([[1000], [1000]]), c=np.float32([[500], [500]])),
-        flip_indices=list(range(number)))
+        lifting_target_visible=np.ones((targets, number), np.float32), camera_param=dict(
+            w=1000, h=1000, f=np.float32([[1000], [1000]]),
+            c=np.float32([[500], [500]])), flip_indices=list(range(number)))
 
 
 def _receptive_field(cfg: Config) -> int:

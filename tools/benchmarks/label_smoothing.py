@@ -34,7 +34,7 @@ class SmoothedFocalLoss(FocalLoss):
     def forward(self, pred: Tensor, target: Tensor, weight: Optional[Tensor] = None,
                 avg_factor: Optional[float] = None,
                 reduction_override: Optional[str] = None) -> Tensor:
-        """As mmdet's: logits (N, C), labels (N,) of which C is background, weights (N,) or (N, C)."""
+        """As mmdet's: logits (N, C), labels (N,), C is background; weights (N,) or (N, C)."""
         num_classes = pred.size(1)
         hard = F.one_hot(target, num_classes + 1)[:, :num_classes].type_as(pred)
         positive = hard.sum(1, keepdim=True)

@@ -17,8 +17,13 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmskd.evaluation.report.page import write_report
-from mmskd.evaluation.report.predictions import (CACHE, DataSets, Predictions, collate,
-                                                 fingerprint_of)
+from mmskd.evaluation.report.predictions import (
+    CACHE,
+    DataSets,
+    Predictions,
+    collate,
+    fingerprint_of,
+)
 from mmskd.evaluation.report.runs import Run
 
 SIZE = (640, 480)  # pixels

@@ -1,9 +1,9 @@
-"""How the cost of PS-KD moves with the size of the images, the batch, the priors, the model and the processes.
+"""How the cost of PS-KD moves with image size, batch, priors, model and processes.
 
-One thing is varied at a time, from a RetinaNet-R18 on two images of 320x320 pixels (a RetinaNet-R50 on two of 800x800
-on a GPU). Each point is measured as
-step_cost.py does it: stock and PS-KD take turns in one process. Two processes train under DDP, over NCCL with a GPU
-for each, else over gloo; the time is that of the first.
+One thing is varied at a time, from a RetinaNet-R18 on two images of 320x320 pixels (a RetinaNet-R50
+on two of 800x800 on a GPU). Each point is measured as step_cost.py does it: stock and PS-KD take
+turns in one process. Two processes train under DDP, over NCCL with a GPU for each, else over gloo;
+the time is that of the first.
 
     python tools/benchmarks/scaling.py --out results/scaling.json --plot results/scaling.png
     python tools/benchmarks/scaling.py batch processes --steps 20
@@ -24,10 +24,11 @@ from torch import distributed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from step_cost import (RETINANET, Setting, Work, machine, measure, measure_ready, prepare)  # noqa: E402
+from step_cost import RETINANET, Setting, Work, machine, measure, measure_ready, prepare  # noqa: E402
 
 WAYS = 'stock', 'PS-KD'
-DEPTHS = {18: [64, 128, 256, 512], 50: [256, 512, 1024, 2048], 101: [256, 512, 1024, 2048]}  # of the neck
+# of the neck
+DEPTHS = {18: [64, 128, 256, 512], 50: [256, 512, 1024, 2048], 101: [256, 512, 1024, 2048]}
 
 
 def work(size: int, depth: int, batch: int = 2, priors: int = 9) -> Work:
@@ -54,15 +55,18 @@ def axes(device: str) -> Dict[str, List[Tuple[Any, Work]]]:
             'processes': [(1, base), (2, base)]}
 
 
-LABELS = {'size': 'sides of the images, pixels', 'batch': 'images in a step', 'priors': 'priors at a place',
-          'depth': 'layers of the backbone', 'processes': 'processes'}
+LABELS = {
+    'size': 'sides of the images, pixels', 'batch': 'images in a step',
+    'priors': 'priors at a place', 'depth': 'layers of the backbone', 'processes': 'processes'
+}
 
 
 def point(axis: str, value: Any, what: Work, args: argparse.Namespace) -> dict:
     """The ratio at one place of an axis.
 
     Returns:
-        dict: ``value``, ``seconds`` of the stock step, ``ratio`` and ``ratio_range`` (quartiles) of PS-KD.
+        dict: ``value``, ``seconds`` of the stock step, ``ratio`` and ``ratio_range`` (quartiles) of
+            PS-KD.
     """
     if axis == 'processes' and value > 1:
         ways = in_processes(what, value, args)
@@ -124,7 +128,9 @@ def plot(report: dict, path: Path) -> None:
                                      drawn.items()):
         values = range(len(points))
         ratios = [each['ratio'] for each in points]
-        errors = [[abs(each['ratio'] - each['ratio_range'][side]) for each in points] for side in (0, 1)]
+        errors = [[abs(each['ratio'] - each['ratio_range'][side])
+                   for each in points]
+                  for side in (0, 1)]
         place.errorbar(values, ratios, errors, marker='o', capsize=3)
         place.set_xticks(values, [str(each['value']) for each in points])
         place.set_xlabel(LABELS[axis])

@@ -67,7 +67,7 @@ class SmallResNet(BaseModel):
         self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
     def forward(self, inputs: Tensor, labels: Optional[Tensor] = None, mode: str = 'tensor'):
-        """Logits (N, C); with ``mode='loss'`` the loss, with ``'predict'`` a dict for each image."""
+        """Logits (N, C); with ``mode='loss'`` the loss, with ``'predict'`` a dict per image."""
         x = self.stem(inputs)
         for name in self.stages:
             x = self.get_submodule(name)(x)

@@ -1,18 +1,21 @@
-"""What a training step costs: stock, with each hook, and with MMPose's DWPoseDistiller, side by side.
+"""What a training step costs.
 
-A step is forward and backward on one random batch, without the optimizer. All ways to train a model live in
-one process and take turns, so that a machine that is busy with something else slows all of them, and a ratio is
-the median of the ratios of steps that follow each other.
+Stock, with each hook, and with MMPose's DWPoseDistiller, side by side.
+
+A step is forward and backward on one random batch, without the optimizer. All ways to train a model
+live in one process and take turns, so that a machine that is busy with something else slows all of
+them, and a ratio is the median of the ratios of steps that follow each other.
 
     python tools/benchmarks/step_cost.py --out results/step_cost.json     # every work of the table
-    python tools/benchmarks/step_cost.py pskd_retinanet --steps 20        # one of them
-    python tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py
-    python tools/benchmarks/step_cost.py --render results/step_cost.json  # the table of docs/cost.md
+    python tools/benchmarks/step_cost.py pskd_retinanet --steps 20        # one of them python
+    tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py python
+    tools/benchmarks/step_cost.py --render results/step_cost.json  # the table of docs/cost.md
 
 docs/own_dwpose.md has a table of its own:
 
-    python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out results/step_cost_own_dwpose.json
-    python tools/benchmarks/step_cost.py --render results/step_cost_own_dwpose.json --doc docs/own_dwpose.md
+    python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out
+    results/step_cost_own_dwpose.json python tools/benchmarks/step_cost.py --render
+    results/step_cost_own_dwpose.json --doc docs/own_dwpose.md
 """
 import argparse
 import copy
@@ -60,7 +63,8 @@ class Work(NamedTuple):
         ways (tuple[str]): Keys of ``WAYS``; the first is what the others are compared with.
         size (tuple): Height and width of the images. A pose estimator has its own.
         batch (int): Images a step.
-        on_gpu (tuple): What a GPU gets in their place: small images would measure how fast Python is.
+        on_gpu (tuple): What a GPU gets in their place: small images would measure how fast Python
+            is.
         teacher (str, optional): Config of a bigger model.
         larger (str, optional): Config of one whose images are larger, too.
         changes (tuple): Pairs of a dotted key in the model's config and its value.
@@ -95,27 +99,30 @@ WORKS = {
     'dwpose_stage2': Work('DWPose stage 2, RTMPose m -> m', RTMPOSE.format('m'),
                           ('mmpose stage 2', 'stock', 'second stage', 'second stage, float32'),
                           **CROPS, teacher=RTMPOSE.format('m')),
-    'own_rtmpose': Work('RTMPose l -> m, 384x288 -> 256x192 where larger', RTMPOSE.format('m'), OWN, **CROPS,
-                        teacher=RTMPOSE.format('l'),
-                        larger='mmpose::body_2d_keypoint/rtmpose/body8/rtmpose-l_8xb256-420e_body8-384x288.py'),
-    'own_mouse': Work('RTMPose s -> t of the mouse, 192x192 -> 128x128 where larger', MOUSE.format('t_mouse'), OWN,
-                      size=(128, 128), batch=8, on_gpu=((128, 128), 128), teacher=MOUSE.format('s_mouse'),
+    'own_rtmpose': Work(
+        'RTMPose l -> m, 384x288 -> 256x192 where larger', RTMPOSE.format('m'), OWN, **CROPS,
+        teacher=RTMPOSE.format('l'),
+        larger='mmpose::body_2d_keypoint/rtmpose/body8/rtmpose-l_8xb256-420e_body8-384x288.py'),
+    'own_mouse': Work('RTMPose s -> t of the mouse, 192x192 -> 128x128 where larger',
+                      MOUSE.format('t_mouse'), OWN, size=(128, 128), batch=8,
+                      on_gpu=((128, 128), 128), teacher=MOUSE.format('s_mouse'),
                       larger=MOUSE.format('s_mouse-192x192')),
     'distill_retinanet': Work('Distillation, RetinaNet R101 -> R50', RETINANET,
                               ('stock', 'distillation', 'distillation, float32'),
                               teacher=RETINANET_101),
     'stage2_retinanet': Work('Second stage, RetinaNet-R50', RETINANET,
                              ('stock', 'second stage', 'second stage, float32', 'heads alone')),
-    'amp_retinanet': Work('Training on a CPU, RetinaNet-R18', RETINANET,
-                          ('stock', 'stock, --amp on a CPU'),
-                          changes=(('backbone.depth', 18), ('neck.in_channels', [64, 128, 256, 512]))),
+    'amp_retinanet': Work(
+        'Training on a CPU, RetinaNet-R18', RETINANET, ('stock', 'stock, --amp on a CPU'),
+        changes=(('backbone.depth', 18), ('neck.in_channels', [64, 128, 256, 512]))),
 }
 
 
 def work_on(work: Work, device: str) -> Work:
     """The work with the images that a device gets, which its title says."""
     size, batch = work.on_gpu if device == 'cuda' else (work.size, work.batch)
-    return work._replace(title=f'{work.title}, {size[0]}x{size[1]}, batch {batch}', size=size, batch=batch)
+    return work._replace(title=f'{work.title}, {size[0]}x{size[1]}, batch {batch}', size=size,
+                         batch=batch)
 
 
 class Setting(NamedTuple):
@@ -126,7 +133,8 @@ class Setting(NamedTuple):
     batch: tuple
 
 
-# The ways: each takes a model of its own and returns what runs a step up to the loss ------------------
+# The ways: each takes a model of its own and returns what runs a step up to the loss
+# ------------------
 
 
 def stock(setting: Setting) -> Callable:
@@ -179,13 +187,17 @@ def distillation(setting: Setting, **options) -> Callable:
 
 
 def bins(setting: Setting, larger: bool = False, onnx: bool = False, **asked) -> Callable:
-    """The bins alone, which is what a teacher of other crops can teach; ``asked`` of it: flip and the like."""
+    """The bins alone, which is what a teacher of other crops can teach.
+
+    ``asked`` of it: flip and the like.
+    """
     config = setting.work.larger if larger else setting.work.teacher
     checkpoint = os.path.join(setting.folder, 'teacher.pth')
     torch.save(dict(state_dict=_build(config).state_dict()), checkpoint)
     teacher = dict(config=config, checkpoint=checkpoint)
     if onnx:
-        teacher = dict(type='mmskd.OnnxPoseTeacher', file=os.path.join(setting.folder, 'teacher.onnx'), beta=10.)
+        teacher = dict(type='mmskd.OnnxPoseTeacher',
+                       file=os.path.join(setting.folder, 'teacher.onnx'), beta=10.)
         export(config, checkpoint, teacher['file'])
     hook = DistillHook(dict(teacher, **asked), losses=[dict(type='mmskd.SimCCDistillLoss')])
     hook.attach(setting.model)
@@ -201,7 +213,10 @@ def second_stage(setting: Setting, **options) -> Callable:
 
 
 def heads_alone(setting: Setting) -> Callable:
-    """A bound of the second stage: the stock losses of the heads, on features that are there already."""
+    """A bound of the second stage.
+
+    The stock losses of the heads, on features that are there already.
+    """
     model, (inputs, samples) = setting.model, setting.batch
     with torch.no_grad():
         features = model.extract_feat(inputs)
@@ -218,16 +233,24 @@ def mmpose_stage2(setting: Setting) -> Callable:
 
 FLOAT32 = dict(precision=None)
 WAYS: Dict[str, Tuple[Callable, dict]] = {
-    'stock': (stock, {}), 'stock, --amp on a CPU': (stock_amp, {}), 'nothing to teach': (nothing_to_teach, {}),
-    'PS-KD': (pskd, {}), 'PS-KD, float32': (pskd, FLOAT32),
-    'PS-KD, average': (pskd_average, {}), 'PS-KD, average, float32': (pskd_average, FLOAT32),
-    'distillation': (distillation, {}), 'distillation, float32': (distillation, FLOAT32),
-    'bins': (bins, {}), 'bins, teacher of larger crops': (bins, dict(larger=True)),
+    'stock': (stock, {}),
+    'stock, --amp on a CPU': (stock_amp, {}),
+    'nothing to teach': (nothing_to_teach, {}),
+    'PS-KD': (pskd, {}),
+    'PS-KD, float32': (pskd, FLOAT32),
+    'PS-KD, average': (pskd_average, {}),
+    'PS-KD, average, float32': (pskd_average, FLOAT32),
+    'distillation': (distillation, {}),
+    'distillation, float32': (distillation, FLOAT32),
+    'bins': (bins, {}),
+    'bins, teacher of larger crops': (bins, dict(larger=True)),
     'bins, teacher of larger crops, flip': (bins, dict(larger=True, flip=True)),
     'bins, teacher of larger crops, .onnx': (bins, dict(larger=True, onnx=True)),
-    'second stage': (second_stage, {}), 'second stage, float32': (second_stage, FLOAT32),
+    'second stage': (second_stage, {}),
+    'second stage, float32': (second_stage, FLOAT32),
     'heads alone': (heads_alone, {}),
-    'mmpose stage 1': (mmpose_stage1, {}), 'mmpose stage 2': (mmpose_stage2, {}),
+    'mmpose stage 1': (mmpose_stage1, {}),
+    'mmpose stage 2': (mmpose_stage2, {}),
 }
 
 
@@ -245,8 +268,8 @@ def _in_training(hook, setting: Setting) -> Callable:
 
 def _mmpose(setting: Setting, two_dis: bool) -> Callable:
     """MMPose's distiller with the losses of its own configs."""
-    from mmpose.models.distillers.dwpose_distiller import DWPoseDistiller
     import mmpose.models.losses.fea_dis_loss  # noqa: F401
+    from mmpose.models.distillers.dwpose_distiller import DWPoseDistiller
     student, teacher = (_build(config) for config in (setting.work.config, setting.work.teacher))
     device = setting.batch[0].device
     channels = [_channels(model) for model in (student, teacher)]
@@ -341,11 +364,16 @@ def _random_crops(model: nn.Module, images: int, device: str) -> tuple:
     return data['inputs'].to(device), [sample.to(device) for sample in data['data_samples']]
 
 
-# Measuring ------------------------------------------------------------------------------------------
+# Measuring
+# ------------------------------------------------------------------------------------------
 
 
-def prepare(work: Work, way: str, device: str, folder: str, amp: bool = False) -> Tuple[Callable, Setting]:
-    """A model of its own, ready for steps of this kind; ``amp``: under float16 autocast, as AmpOptimWrapper has it."""
+def prepare(work: Work, way: str, device: str, folder: str,
+            amp: bool = False) -> Tuple[Callable, Setting]:
+    """A model of its own, ready for steps of this kind.
+
+    ``amp``: under float16 autocast, as AmpOptimWrapper has it.
+    """
     torch.manual_seed(0)
     model = _build(work.config, work.changes).to(device)
     setting = Setting(model, work, folder, random_batch(model, work.size, work.batch, device))
@@ -377,12 +405,14 @@ def step_seconds(losses_of: Callable, setting: Setting, device: str) -> float:
     return start.elapsed_time(end) / 1e3
 
 
-def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = False, amp: bool = False) -> dict:
+def measure(work: Work, steps: int, warmup: int, device: str, memory: bool = False,
+            amp: bool = False) -> dict:
     """All ways of a work; see the module.
 
     Returns:
-        dict: By way: ``seconds`` (median), ``ratio`` to the first way (median over the rounds), ``ratio_range``
-        (lower and upper quartile), ``peak_bytes`` (if ``memory``), ``parameter_bytes``, ``checkpoint_bytes``.
+        dict: By way: ``seconds`` (median), ``ratio`` to the first way (median over the rounds),
+        ``ratio_range`` (lower and upper quartile), ``peak_bytes`` (if ``memory``),
+        ``parameter_bytes``, ``checkpoint_bytes``.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready, held = {}, {}
@@ -416,8 +446,10 @@ def measure_ready(ready: Dict[str, Tuple[Callable, Setting]], steps: int, warmup
         ratios = sorted(value / other for value, other in zip(values, base))
         rows[way] = dict(
             seconds=round(statistics.median(values), 4), ratio=round(statistics.median(ratios), 4),
-            ratio_range=[round(ratios[len(ratios) // 4], 4), round(ratios[-1 - len(ratios) // 4], 4)],
-            **_bytes(ready[way][1].model))
+            ratio_range=[
+                round(ratios[len(ratios) // 4], 4),
+                round(ratios[-1 - len(ratios) // 4], 4)
+            ], **_bytes(ready[way][1].model))
     return rows
 
 
@@ -460,12 +492,14 @@ def _peak_here(work: Work, way: str, threads: int) -> int:
     return int(re.search(r'VmHWM:\s*(\d+) kB', status).group(1)) * 1024
 
 
-# Reporting --------------------------------------------------------------------------------------------
+# Reporting
+# --------------------------------------------------------------------------------------------
 
 
 def machine(device: str, amp: bool = False) -> dict:
     """Where it was measured, and in which precision."""
-    name = torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(
+    ) if device == 'cuda' else platform.processor() or platform.machine()
     return dict(device=device, name=name, threads=torch.get_num_threads(),
                 torch=torch.__version__.split('+')[0], python=platform.python_version(), amp=amp,
                 bfloat16=_fast_bfloat16(device))
@@ -508,10 +542,12 @@ def render(reports: Sequence[dict], doc: Path) -> None:
 
 def about(where: dict) -> str:
     """A sentence on a machine."""
-    what = ', '.join(filter(None, (
-        f'{where["device"]} ({where["name"]})', '' if where['device'] == 'cuda' else f'{where["threads"]} thread(s)',
-        f'torch {where["torch"]}', f'{"with" if where["bfloat16"] else "without"} fast bfloat16',
-        'all ways under float16 autocast' if where['amp'] else '')))
+    what = ', '.join(
+        filter(None, (f'{where["device"]} ({where["name"]})',
+                      '' if where['device'] == 'cuda' else f'{where["threads"]} thread(s)',
+                      f'torch {where["torch"]}',
+                      f'{"with" if where["bfloat16"] else "without"} fast bfloat16',
+                      'all ways under float16 autocast' if where['amp'] else '')))
     return f'Measured on {what}. Ratios are to the first way of each work.'
 
 
@@ -521,13 +557,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('works', nargs='*', metavar='WORK',
                         help=f'which of {", ".join(WORKS)}; default: all')
     parser.add_argument('--config', help='PS-KD with this model instead, a file or package::...')
-    parser.add_argument('--size', type=int, nargs=2, default=(320, 320), metavar=('HEIGHT', 'WIDTH'),
+    parser.add_argument('--size', type=int, nargs=2, default=(320, 320),
+                        metavar=('HEIGHT', 'WIDTH'),
                         help='of the images with --config, default: 320 320')
-    parser.add_argument('--batch', type=int, default=2, help='images a step with --config, default: 2')
+    parser.add_argument('--batch', type=int, default=2,
+                        help='images a step with --config, default: 2')
     parser.add_argument('--steps', type=int, default=10, help='of each way, default: 10')
     parser.add_argument('--warmup', type=int, default=2, help='steps before them, default: 2')
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
-    parser.add_argument('--amp', action='store_true', help='with --device cuda: under float16 autocast')
+    parser.add_argument('--amp', action='store_true',
+                        help='with --device cuda: under float16 autocast')
     parser.add_argument('--memory', action='store_true',
                         help='measure peak memory too; on a CPU in a process for each way')
     parser.add_argument('--out', type=Path, help='write the report here, as JSON')
@@ -541,7 +580,8 @@ def parse_args() -> argparse.Namespace:
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
     if args.amp and args.device != 'cuda':
-        parser.error('--amp: float16 autocast is for --device cuda; amp_retinanet is --amp of a CPU')
+        parser.error(
+            '--amp: float16 autocast is for --device cuda; amp_retinanet is --amp of a CPU')
     return args
 
 

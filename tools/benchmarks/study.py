@@ -1,11 +1,11 @@
-"""Train every combination of config, method and seed that a study names, and keep what was measured.
+"""Train every combination of config, method and seed of a study, and keep what was measured.
 
     python tools/benchmarks/study.py tools/benchmarks/studies/bench_screening.yaml --jobs 2
     python tools/benchmarks/study_report.py results/studies/bench_screening.json
 
-One json file grows as the runs end. Started again, the study leaves alone what is done, goes on with
-what was interrupted, and trains what is missing. A run that failed or diverged stands in the file as
-such. tools/benchmarks/studies/README.md says what a study may hold.
+One json file grows as the runs end. Started again, the study leaves alone what is done, goes on
+with what was interrupted, and trains what is missing. A run that failed or diverged stands in the
+file as such. tools/benchmarks/studies/README.md says what a study may hold.
 """
 import argparse
 import hashlib
@@ -221,8 +221,8 @@ class Checkpoints:
     """Fills in ``{checkpoint[baseline]}``: the last checkpoint of another run.
 
     Args:
-        key (Key): Who asks: ``METHOD`` is of the same config and seed, ``CONFIG/METHOD`` of the same
-            seed.
+        key (Key): Who asks: ``METHOD`` is of the same config and seed, ``CONFIG/METHOD`` of the
+            same seed.
         work_dir (Path, optional): Where the runs are. Defaults to None: only note who is asked for.
     """
 
@@ -254,8 +254,9 @@ def one_thread() -> Dict[str, str]:
 
 
 class OnnxFiles:
-    """Fills in ``{onnx[baseline]}``: the last checkpoint of another run as an .onnx file, which is written
-    when it is first needed.
+    """Fills in ``{onnx[baseline]}``.
+
+    The last checkpoint of another run as an .onnx file, which is written when it is first needed.
 
     Args:
         checkpoints (Checkpoints): Finds them.
@@ -347,7 +348,7 @@ def _check_keys(node: Any, known: Tuple[str, ...], where: str) -> None:
 
 
 def annotation_digests(cfg: Config) -> Iterator[Tuple[str, str]]:
-    """The files with annotations that the data sets of a config read, and what tells their contents.
+    """The annotation files that the data sets of a config read, and what tells their contents.
 
     Raises:
         UsageError: If one is not there.
@@ -465,7 +466,8 @@ class Job:
             return 'failed', ended
         length = run_length(logs.cfg)
         if max(logs.val, default=0) != length:
-            return 'failed', f'{length} was not validated, the last is {max(logs.val, default=None)}'
+            last = max(logs.val, default=None)
+            return 'failed', f'{length} was not validated, the last is {last}'
         return 'done', ''
 
     def record(self) -> dict:
@@ -711,7 +713,7 @@ class Scheduler:
 
 
 def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
-    """The runs to train: those that are missing, those to train again, and those that start from such.
+    """The runs to train: missing ones, those to train again, and those that start from such.
 
     Raises:
         UsageError: If a run in the file was made from another config, method or data, and ``redo``
@@ -723,8 +725,9 @@ def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
         stale = run is not None and 'config_hash' in run and \
             run['config_hash'] != study.fingerprint(key)
         if stale and not redo:
-            raise UsageError(f'{results.path} has {key} from another config, method or data: --redo '
-                             'trains such runs again, or give the study another name')
+            raise UsageError(
+                f'{results.path} has {key} from another config, method or data: --redo '
+                'trains such runs again, or give the study another name')
         again = run is not None and run['status'] != 'done' and retry
         restarted = any(need in pending for need in study.needs(key))
         if run is None or stale or again or restarted:

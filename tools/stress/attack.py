@@ -1,7 +1,8 @@
 """Give crafted files to every door of mmskd that reads one: nothing in them may run.
 
-Doors: everything that reads a checkpoint or a results file, on the command line and in a config; and the shell
-scripts, with paths and options that a shell could execute. What a file would run if it could is to leave a mark.
+Doors: everything that reads a checkpoint or a results file, on the command line and in a config;
+and the shell scripts, with paths and options that a shell could execute. What a file would run if
+it could is to leave a mark.
 """
 import argparse
 import builtins
@@ -50,16 +51,17 @@ def payloads() -> Dict[str, Callable[[], Any]]:
         'getattr of globals': lambda: Calls(getattr, HistoryBuffer.mean, '__globals__'),
         'getattr of init': lambda: Calls(getattr, HistoryBuffer, '__init__'),
         'getattr of a scheduler': lambda: Calls(getattr, OneCycleParamScheduler, '__init__'),
-        'statistics': lambda: Calls(HistoryBuffer, state=dict(
-            max_length=1, statistics_methods=dict(mean=os.system))),
+        'statistics': lambda: Calls(
+            HistoryBuffer, state=dict(max_length=1, statistics_methods=dict(mean=os.system))),
         'history that is called': lambda: Calls(HistoryBuffer, [os.system], [1]),
         'objects in an array': lambda: np.array([Calls(os.system, SHELL)], dtype=object),
         'memory': lambda: Calls(np.ndarray, (1, ), np.dtype('O'), b'A' * 8),
-        'filled array': lambda: Calls(reconstruct, np.ndarray, (0, ), b'b', state=(
-            1, (1, ), 'O', False, b'A' * 8)),
+        'filled array': lambda: Calls(reconstruct, np.ndarray,
+                                      (0, ), b'b', state=(1, (1, ), 'O', False, b'A' * 8)),
         'module': lambda: torch.nn.Linear(1, 1),
         'storage': lambda: Calls(torch.load, 'inner.pth'),
-        'tensor that is called': lambda: Calls(torch.Tensor.apply_, torch.zeros(1), Calls(os.system, SHELL)),
+        'tensor that is called': lambda: Calls(torch.Tensor.apply_, torch.zeros(1),
+                                               Calls(os.system, SHELL)),
         'path': lambda: Path('x'),
         'scheduler': lambda: Calls(OneCycleParamScheduler),
     }
@@ -95,17 +97,21 @@ CHECKPOINT_DOORS = {
     'publish_model.py': ('publish_model.py', ['c.pth', 'published.pth']),
     'convert_dwpose_checkpoint.py': ('convert_dwpose_checkpoint.py', ['c.pth', 'converted.pth']),
     'calibrate.py': ('analysis/calibrate.py', ['detector.py', 'c.pth', '--out', 'calibrator.json']),
-    'calibration_study.py': ('analysis/calibration_study.py',
-                             ['--run', 'detector.py', 'c.pth', '--out', 'study.json', '--fit', 'val', '--halves', '0']),
+    'calibration_study.py': ('analysis/calibration_study.py', [
+        '--run', 'detector.py', 'c.pth', '--out', 'study.json', '--fit', 'val', '--halves', '0'
+    ]),
     'report.py': ('analysis/report.py', ['attacked']),
 }
 RESULTS_DOORS = {
     'eval_calibration.py': ('analysis/eval_calibration.py', ['results.pkl', 'detector.py']),
 }
-PRETRAINED = ("_base_ = 'detector.py'\nmodel = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', "
-              "checkpoint='c.pth')))")
-WORDS = [f'$({SHELL})', f'`{SHELL}`', f'a; {SHELL} #', f'"; {SHELL}; "', f"'; {SHELL}; '", f'a && {SHELL}',
-         f'a | {SHELL}', f'> {MARK}', 'a b', '*']
+PRETRAINED = (
+    "_base_ = 'detector.py'\nmodel = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+    "type='Pretrained', checkpoint='c.pth')))")
+WORDS = [
+    f'$({SHELL})', f'`{SHELL}`', f'a; {SHELL} #', f'"; {SHELL}; "', f"'; {SHELL}; '",
+    f'a && {SHELL}', f'a | {SHELL}', f'> {MARK}', 'a b', '*'
+]
 SCRIPTS = ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
 FAKE = '#!/bin/bash\nprintf "%s\\n" "$@" > arguments.txt\n'
 
@@ -131,7 +137,8 @@ def through_a_script(script: str, word: str, place: str) -> Optional[str]:
         Path(name).chmod(0o755)
     environment = dict(os.environ, PYTHON=str(Path('fake-python').resolve()),
                        PATH=f'{Path.cwd()}{os.pathsep}{os.environ["PATH"]}')
-    argv = ['part', 'job', 'config.py', 'folder'] if script.startswith('slurm') else ['config.py', '2', '2']
+    argv = ['part', 'job', 'config.py', 'folder'
+            ] if script.startswith('slurm') else ['config.py', '2', '2']
     if place == 'SRUN_ARGS':
         environment['SRUN_ARGS'] = word
     elif place == 'option':
@@ -154,8 +161,9 @@ def main() -> None:
     tiny.add_arguments(parser)
     args = parser.parse_args()
     with tiny.working_folder(args.folder):
-        ending = tiny.run(tiny.tool('train.py', 'detector.py', '--work-dir', 'made', '--cfg-options',
-                                    'train_cfg.max_epochs=1'))
+        ending = tiny.run(
+            tiny.tool('train.py', 'detector.py', '--work-dir', 'made', '--cfg-options',
+                      'train_cfg.max_epochs=1'))
         assert ending.code == 0, ending.output
         os.replace('made/epoch_1.pth', 'trained.pth')
         Path('pretrained.py').write_text(PRETRAINED)

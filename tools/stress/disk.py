@@ -1,8 +1,10 @@
-"""Train on disks that are full within the first, second or third checkpoint: the error must say so, and nothing be lost.
+"""Train on disks that are full within the first, second or third checkpoint.
 
-Each disk is a tmpfs of its own, in a mount namespace that ends with this program. When it is full the run must
-end in one line that names the file, what is needed and what is free; when there is room again, ``--resume`` must end
-as a run that never stopped.
+The error must say so, and nothing be lost.
+
+Each disk is a tmpfs of its own, in a mount namespace that ends with this program. When it is full
+the run must end in one line that names the file, what is needed and what is free; when there is
+room again, ``--resume`` must end as a run that never stopped.
 """
 import argparse
 import os
@@ -16,8 +18,13 @@ import kill
 import tiny
 
 INSIDE = 'MMSKD_INSIDE_A_MOUNT_NAMESPACE'
-CASES = [kill.Case('pskd', 'epoch', 2), kill.Case('pskd_ema_best', 'iter', 2), kill.Case('pose_pskd', 'epoch', 2)]
-ROOMS = (1.5, 2.5, 0.7)  # in checkpoints; a third one, of which two are kept, is the most that is ever needed
+CASES = [
+    kill.Case('pskd', 'epoch', 2),
+    kill.Case('pskd_ema_best', 'iter', 2),
+    kill.Case('pose_pskd', 'epoch', 2)
+]
+# in checkpoints; a third one, of which two are kept, is the most that is ever needed
+ROOMS = (1.5, 2.5, 0.7)
 CANNOT = 77  # exit code of a test that cannot be done here
 
 
@@ -45,8 +52,10 @@ def fill_and_resume(case: kill.Case, size: int, folder: Path) -> Optional[str]:
     try:
         work_dir = folder / 'run'
         ending = tiny.run(kill.train(case, work_dir))
-        if not re.search(rf'^train.py: no room for \S*{re.escape(str(work_dir))}\S*: .*MB are free. Make room',
-                         ending.last_line) or 'Traceback' in ending.output:
+        if not re.search(
+                rf'^train.py: no room for \S*{re.escape(str(work_dir))}\S*: '
+                '.*MB are free. Make room',
+                ending.last_line) or 'Traceback' in ending.output:
             return f'it ended with {ending.code}: {ending.last_line}'
         if ending.code != 1:
             return f'its exit code was {ending.code}'
@@ -79,7 +88,9 @@ def main() -> None:
                 problem = fill_and_resume(case, int(room * size), Path(f'disk-{case.name}-{room}'))
                 if problem:
                     failures.append(f'{case.name} with room for {room} checkpoints: {problem}')
-    tiny.finish('disk', args, {'disks': trials, 'named, and exact when resumed': trials - len(failures)}, failures)
+    tiny.finish('disk', args,
+                {'disks': trials, 'named, and exact when resumed': trials - len(failures)},
+                failures)
 
 
 if __name__ == '__main__':

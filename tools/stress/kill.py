@@ -1,10 +1,13 @@
-"""Kill trainings by SIGKILL and resume them: they must end as one that was not interrupted, bit by bit.
+"""Kill trainings by SIGKILL and resume them.
 
-Methods: none, PS-KD, PS-KD with averaged weights and save_best, distillation with trained projections, the second
-stage, USKD, and PS-KD for poses; loops by epoch and by iteration; ``max_keep_ckpts`` 1 and 2. Each is killed within a step, within a
-validation, while a checkpoint is written (half written, flushed, renamed, before the old one is
-deleted), and between a refresh of the past self and the next checkpoint. Compared are the last checkpoints, all of
-them but times and paths, and the files that are left.
+They must end as one that was not interrupted, bit by bit.
+
+Methods: none, PS-KD, PS-KD with averaged weights and save_best, distillation with trained
+projections, the second stage, USKD, and PS-KD for poses; loops by epoch and by iteration;
+``max_keep_ckpts`` 1 and 2. Each is killed within a step, within a validation, while a checkpoint is
+written (half written, flushed, renamed, before the old one is deleted), and between a refresh of
+the past self and the next checkpoint. Compared are the last checkpoints, all of them but times and
+paths, and the files that are left.
 """
 import argparse
 import itertools
@@ -21,20 +24,24 @@ import tiny
 METHODS = {
     'baseline': ('detector.py', ''),
     'pskd': ('detector.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
-    'pskd_ema_best': ('detector.py', "custom_hooks = [dict(type='mmskd.PSKDHook'), dict(type='EMAHook', "
+    'pskd_ema_best': ('detector.py',
+                      "custom_hooks = [dict(type='mmskd.PSKDHook'), dict(type='EMAHook', "
                       'momentum=0.2)]'),
-    'distill': ('detector.py', "custom_hooks = [dict(type='mmskd.DistillHook', teacher=dict(config='teacher.py', "
+    'distill': ('detector.py',
+                "custom_hooks = [dict(type='mmskd.DistillHook', teacher=dict(config='teacher.py', "
                 "checkpoint='teacher/epoch_1.pth'), losses=[dict(type='mmskd.ClassDistillLoss'), "
                 "dict(type='mmskd.FeatureDistillLoss')])]"),
     'head_distill': ('detector.py', "custom_hooks = [dict(type='mmskd.HeadDistillHook', "
                      "checkpoint='trained/epoch_1.pth')]"),
-    'uskd': ('classifier.py', "custom_hooks = [dict(type='mmskd.USKDHook', layer='middle', channels=8, "
+    'uskd': ('classifier.py',
+             "custom_hooks = [dict(type='mmskd.USKDHook', layer='middle', channels=8, "
              "num_classes=5, loss_module='criterion')]"),
     'pose_pskd': ('pose.py', "custom_hooks = [dict(type='mmskd.PSKDHook')]"),
 }
-TEACHER = "_base_ = 'detector.py'\nmodel = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))"
-MOMENTS = dict(step='within a step', validation='within a validation', write='while a checkpoint is written',
-               refresh='after a refresh')
+TEACHER = ("_base_ = 'detector.py'\n"
+           'model = dict(neck=dict(out_channels=16), bbox_head=dict(in_channels=16))')
+MOMENTS = dict(step='within a step', validation='within a validation',
+               write='while a checkpoint is written', refresh='after a refresh')
 LOOPS = {'epoch': '', 'iter': tiny.BY_ITERATION}
 TIMES = ('time', 'data_time', 'eta')
 
@@ -46,6 +53,7 @@ class Kill(NamedTuple):
 
 
 class Case(NamedTuple):
+    """One training: its method, its kind of loop, and how many checkpoints it keeps."""
     method: str
     loop: str
     keep: int
@@ -66,7 +74,8 @@ def main() -> None:
             assert ending.code == 0, ending.output
         failures, killed, lost, moments = tiny.Failures(), 0, 0, Counter()
         wholes: Dict[Case, Dict[str, int]] = {}
-        for index, (case, moment, draw) in enumerate(trials(random.Random(args.seed), args.count or 140)):
+        for index, (case, moment, draw) in enumerate(
+                trials(random.Random(args.seed), args.count or 140)):
             if case not in wholes:
                 wholes[case] = train_whole(case)
             events = wholes[case].get(moment, 0)
@@ -76,7 +85,8 @@ def main() -> None:
             moments[MOMENTS[moment]] += 1
             lost += problem is not None and 'lost' in problem
             if problem:
-                failures.append(f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
+                failures.append(
+                    f'{case.name}, killed at {kill.moment} {kill.number} of {events}: {problem}')
             shutil.rmtree(f'killed-{index}', ignore_errors=True)
             counts = {'kills': killed, 'modes': len(wholes), **dict(sorted(moments.items())),
                       'bit-equal': killed - len(failures), 'lost': lost}
@@ -104,7 +114,10 @@ def moments_of(case: Case) -> List[str]:
 
 
 def trials(rng: random.Random, count: int) -> Iterator[tuple]:
-    """Cases, moments, and where within the moment: every combination once before any comes again."""
+    """Cases, moments, and where within the moment.
+
+    Every combination once before any comes again.
+    """
     cases = [Case(*each) for each in itertools.product(METHODS, LOOPS, (1, 2))]
     every = [(case, moment) for case in cases for moment in moments_of(case)]
     while count > 0:
@@ -133,7 +146,9 @@ def train_whole(case: Case) -> Dict[str, int]:
 
     ending = tiny.run(call)
     assert ending.code == 0, ending.output
-    return {key: int(value) for key, value in (pair.split('=') for pair in counts.read_text().split())}
+    return {
+        key: int(value) for key, value in (pair.split('=') for pair in counts.read_text().split())
+    }
 
 
 def kill_and_resume(case: Case, kill: Kill, folder: Path) -> Optional[str]:

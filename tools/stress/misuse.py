@@ -1,7 +1,7 @@
 """Start trainings and tests in wrong ways: each must end in one line that names what is wrong.
 
-Each entry of the table is a config, a command line, and what the line must say. It must come before the first
-iteration is over, with exit code 2 and without a traceback; nothing may be saved.
+Each entry of the table is a config, a command line, and what the line must say. It must come before
+the first iteration is over, with exit code 2 and without a traceback; nothing may be saved.
 """
 import argparse
 import os
@@ -23,7 +23,8 @@ class Wrong(NamedTuple):
         argv (sequence[str]): What comes after the config. Default: ().
         base (str): Config that the text is added to. Default: 'detector.py'.
         tool (str): Default: 'train.py'.
-        config (str, optional): The config to name, where it is not the one that is written. Default: None.
+        config (str, optional): The config to name, where it is not the one that is written.
+            Default: None.
         environment (dict): Variables that are set. Default: {}.
     """
     says: str
@@ -56,7 +57,8 @@ COMMAND_LINES = [
     Wrong("--cfg-options takes key=value, but got 'model'", argv=['--cfg-options', 'model']),
     Wrong('not allowed with argument --pskd', argv=['--pskd', '--head-distill', 'trained.pth']),
     Wrong('--pskd has no option alpha; there are alpha_T', argv=['--pskd', 'alpha=0.5']),
-    Wrong(r"--pskd: .*alpha_T must be a number in \[0, 1\], got 'high'", argv=['--pskd', 'alpha_T=high']),
+    Wrong(r"--pskd: .*alpha_T must be a number in \[0, 1\], got 'high'",
+          argv=['--pskd', 'alpha_T=high']),
     Wrong('--pskd: .*alpha_T must be', argv=['--pskd', 'alpha_T=2']),
     Wrong('--pskd: .*alpha_T must be', argv=['--pskd', 'alpha_T=-0.1']),
     Wrong('--pskd: .*alpha_T must be', argv=['--pskd', 'alpha_T=None']),
@@ -65,22 +67,27 @@ COMMAND_LINES = [
     Wrong('--pskd: .*precision must be', argv=['--pskd', 'precision=half']),
     Wrong(r"--pskd: .*heads must be a list of names, as \['bbox_head'\]",
           argv=['--pskd', 'heads=bbox_head']),
-    Wrong(r"--pskd: .*loss must be dict\(type='mmskd.NKDLoss'\)", argv=['--pskd', 'loss=mmskd.NKDLoss']),
+    Wrong(r"--pskd: .*loss must be dict\(type='mmskd.NKDLoss'\)",
+          argv=['--pskd', 'loss=mmskd.NKDLoss']),
     Wrong('no config file gone.py', argv=['--distill-from', 'gone.py', 'trained.pth']),
     Wrong('no checkpoint gone.pth', argv=['--distill-from', 'detector.py', 'gone.pth']),
     Wrong('no checkpoint gone.pth', argv=['--head-distill', 'gone.pth']),
-    Wrong('--head-distill has no option temperature', argv=['--head-distill', 'trained.pth', 'temperature=2']),
+    Wrong('--head-distill has no option temperature',
+          argv=['--head-distill', 'trained.pth', 'temperature=2']),
     Wrong('gamma must be a number, at least 0', argv=['--head-distill', 'trained.pth', 'gamma=-1']),
     Wrong('gamma must be', argv=['--head-distill', 'trained.pth', 'gamma=much']),
     Wrong('gamma and gt_weight are both 0', argv=['--head-distill', 'trained.pth', 'gamma=0']),
     Wrong('gt_weight must be', argv=['--head-distill', 'trained.pth', 'gt_weight=-1']),
-    Wrong("reinit_head must be True or False, got 'no'", argv=['--head-distill', 'trained.pth', 'reinit_head=no']),
+    Wrong("reinit_head must be True or False, got 'no'",
+          argv=['--head-distill', 'trained.pth', 'reinit_head=no']),
     Wrong(r"heads must be a list of names, as \['bbox_head'\]",
           argv=['--head-distill', 'trained.pth', 'heads=bbox_head']),
-    Wrong('--auto-scale-lr needs auto_scale_lr.base_batch_size', "auto_scale_lr = dict(_delete_=True)",
-          ['--auto-scale-lr']),
-    Wrong('default_hooks has no visualization', 'default_hooks = dict(visualization=None)', ['--show-dir', 'x']),
-    Wrong('cannot replace the optimizer wrapper Other', "optim_wrapper = dict(type='Other')", ['--amp'], 'pose.py'),
+    Wrong('--auto-scale-lr needs auto_scale_lr.base_batch_size',
+          "auto_scale_lr = dict(_delete_=True)", ['--auto-scale-lr']),
+    Wrong('default_hooks has no visualization', 'default_hooks = dict(visualization=None)',
+          ['--show-dir', 'x']),
+    Wrong('cannot replace the optimizer wrapper Other', "optim_wrapper = dict(type='Other')",
+          ['--amp'], 'pose.py'),
     Wrong('RANK is not set, so this process was not started by it', argv=['--launcher', 'pytorch']),
     Wrong('SLURM_PROCID is not set', argv=['--launcher', 'slurm']),
     Wrong('OMPI_COMM_WORLD_LOCAL_RANK is not set', argv=['--launcher', 'mpi']),
@@ -102,13 +109,18 @@ CONFIGS = [
     Wrong('model.backbone: ResNet has no option depht', 'model = dict(backbone=dict(depht=18))'),
     Wrong('ResNet has no option dpth', argv=['--cfg-options', 'model.backbone.dpth=18']),
     Wrong('RetinaHead has no option classes', 'model = dict(bbox_head=dict(classes=5))'),
-    Wrong('FocalLos.*did you mean.*FocalLoss', argv=['--cfg-options', 'model.bbox_head.loss_cls.type=FocalLos']),
-    Wrong('there is no optimizer Adamm.*did you mean.*Adam', argv=['--cfg-options', 'optim_wrapper.optimizer.type=Adamm']),
-    Wrong('there is no optim wrapper|OptimWraper', argv=['--cfg-options', 'optim_wrapper.type=OptimWraper']),
+    Wrong('FocalLos.*did you mean.*FocalLoss',
+          argv=['--cfg-options', 'model.bbox_head.loss_cls.type=FocalLos']),
+    Wrong('there is no optimizer Adamm.*did you mean.*Adam',
+          argv=['--cfg-options', 'optim_wrapper.optimizer.type=Adamm']),
+    Wrong('there is no optim wrapper|OptimWraper',
+          argv=['--cfg-options', 'optim_wrapper.type=OptimWraper']),
     Wrong('LinearLRR', "param_scheduler = dict(type='LinearLRR')"),
-    Wrong('ShapesDataset', argv=['--cfg-options', 'train_dataloader.dataset.type=mmskd.ShapeDataset']),
+    Wrong('ShapesDataset',
+          argv=['--cfg-options', 'train_dataloader.dataset.type=mmskd.ShapeDataset']),
     Wrong('DefaultSamplr', argv=['--cfg-options', 'train_dataloader.sampler.type=DefaultSamplr']),
-    Wrong('LoadImage', argv=['--cfg-options', 'train_dataloader.dataset.pipeline.0.type=LoadImageFromFil']),
+    Wrong('LoadImage',
+          argv=['--cfg-options', 'train_dataloader.dataset.pipeline.0.type=LoadImageFromFil']),
     Wrong('CocoMetrik', "val_evaluator = dict(type='CocoMetrik')"),
     Wrong('LogerHook', "default_hooks = dict(logger=dict(type='LogerHook'))"),
     Wrong('did you mean PSKDHook', "custom_hooks = [dict(type='mmskd.PSKDHok')]"),
@@ -119,38 +131,54 @@ CONFIGS = [
     Wrong('nowhere/annotations/train.json .train., which is not there; put the data set there',
           "train_dataloader = dict(dataset=dict(data_root='nowhere/'))"),
     Wrong('val.jsn', "val_evaluator = dict(ann_file='data/shapes/annotations/val.jsn')"),
-    Wrong('there is no file .*nowhere', "train_dataloader = dict(dataset=dict(data_prefix=dict(img='nowhere/')))"),
-    Wrong('num_classes is 3, and the training data have 5 classes', 'model = dict(bbox_head=dict(num_classes=3))'),
+    Wrong('there is no file .*nowhere',
+          "train_dataloader = dict(dataset=dict(data_prefix=dict(img='nowhere/')))"),
+    Wrong('num_classes is 3, and the training data have 5 classes',
+          'model = dict(bbox_head=dict(num_classes=3))'),
     Wrong('no checkpoint gone.pth', "load_from = 'gone.pth'"),
     Wrong('text.txt cannot be read as a checkpoint: it begins with', "load_from = 'text.txt'"),
     Wrong('empty.pth cannot be read as a checkpoint: it is empty', "load_from = 'empty.pth'"),
     Wrong('cut.pth cannot be read as a checkpoint: the end of it', "load_from = 'cut.pth'"),
     Wrong('evil.pth was not loaded: it asks for', "load_from = 'evil.pth'"),
     Wrong('nan.pth to begin with are not finite: ', "load_from = 'nan.pth'"),
-    Wrong('evil.pth was not loaded', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
-          "type='Pretrained', checkpoint='evil.pth')))"),
-    Wrong('no checkpoint gone.pth', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
-          "type='Pretrained', checkpoint='gone.pth')))"),
-    Wrong('val_evaluator: mmskd.PoseCalibrationMetric measures models of mmpose, and the model is one of mmdet',
-          "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric')"),
+    Wrong(
+        'evil.pth was not loaded', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+        "type='Pretrained', checkpoint='evil.pth')))"),
+    Wrong(
+        'no checkpoint gone.pth', "model = dict(backbone=dict(init_cfg=dict(_delete_=True, "
+        "type='Pretrained', checkpoint='gone.pth')))"),
+    Wrong(
+        'val_evaluator: mmskd.PoseCalibrationMetric measures models of mmpose, and the model is '
+        'one of mmdet',
+        "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric')"),
     Wrong('val_evaluator: mmpose.PCKAccuracy measures models of mmpose',
           "val_evaluator = dict(_delete_=True, type='mmpose.PCKAccuracy')"),
-    Wrong('val_evaluator: mmskd.DetCalibrationMetric measures models of mmdet, and the model is one of mmpose',
-          "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric')", base='pose.py'),
+    Wrong(
+        'val_evaluator: mmskd.DetCalibrationMetric measures models of mmdet, and the model is one '
+        'of mmpose',
+        "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric')", base='pose.py'),
     Wrong('val_evaluator: mmdet.CocoMetric measures models of mmdet',
           "val_evaluator = [dict(type='mmdet.CocoMetric')]", base='pose.py'),
     Wrong('n_bins must be a whole number, at least 1, got 0',
           "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', n_bins=0)"),
-    Wrong('iou_thr must be', "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', iou_thr='a')"),
-    Wrong('score_thr must be', "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', score_thr=2)"),
+    Wrong('iou_thr must be',
+          "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', iou_thr='a')"),
+    Wrong('score_thr must be',
+          "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', score_thr=2)"),
     Wrong('classwise must be True or False',
           "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', classwise='no')"),
-    Wrong('bootstrap must be', "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', bootstrap=-1)"),
-    Wrong("hit must be 'pck' or 'oks'", "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', hit='auc')",
+    Wrong('bootstrap must be',
+          "val_evaluator = dict(_delete_=True, type='mmskd.DetCalibrationMetric', bootstrap=-1)"),
+    Wrong("hit must be 'pck' or 'oks'",
+          "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', hit='auc')",
           base='pose.py'),
-    Wrong('thr must be', "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', thr=0)", base='pose.py'),
-    Wrong('norm_item must be', "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', "
-          "norm_item='hand')", base='pose.py'),
+    Wrong('thr must be',
+          "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', thr=0)",
+          base='pose.py'),
+    Wrong(
+        'norm_item must be',
+        "val_evaluator = dict(_delete_=True, type='mmskd.PoseCalibrationMetric', "
+        "norm_item='hand')", base='pose.py'),
 ]
 
 HOOK_OPTIONS = [
@@ -169,19 +197,25 @@ HOOK_OPTIONS = [
     option('PSKDHook', "loss='mmskd.NKDLoss'", 'loss must be dict'),
     option('PSKDHook', 'loss=dict(weight=1)', 'loss must be dict'),
     option('PSKDHook', "past='last'", "past must be 'epoch', 'average' or 'best'"),
-    option('PSKDHook', "past='average', past_momentum=1", 'past_momentum must be a number, at least 0, below 1'),
+    option('PSKDHook', "past='average', past_momentum=1",
+           'past_momentum must be a number, at least 0, below 1'),
     option('PSKDHook', 'past_momentum=0.9', "past_momentum is of past='average'"),
     option('PSKDHook', "past='best', interval=2", "interval has no part in past='best'"),
     option('PSKDHook', "loss_module='bbox_head.loss_cls'", '.*names the loss of a classifier'),
-    option('PSKDHook', 'alpha=0.5', r'got an unexpected keyword argument .alpha.; there are alpha_T'),
+    option('PSKDHook', 'alpha=0.5',
+           r'got an unexpected keyword argument .alpha.; there are alpha_T'),
     option('DistillHook', '', 'missing .*teacher'),
-    option('DistillHook', "teacher='t.pth'", r"teacher must be dict\(config=..., checkpoint=...\), got 't.pth'"),
+    option('DistillHook', "teacher='t.pth'",
+           r"teacher must be dict\(config=..., checkpoint=...\), got 't.pth'"),
     option('DistillHook', "teacher=dict(checkpoint='t.pth')", 'teacher must be dict'),
-    option('DistillHook', "teacher=dict(config=None, checkpoint='t.pth')", 'teacher.config must be a string'),
-    option('DistillHook', f"{TEACHER}, schedule='linear'", "schedule must be .*'falling' or 'cosine', got 'linear'"),
+    option('DistillHook', "teacher=dict(config=None, checkpoint='t.pth')",
+           'teacher.config must be a string'),
+    option('DistillHook', f"{TEACHER}, schedule='linear'",
+           "schedule must be .*'falling' or 'cosine', got 'linear'"),
     option('DistillHook', f'{TEACHER}, decay=False', 'unexpected keyword argument .decay.'),
     option('DistillHook', f'{TEACHER}, begin=3, stop=3', 'stop must be a whole number, at least 4'),
-    option('PSKDHook', "form='mix'", "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
+    option('PSKDHook', "form='mix'",
+           "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
     option('PSKDHook', "about='objects'", 'about must be'),
     option('PSKDHook', "schedule='linear'", 'schedule must be'),
     option('DistillHook', f'{TEACHER}, gt_weight=-1', 'gt_weight must be'),
@@ -192,88 +226,111 @@ HOOK_OPTIONS = [
     option('DistillHook', f"{TEACHER}, heads='bbox_head'", 'heads must be a list'),
     option('HeadDistillHook', '', 'missing .*checkpoint'),
     option('HeadDistillHook', 'checkpoint=None', 'checkpoint must be a string'),
-    option('HeadDistillHook', "checkpoint='trained.pth', reinit_head='no'", 'reinit_head must be True or False'),
-    option('HeadDistillHook', "checkpoint='trained.pth', reinit_head=0", 'reinit_head must be True or False'),
+    option('HeadDistillHook', "checkpoint='trained.pth', reinit_head='no'",
+           'reinit_head must be True or False'),
+    option('HeadDistillHook', "checkpoint='trained.pth', reinit_head=0",
+           'reinit_head must be True or False'),
     option('HeadDistillHook', "checkpoint='trained.pth', gamma=-1", 'gamma must be'),
-    option('HeadDistillHook', "checkpoint='trained.pth', gamma=0", 'gamma and gt_weight are both 0'),
+    option('HeadDistillHook', "checkpoint='trained.pth', gamma=0",
+           'gamma and gt_weight are both 0'),
     option('HeadDistillHook', "checkpoint='trained.pth', heads=[]", 'heads must be a list'),
     option('NKDHook', "teacher='t.pth'", 'teacher must be dict', 'classifier.py'),
     option('NKDHook', f"{TEACHER}, loss='mmskd.NKDLoss'", 'loss must be dict', 'classifier.py'),
     option('NKDHook', f'{TEACHER}, loss_module=1', 'loss_module must be a string', 'classifier.py'),
     option('USKDHook', "layer='middle'", 'missing .*channels', 'classifier.py'),
-    option('USKDHook', "layer='middle', channels=0, num_classes=5", 'channels must be', 'classifier.py'),
-    option('USKDHook', "layer='middle', channels=8, num_classes=1", 'num_classes must be', 'classifier.py'),
-    option('USKDHook', "layer=None, channels=8, num_classes=5", 'layer must be a string', 'classifier.py'),
-    option('USKDHook', f"{USKD}, tokens='all'", "tokens must be 'mean', 'first' or 'each'", 'classifier.py'),
+    option('USKDHook', "layer='middle', channels=0, num_classes=5", 'channels must be',
+           'classifier.py'),
+    option('USKDHook', "layer='middle', channels=8, num_classes=1", 'num_classes must be',
+           'classifier.py'),
+    option('USKDHook', "layer=None, channels=8, num_classes=5", 'layer must be a string',
+           'classifier.py'),
+    option('USKDHook', f"{USKD}, tokens='all'", "tokens must be 'mean', 'first' or 'each'",
+           'classifier.py'),
     option('USKDHook', f"{USKD}, loss='mmskd.USKDLoss'", 'loss must be dict', 'classifier.py'),
-    Wrong('USKDLoss: mu must be', hook('USKDHook', f"{USKD}, loss=dict(type='mmskd.USKDLoss', mu=-1)"),
+    Wrong('USKDLoss: mu must be',
+          hook('USKDHook', f"{USKD}, loss=dict(type='mmskd.USKDLoss', mu=-1)"),
           base='classifier.py'),
     Wrong('num_images must be', hook('CalibrationPictureHook', 'num_images=0')),
     Wrong('score_thr must be', hook('CalibrationPictureHook', "score_thr='a'")),
-    *(Wrong(f'{name}: {says}', hook('DistillHook', f"{TEACHER}, losses=[dict(type='mmskd.{name}', {options})]"))
-      for name, options, says in [
-          ('ClassDistillLoss', 'weight=-1', 'weight must be a number, at least 0, got -1'),
-          ('ClassDistillLoss', "weight='much'", 'weight must be'),
-          ('FeatureDistillLoss', 'weight=-1', 'weight must be'),
-          ('FeatureDistillLoss', 'for_batch_size=0', 'for_batch_size must be'),
-          ('BoxDistillLoss', 'tau=0', 'tau must be a number, above 0'),
-          ('BoxDistillLoss', 'weight=-1', 'weight must be'),
-          ('CWDLoss', 'tau=0', 'tau must be a number, above 0'),
-          ('PKDLoss', "weight='6'", 'weight must be'),
-          ('NKDLoss', 'tau=0', 'tau must be'),
-          ('NKDLoss', "gamma='a'", 'gamma must be'),
-          ('SimCCDistillLoss', 'weight=-1', 'weight must be'),
-          ('HeatmapDistillLoss', 'weight=-1', 'weight must be'),
-      ]),
+    *(Wrong(f'{name}: {says}',
+            hook('DistillHook', f"{TEACHER}, losses=[dict(type='mmskd.{name}', {options})]"))
+      for name, options, says in
+      [('ClassDistillLoss', 'weight=-1', 'weight must be a number, at least 0, got -1'),
+       ('ClassDistillLoss', "weight='much'",
+        'weight must be'), ('FeatureDistillLoss', 'weight=-1', 'weight must be'),
+       ('FeatureDistillLoss', 'for_batch_size=0',
+        'for_batch_size must be'), ('BoxDistillLoss', 'tau=0', 'tau must be a number, above 0'),
+       ('BoxDistillLoss', 'weight=-1',
+        'weight must be'), ('CWDLoss', 'tau=0', 'tau must be a number, above 0'),
+       ('PKDLoss', "weight='6'", 'weight must be'), ('NKDLoss', 'tau=0', 'tau must be'),
+       ('NKDLoss', "gamma='a'",
+        'gamma must be'), ('SimCCDistillLoss', 'weight=-1',
+                           'weight must be'), ('HeatmapDistillLoss', 'weight=-1',
+                                               'weight must be'), ]),
 ]
 
 TOGETHER = [
-    Wrong(f'{first} and {second}, which do not teach one model together',
-          f"custom_hooks = [dict(type='mmskd.{first}', {one}), dict(type='mmskd.{second}', {other})]")
-    for first, one, second, other in [
-        ('PSKDHook', '', 'PSKDHook', ''),
-        ('PSKDHook', '', 'DistillHook', TEACHER),
-        ('PSKDHook', '', 'HeadDistillHook', "checkpoint='trained.pth'"),
-        ('DistillHook', TEACHER, 'HeadDistillHook', "checkpoint='trained.pth'"),
-        ('DistillHook', TEACHER, 'NKDHook', TEACHER),
-        ('PSKDHook', '', 'NKDHook', TEACHER),
-        ('USKDHook', USKD, 'USKDHook', USKD),
-        ('HeadDistillHook', "checkpoint='trained.pth'", 'USKDHook', USKD),
-    ]
+    Wrong(
+        f'{first} and {second}, which do not teach one model together',
+        f"custom_hooks = [dict(type='mmskd.{first}', {one}), dict(type='mmskd.{second}', {other})]")
+    for first, one, second, other in
+    [('PSKDHook', '', 'PSKDHook', ''), ('PSKDHook', '', 'DistillHook', TEACHER),
+     ('PSKDHook', '', 'HeadDistillHook', "checkpoint='trained.pth'"),
+     ('DistillHook', TEACHER, 'HeadDistillHook', "checkpoint='trained.pth'"),
+     ('DistillHook', TEACHER, 'NKDHook', TEACHER), ('PSKDHook', '', 'NKDHook',
+                                                    TEACHER), ('USKDHook', USKD, 'USKDHook', USKD),
+     ('HeadDistillHook', "checkpoint='trained.pth'", 'USKDHook', USKD), ]
 ] + [
     Wrong('--distill-from: custom_hooks has PSKDHook and DistillHook', hook('PSKDHook'),
           ['--distill-from', 'detector.py', 'trained.pth']),
     Wrong('--head-distill: custom_hooks has PSKDHook and HeadDistillHook', hook('PSKDHook'),
           ['--head-distill', 'trained.pth']),
-    Wrong('--pskd: custom_hooks has DistillHook and PSKDHook', hook('DistillHook', TEACHER), ['--pskd']),
+    Wrong('--pskd: custom_hooks has DistillHook and PSKDHook', hook('DistillHook', TEACHER),
+          ['--pskd']),
 ]
 
 MODELS = [
-    Wrong('PSKDHook: `compile` in the config is not supported', f"{hook('PSKDHook')}\ncompile = True"),
+    Wrong('PSKDHook: `compile` in the config is not supported',
+          f"{hook('PSKDHook')}\ncompile = True"),
     Wrong('has no head rpn_head', hook('PSKDHook', "heads=['rpn_head']")),
-    Wrong('has no head roi_head.bbox_head', hook('DistillHook', f"{TEACHER}, heads=['roi_head.bbox_head']")),
+    Wrong('has no head roi_head.bbox_head',
+          hook('DistillHook', f"{TEACHER}, heads=['roi_head.bbox_head']")),
     Wrong('has no roi_head.bbox_head|has no head roi_head.bbox_head',
           hook('HeadDistillHook', "checkpoint='trained.pth', heads=['roi_head.bbox_head']")),
-    Wrong('GHMC, has no soft-target form', f"{hook('PSKDHook')}\nmodel = dict(bbox_head=dict(loss_cls="
-          "dict(_delete_=True, type='GHMC')))"),
-    Wrong('the past self teaches predictions', hook('PSKDHook', "loss=dict(type='mmskd.FeatureDistillLoss')")),
-    Wrong('NKDLoss goes with CrossEntropyLoss', hook('PSKDHook', "loss=dict(type='mmskd.NKDLoss')")),
+    Wrong(
+        'GHMC, has no soft-target form',
+        f"{hook('PSKDHook')}\nmodel = dict(bbox_head=dict(loss_cls="
+        "dict(_delete_=True, type='GHMC')))"),
+    Wrong('the past self teaches predictions',
+          hook('PSKDHook', "loss=dict(type='mmskd.FeatureDistillLoss')")),
+    Wrong('NKDLoss goes with CrossEntropyLoss', hook('PSKDHook',
+                                                     "loss=dict(type='mmskd.NKDLoss')")),
     Wrong('did you mean NKDLoss', hook('PSKDHook', "loss=dict(type='mmskd.NKDLos')")),
     Wrong('FocalLoss in the option `losses` is no loss between a student',
           hook('DistillHook', f"{TEACHER}, losses=[dict(type='FocalLoss')]")),
-    Wrong('SimCCDistillLoss goes with', hook('DistillHook', f"{TEACHER}, losses=[dict(type='mmskd.SimCCDistillLoss')]")),
+    Wrong('SimCCDistillLoss goes with',
+          hook('DistillHook', f"{TEACHER}, losses=[dict(type='mmskd.SimCCDistillLoss')]")),
     Wrong('HeatmapDistillLoss goes with',
           hook('DistillHook', f"{TEACHER}, losses=[dict(type='mmskd.HeatmapDistillLoss')]")),
     Wrong('is no classifier', hook('NKDHook', TEACHER)),
-    Wrong('no config file gone.py|gone.py', hook('DistillHook', "teacher=dict(config='gone.py', checkpoint='trained.pth')")),
-    Wrong('no checkpoint gone.pth', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='gone.pth')")),
-    Wrong('text.txt cannot be read', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='text.txt')")),
-    Wrong('empty.pth cannot be read', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='empty.pth')")),
-    Wrong('evil.pth was not loaded', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='evil.pth')")),
-    Wrong('pose.pth does not fit', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='pose.pth')")),
-    Wrong('its weight .* is not finite', hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='nan.pth')")),
-    Wrong('has no model', hook('DistillHook', "teacher=dict(config='nothing.py', checkpoint='trained.pth')")),
-    Wrong('do not go together', hook('DistillHook', "teacher=dict(config='three.py', checkpoint='three.pth')")),
+    Wrong('no config file gone.py|gone.py',
+          hook('DistillHook', "teacher=dict(config='gone.py', checkpoint='trained.pth')")),
+    Wrong('no checkpoint gone.pth',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='gone.pth')")),
+    Wrong('text.txt cannot be read',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='text.txt')")),
+    Wrong('empty.pth cannot be read',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='empty.pth')")),
+    Wrong('evil.pth was not loaded',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='evil.pth')")),
+    Wrong('pose.pth does not fit',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='pose.pth')")),
+    Wrong('its weight .* is not finite',
+          hook('DistillHook', "teacher=dict(config='detector.py', checkpoint='nan.pth')")),
+    Wrong('has no model',
+          hook('DistillHook', "teacher=dict(config='nothing.py', checkpoint='trained.pth')")),
+    Wrong('do not go together',
+          hook('DistillHook', "teacher=dict(config='three.py', checkpoint='three.pth')")),
     Wrong('do not go together|strides|the same question',
           hook('DistillHook', "teacher=dict(config='strides.py', checkpoint='strides.pth')")),
     Wrong('no checkpoint gone.pth', hook('HeadDistillHook', "checkpoint='gone.pth'")),
@@ -281,14 +338,18 @@ MODELS = [
     Wrong('evil.pth was not loaded', hook('HeadDistillHook', "checkpoint='evil.pth'")),
     Wrong('three.pth does not fit', hook('HeadDistillHook', "checkpoint='three.pth'")),
     Wrong('nan.pth cannot teach', hook('HeadDistillHook', "checkpoint='nan.pth'")),
-    Wrong("no module 'midle'", hook('USKDHook', USKD.replace('middle', 'midle')), base='classifier.py'),
-    Wrong("no module 'loss'", hook('USKDHook', USKD.replace('criterion', 'loss')), base='classifier.py'),
-    Wrong(r'not \(N, 9\). Correct `channels`', hook('USKDHook', USKD.replace('channels=8', 'channels=9')),
+    Wrong("no module 'midle'", hook('USKDHook', USKD.replace('middle', 'midle')),
           base='classifier.py'),
-    Wrong('`num_classes`', hook('USKDHook', USKD.replace('num_classes=5', 'num_classes=6')), base='classifier.py'),
-    Wrong('cannot take the parameters of a module beside the model', f"{hook('USKDHook', USKD)}\n"
-          "optim_wrapper = dict(_delete_=True, constructor='Wrappers')\n"
-          "custom_imports = dict(imports=['tiny_classifier', 'wrappers'])", base='classifier.py'),
+    Wrong("no module 'loss'", hook('USKDHook', USKD.replace('criterion', 'loss')),
+          base='classifier.py'),
+    Wrong(r'not \(N, 9\). Correct `channels`',
+          hook('USKDHook', USKD.replace('channels=8', 'channels=9')), base='classifier.py'),
+    Wrong('`num_classes`', hook('USKDHook', USKD.replace('num_classes=5', 'num_classes=6')),
+          base='classifier.py'),
+    Wrong(
+        'cannot take the parameters of a module beside the model', f"{hook('USKDHook', USKD)}\n"
+        "optim_wrapper = dict(_delete_=True, constructor='Wrappers')\n"
+        "custom_imports = dict(imports=['tiny_classifier', 'wrappers'])", base='classifier.py'),
 ]
 
 RESUMES = [
@@ -302,8 +363,10 @@ RESUMES = [
     Wrong('evil.pth was not loaded', argv=['--resume', 'evil.pth']),
     Wrong('weights.pth lacks .*optimizer.*load_from', argv=['--resume', 'weights.pth']),
     Wrong('to go on from: .*epoch_1.pth cannot be read', argv=['--resume', '--work-dir', 'broken']),
-    Wrong('to go on from: .*epoch_1.pth cannot be read', argv=['--resume', 'auto-or-start', '--work-dir', 'broken']),
-    Wrong('was taught by PSKDHook, and custom_hooks has no hook of mmskd', argv=['--resume', 'pskd.pth']),
+    Wrong('to go on from: .*epoch_1.pth cannot be read',
+          argv=['--resume', 'auto-or-start', '--work-dir', 'broken']),
+    Wrong('was taught by PSKDHook, and custom_hooks has no hook of mmskd',
+          argv=['--resume', 'pskd.pth']),
     Wrong('was taught by PSKDHook, and custom_hooks has HeadDistillHook',
           argv=['--head-distill', 'trained.pth', '--resume', 'pskd.pth']),
     Wrong('was taught by PSKDHook, and custom_hooks has DistillHook',
@@ -324,19 +387,24 @@ TESTS = [
     Wrong('its name must end in .pkl', argv=['trained.pth', '--dump', 'a.json'], tool='test.py'),
     Wrong('--badcase is for MMPose', argv=['trained.pth', '--badcase'], tool='test.py'),
     Wrong('--tta is for MMDetection', argv=['pose.pth', '--tta'], base='pose.py', tool='test.py'),
-    Wrong('no calibrator gone.json', argv=['trained.pth', '--calibrator', 'gone.json'], tool='test.py'),
+    Wrong('no calibrator gone.json', argv=['trained.pth', '--calibrator', 'gone.json'],
+          tool='test.py'),
     Wrong('required: checkpoint', tool='test.py'),
-    Wrong('the config has no test_dataloader', 'test_dataloader = None', ['trained.pth'], tool='test.py'),
-    Wrong('measures models of mmpose', "test_evaluator = [dict(type='mmskd.PoseCalibrationMetric')]",
-          ['trained.pth'], tool='test.py'),
+    Wrong('the config has no test_dataloader', 'test_dataloader = None', ['trained.pth'],
+          tool='test.py'),
+    Wrong('measures models of mmpose',
+          "test_evaluator = [dict(type='mmskd.PoseCalibrationMetric')]", ['trained.pth'],
+          tool='test.py'),
 ]
 
 TABLE: List[Wrong] = [*COMMAND_LINES, *CONFIGS, *HOOK_OPTIONS, *TOGETHER, *MODELS, *RESUMES, *TESTS]
 
 SOURCES = {
-    'three.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(num_classes=3))\ntrain_dataloader = dict("
-                "dataset=dict(metainfo=dict(classes=('ball', 'box', 'star'))))",
-    'strides.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(anchor_generator=dict(strides=[4, 8, 16])))",
+    'three.py': "_base_ = 'detector.py'\nmodel = dict(bbox_head=dict(num_classes=3))\n"
+    'train_dataloader = dict('
+    "dataset=dict(metainfo=dict(classes=('ball', 'box', 'star'))))",
+    'strides.py': "_base_ = 'detector.py'\n"
+    'model = dict(bbox_head=dict(anchor_generator=dict(strides=[4, 8, 16])))',
     'nothing.py': 'a = 1',
 }
 WRAPPERS = """
@@ -357,6 +425,7 @@ class Wrappers:
 
 
 class Evil:
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ('touch evil_was_here', )
@@ -370,10 +439,13 @@ def make_files() -> None:
     for name, text in SOURCES.items():
         Path(name).write_text(text)
     Path('wrappers.py').write_text(WRAPPERS)
-    for config, target, argv in [('detector.py', 'trained.pth', []), ('detector.py', 'pskd.pth', ['--pskd']),
-                                 ('pose.py', 'pose.pth', []), ('classifier.py', 'classifier.pth', [])]:
-        ending = tiny.run(tiny.tool('train.py', config, *argv, '--work-dir', 'made', '--cfg-options',
-                                    'train_cfg.max_epochs=1'))
+    for config, target, argv in [('detector.py', 'trained.pth', []),
+                                 ('detector.py', 'pskd.pth', ['--pskd']),
+                                 ('pose.py', 'pose.pth', []),
+                                 ('classifier.py', 'classifier.pth', [])]:
+        ending = tiny.run(
+            tiny.tool('train.py', config, *argv, '--work-dir', 'made', '--cfg-options',
+                      'train_cfg.max_epochs=1'))
         assert ending.code == 0, ending.output
         os.replace('made/epoch_1.pth', target)
     for name in ('three', 'strides'):
@@ -400,8 +472,8 @@ def make_files() -> None:
 def save_fresh(name: str) -> None:
     """A checkpoint of an untrained model."""
     import torch
-    from mmengine.registry import DefaultScope
     from mmdet.registry import MODELS as MMDET_MODELS
+    from mmengine.registry import DefaultScope
 
     from mmskd.config import load_config
     cfg = load_config(f'{name}.py')
@@ -453,8 +525,12 @@ def main() -> None:
         for index, wrong in chosen:
             problem = try_out(index, wrong)
             if problem:
-                failures.append(f'{index} {wrong.config or wrong.text} {" ".join(wrong.argv)}: {problem}')
-    tiny.finish('misuse', args, {'starts': len(chosen), 'in one line': len(chosen) - len(failures)}, failures)
+                failures.append(
+                    f'{index} {wrong.config or wrong.text} {" ".join(wrong.argv)}: {problem}')
+    tiny.finish('misuse', args, {
+        'starts': len(chosen),
+        'in one line': len(chosen) - len(failures)
+    }, failures)
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Train for thousands of iterations with PS-KD: memory, open files and threads must not grow.
 
-A hundred times the past self is refreshed, and twenty times a checkpoint is saved and the model validated. After
-a quarter of the run, what is measured may not grow any more.
+A hundred times the past self is refreshed, and twenty times a checkpoint is saved and the model
+validated. After a quarter of the run, what is measured may not grow any more.
 """
 import argparse
 import gc
@@ -53,7 +53,8 @@ def register() -> None:
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if (runner.iter + 1) % self.interval == 0:
                 with open('measured.txt', 'a') as file:
-                    file.write(' '.join(f'{key}={value}' for key, value in measure().items()) + '\n')
+                    file.write(' '.join(f'{key}={value}' for key, value in measure().items())
+                               + '\n')
 
 
 def read_measured() -> List[Dict[str, int]]:
@@ -72,7 +73,8 @@ def main() -> None:
             length=length, often=max(1, length // 20), refresh=max(1, length // 100),
             measure=max(1, length // 40)))
         Path('measured.txt').unlink(missing_ok=True)
-        ending = tiny.run(tiny.tool('train.py', 'soak_config.py', '--work-dir', 'soaked'), seconds=7200)
+        ending = tiny.run(tiny.tool('train.py', 'soak_config.py', '--work-dir', 'soaked'),
+                          seconds=7200)
         if ending.code:
             failures.append(f'it ended with {ending.code}: {ending.last_line}')
         measured = read_measured()
@@ -85,12 +87,16 @@ def main() -> None:
     for key in ('files', 'threads'):
         if growth[key] > 0:
             failures.append(f'{growth[key]} more {key}')
-    if growth['objects'] > 500 + length // 2:  # an iteration that leaked an object would add its number
+    # an iteration that leaked an object would add its number
+    if growth['objects'] > 500 + length // 2:
         failures.append(f'{growth["objects"]} more objects')
     if saved != 1:
         failures.append(f'{saved} checkpoints are left of max_keep_ckpts=1')
-    tiny.finish('soak', args, {'iterations': length, 'MB more': growth['megabytes'],
-                               'files more': growth['files'], 'threads more': growth['threads']}, failures)
+    tiny.finish(
+        'soak', args, {
+            'iterations': length, 'MB more': growth['megabytes'], 'files more': growth['files'],
+            'threads more': growth['threads']
+        }, failures)
 
 
 if __name__ == '__main__':

@@ -189,13 +189,13 @@ def import_once() -> None:
         import mmdet.apis  # noqa: F401
         import mmpose.apis  # noqa: F401
         import torch
+        from mmdet.utils import register_all_modules as register_mmdet
+        from mmengine.config import config
+        from mmengine.runner import runner
+        from mmpose.utils import register_all_modules as register_mmpose
 
         import mmskd.engine.hooks  # noqa: F401
         import mmskd.engine.launch  # noqa: F401
-        from mmengine.config import config
-        from mmengine.runner import runner
-        from mmdet.utils import register_all_modules as register_mmdet
-        from mmpose.utils import register_all_modules as register_mmpose
     torch.set_num_threads(1)
     register_mmdet(init_default_scope=False)
     register_mmpose(init_default_scope=False)

@@ -25,7 +25,10 @@ class TinyClassifier(BaseModel):
 
 @DATASETS.register_module(force=True)
 class Stripes(Dataset):
-    """Noisy images whose class is the number of bright stripes; the noise is drawn anew each time."""
+    """Noisy images whose class is the number of bright stripes.
+
+    The noise is drawn anew each time.
+    """
 
     def __len__(self) -> int:
         return 16

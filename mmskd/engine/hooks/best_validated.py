@@ -29,15 +29,17 @@ class BestValidated:
     def __init__(self, runner):
         loop = runner.train_loop
         if runner.val_loop is None:
-            raise UsageError("past='best' needs a validation to know the best by: set val_dataloader, "
-                             'val_evaluator and val_cfg (and leave out --no-validate), or choose '
-                             'another `past`')
+            raise UsageError(
+                "past='best' needs a validation to know the best by: set val_dataloader, "
+                'val_evaluator and val_cfg (and leave out --no-validate), or choose '
+                'another `past`')
         saving = next((hook for hook in runner.hooks
                        if isinstance(hook, CheckpointHook) and hook.save_best), None)
         if saving is None:
-            raise UsageError("past='best' needs a metric to know the best by: set "
-                             "default_hooks.checkpoint.save_best (as 'coco/bbox_mAP' or 'auto'), or "
-                             'choose another `past`')
+            raise UsageError(
+                "past='best' needs a metric to know the best by: set "
+                "default_hooks.checkpoint.save_best (as 'coco/bbox_mAP' or 'auto'), or "
+                'choose another `past`')
         self.metric = saving.key_indicators[0]
         self._key = 'best_score' if len(saving.key_indicators) == 1 else f'best_score_{self.metric}'
         self._runner = runner
@@ -52,7 +54,10 @@ class BestValidated:
 
     @property
     def model(self) -> nn.Module:
-        """nn.Module: Which is validated, between two training steps: EMAHook's, where it averages."""
+        """nn.Module: Which is validated, between two training steps.
+
+        EMAHook's, where it averages.
+        """
         ema = next((hook for hook in self._runner.hooks if isinstance(hook, EMAHook)), None)
         return unwrapped(self._runner.model) if ema is None else ema.ema_model.module
 

@@ -17,8 +17,9 @@ from mmskd.registry import HOOKS
 
 @HOOKS.register_module()
 class CalibratedScores(Hook):
-    """Maps the scores of a detector or a top-down pose estimator in ``tools/test.py`` and at
-    inference; the checkpoint stays the stock model's.
+    """Maps the scores of a detector or a top-down pose estimator, in tests and at inference.
+
+    The checkpoint stays the stock model's.
 
     In a config, for ``tools/test.py`` (of mmskd, MMDetection and MMPose; metrics and dumps see the
     mapped scores; training and its validations, whose model is another, do not)::

@@ -13,9 +13,10 @@ from .teaching_hook import unwrapped
 class FiniteWeightsHook(Hook):
     """Stops a training in the iteration in which a weight becomes NaN or infinite.
 
-    MMEngine goes on: it trains NaN to the end, and its checkpoints take the place of the good ones. Here
-    the run ends before the next checkpoint is saved, with the iteration, the first such layer, and the last
-    good checkpoint. A gradient scaler that skips a step (float16) leaves the weights finite.
+    MMEngine goes on: it trains NaN to the end, and its checkpoints take the place of the good ones.
+    Here the run ends before the next checkpoint is saved, with the iteration, the first such layer,
+    and the last good checkpoint. A gradient scaler that skips a step (float16) leaves the weights
+    finite.
 
     ``tools/train.py`` adds the hook, unless it is told to ``--keep-going``. With other tools::
 
@@ -33,8 +34,9 @@ class FiniteWeightsHook(Hook):
         bad = first_not_finite(unwrapped(runner.model))
         if bad:
             source = f' of {runner._load_from}' if runner._load_from else ''
-            raise UsageError(f'the weights{source} to begin with are not finite: {bad} holds NaN or infinity. '
-                             'Take a checkpoint from before it broke down')
+            raise UsageError(
+                f'the weights{source} to begin with are not finite: {bad} holds NaN or infinity. '
+                'Take a checkpoint from before it broke down')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Look at the weights that the step has made."""
@@ -44,6 +46,7 @@ class FiniteWeightsHook(Hook):
         good = last_checkpoint(runner.work_dir)
         kept = f'the last good checkpoint is {good}' if good else 'no checkpoint was saved so far'
         raise RunStopped(
-            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}) has made NaN or infinity of the weights, '
-            f'first in {bad}; {kept}. Lower the learning rate (optim_wrapper.optimizer.lr) or clip the '
-            'gradients (optim_wrapper.clip_grad); --keep-going trains on')
+            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}) has made NaN or infinity of '
+            f'the weights, first in {bad}; {kept}. Lower the learning rate '
+            '(optim_wrapper.optimizer.lr) or clip the gradients (optim_wrapper.clip_grad); '
+            '--keep-going trains on')

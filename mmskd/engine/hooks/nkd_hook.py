@@ -17,15 +17,15 @@ from .distill_hook import DistillHook
 class NKDHook(DistillHook):
     """Normalised knowledge distillation between softmax classifiers.
 
-    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
-    Normalized Loss and Customized Soft Labels", ICCV 2023. Beside the student's own loss, which is not
-    touched, the training minimises :class:`~mmskd.models.losses.NKDLoss`, as ``loss_nkd``. The teacher sees
-    the student's augmented batch, in eval mode, without gradients; it is no part of the student or of its
-    checkpoint.
+    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+    with Normalized Loss and Customized Soft Labels", ICCV 2023. Beside the student's own loss,
+    which is not touched, the training minimises :class:`~mmskd.models.losses.NKDLoss`, as
+    ``loss_nkd``. The teacher sees the student's augmented batch, in eval mode, without gradients;
+    it is no part of the student or of its checkpoint.
 
     Student and teacher are mmpretrain classifiers, or any models that return logits (N, C) in
-    ``mode='tensor'`` and, of the student, a dict of losses in ``mode='loss'``, where one module computes
-    the classification loss when it is called with logits and labels.
+    ``mode='tensor'`` and, of the student, a dict of losses in ``mode='loss'``, where one module
+    computes the classification loss when it is called with logits and labels.
 
     Without a Runner::
 
@@ -35,18 +35,18 @@ class NKDHook(DistillHook):
         hook.detach()
 
     Args:
-        teacher (dict | nn.Module): ``config``, a file or ``package::path``, and ``checkpoint``, a file or
-            URL. Or a model that is built.
+        teacher (dict | nn.Module): ``config``, a file or ``package::path``, and ``checkpoint``, a
+            file or URL. Or a model that is built.
         loss_module (str): Name of the module in the student that computes the classification loss.
             Defaults to 'head.loss_module', where mmpretrain has it.
-        loss (dict, optional): Config of the loss. Defaults to None: ``mmskd.NKDLoss`` with the paper's
-            weights for ImageNet.
+        loss (dict, optional): Config of the loss. Defaults to None: ``mmskd.NKDLoss`` with the
+            paper's weights for ImageNet.
 
     Raises:
-        UsageError: If ``teacher`` has other keys; in :meth:`attach` if the model has no such module, its
-            loss is no softmax loss, the checkpoint is that of another model, or the two normalise
-            images in different ways; in the first iteration if they differ in their classes, or the loss
-            module is not called just once.
+        UsageError: If ``teacher`` has other keys; in :meth:`attach` if the model has no such
+            module, its loss is no softmax loss, the checkpoint is that of another model, or the two
+            normalise images in different ways; in the first iteration if they differ in their
+            classes, or the loss module is not called just once.
         FileNotFoundError: In :meth:`attach`, if there is no such config or checkpoint.
     """
 
@@ -63,6 +63,7 @@ class NKDHook(DistillHook):
         require_teachable_model(model)
         if is_detector(model) or is_pose_estimator(model):
             raise UsageError(
-                f'{type(model).__name__} is no classifier: its heads are asked about places that only DistillHook '
+                f'{type(model).__name__} is no classifier: its heads are asked about places that '
+                'only DistillHook '
                 "keeps together. Use mmskd.DistillHook with losses=[dict(type='mmskd.NKDLoss')].")
         return [classifier_head(model, self.loss_module)]

@@ -32,5 +32,5 @@ def refuse_unsupported(runner, hook) -> None:
 
 
 def is_training(runner) -> bool:
-    """Whether ``before_run`` was called by ``Runner.train``, which has built the optimizer by then."""
+    """Whether ``Runner.train``, which has built the optimizer by then, called ``before_run``."""
     return isinstance(runner.optim_wrapper, BaseOptimWrapper)

@@ -16,23 +16,26 @@ DATA, MODEL = 0, 1
 class RandomStreamsHook(Hook):
     """Makes ``--resume`` exact: the same weights as a run that was not interrupted.
 
-    MMEngine seeds a run once, at its start, and a checkpoint holds no random state. So a resumed run
-    augments its images and samples its RoIs differently. This hook derives the random state from the
-    seed and the position in the run instead, on each rank: what the data pipeline draws for an
-    iteration in the main process, and what the model draws in it, begin anew each iteration.
+    MMEngine seeds a run once, at its start, and a checkpoint holds no random state. So a resumed
+    run augments its images and samples its RoIs differently. This hook derives the random state
+    from the seed and the position in the run instead, on each rank: what the data pipeline draws
+    for an iteration in the main process, and what the model draws in it, begin anew each iteration.
 
-    Worker processes are seeded by MMEngine whenever they start. With ``persistent_workers=True`` and random
-    augmentation they carry a random state through the epochs that nothing can restore: set it to False
-    where an exact resume matters.
+    Worker processes are seeded by MMEngine whenever they start. With ``persistent_workers=True``
+    and random augmentation they carry a random state through the epochs that nothing can restore:
+    set it to False where an exact resume matters.
 
-    ``tools/train.py`` adds this hook where the config sets ``randomness.seed``; without a fixed seed there is
-    nothing to be exact about.
+    ``tools/train.py`` adds this hook where the config sets ``randomness.seed``; without a fixed
+    seed there is nothing to be exact about.
     """
 
     priority = 'LOWEST'
 
     def before_train_epoch(self, runner) -> None:
-        """Seed the first batch of an epoch; in an iteration-based loop, each batch when it is loaded."""
+        """Seed the first batch of an epoch.
+
+        In an iteration-based loop, each batch when it is loaded.
+        """
         _seed(runner.seed, DATA, runner.iter)
         loop = runner.train_loop
         if hasattr(loop, 'dataloader_iterator'):

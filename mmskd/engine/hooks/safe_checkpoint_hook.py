@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill: the old one goes when the new one is on the disk."""
 import os
 from collections import deque
-from typing import List
+from typing import List, Optional
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -22,15 +22,16 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook, with its options, but no moment without a whole checkpoint.
 
     The original deletes the oldest checkpoint, then writes the new one under its final name; a kill
-    in between, with ``max_keep_ckpts=1``, leaves nothing to resume from. Here the new one is written
-    under another name in the same folder, flushed to the disk and renamed; then ``last_checkpoint``
-    names it; then the oldest one goes. The same holds for the best one (``save_best``). So there must
-    be room for one checkpoint more than ``max_keep_ckpts``.
+    in between, with ``max_keep_ckpts=1``, leaves nothing to resume from. Here the new one is
+    written under another name in the same folder, flushed to the disk and renamed; then
+    ``last_checkpoint`` names it; then the oldest one goes. The same holds for the best one
+    (``save_best``). So there must be room for one checkpoint more than ``max_keep_ckpts``.
 
-    MMEngine validates after the checkpoint is saved, and resumes with the next epoch: a validation in
-    which the run was killed is lost, with the best checkpoint or the final result that it would have
-    given, and one that was finished is forgotten by the logs, and by a scheduler that watches it. Here the
-    checkpoint is saved again after its validation, and a resumed run first does one that it owes.
+    MMEngine validates after the checkpoint is saved, and resumes with the next epoch: a validation
+    in which the run was killed is lost, with the best checkpoint or the final result that it would
+    have given, and one that was finished is forgotten by the logs, and by a scheduler that watches
+    it. Here the checkpoint is saved again after its validation, and a resumed run first does one
+    that it owes.
 
     ``tools/train.py`` puts the hook in the place of CheckpointHook. With other tools::
 
@@ -43,8 +44,10 @@ class SafeCheckpointHook(CheckpointHook):
         DiskFullError: While saving, if there is no room; names the file, what is free and needed.
     """
 
+    backend_args: Optional[dict]
+
     def before_train(self, runner) -> None:
-        """As the original; then delete what a killed run left half written, and validate if it owes it."""
+        """As the original; then delete what a killed run left half written, and validate if due."""
         folder = self.out_dir or runner.work_dir
         chosen = (self.backend_args or {}).get('backend', 'local')
         if self.file_client_args is None and chosen == 'local' and isinstance(
@@ -81,7 +84,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner, self._step(runner), meta=dict(epoch=runner.epoch, iter=runner.iter))
 
     def _owes_validation(self, runner) -> bool:
-        """Whether the loop would have validated at the place that it is resumed from, and has not."""
+        """Whether the loop would have validated where it is resumed from, and has not."""
         loop = runner.train_loop
         validated = runner.message_hub.runtime_info.get(VALIDATED)
         if runner.val_loop is None or validated is None:  # another hook saved: who knows
@@ -98,7 +101,8 @@ class SafeCheckpointHook(CheckpointHook):
         return runner.epoch if self.by_epoch else runner.iter
 
     def _path(self, runner) -> str:
-        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(self._step(runner)))
+        return self.file_backend.join_path(self.out_dir,
+                                           self.filename_tmpl.format(self._step(runner)))
 
     # ------------------------------------------------------------------ what taught the run
 
@@ -152,8 +156,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         missing = [key for key in self.save_best or () if key != 'auto' and key not in metrics]
         if missing:  # a metric may have nothing to say, as COCO's without detections
-            runner.logger.warning(f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
-                                  f'saved; it has {", ".join(metrics)}')
+            runner.logger.warning(
+                f'save_best: this validation has no {missing[0]}, so no best checkpoint is '
+                f'saved; it has {", ".join(metrics)}')
             return
         if not self._is_safe:
             super()._save_best_checkpoint(runner, metrics)
@@ -165,8 +170,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove_outdated(self) -> None:
         """Delete what was the best one, now that the new one is there.
 
-        Before the last checkpoint, which names the new one, is saved again: a run that is killed until then
-        validates again, and finds it again.
+        Before the last checkpoint, which names the new one, is saved again: a run that is killed
+        until then validates again, and finds it again.
         """
         outdated, self._outdated[:] = list(self._outdated), []
         for path in outdated:

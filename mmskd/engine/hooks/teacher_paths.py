@@ -6,12 +6,15 @@ from mmskd.models.teachers.option import FILES, TeacherOption
 
 
 def config_folder(runner) -> Optional[str]:
-    """Where the config of a run is, beside which it names its teachers; None if it was not a file."""
+    """Where the config of a run is, beside which it names its teachers.
+
+    None if it was not a file.
+    """
     return os.path.dirname(runner.cfg.filename) if runner.cfg.filename else None
 
 
 def keep_teacher_paths(runner, given: TeacherOption, folder: Optional[str]) -> None:
-    """Write where the files of the teachers are into the run's config, which is dumped to another folder.
+    """Write where the teachers' files are into the run's config, which is dumped to another folder.
 
     Args:
         runner (Runner): In ``before_run``.
@@ -24,7 +27,9 @@ def keep_teacher_paths(runner, given: TeacherOption, folder: Optional[str]) -> N
     for hook in runner.cfg.get('custom_hooks') or ():
         teachers = hook.get('teacher') if isinstance(hook, dict) else None
         for teacher in teachers if isinstance(teachers, (list, tuple)) else [teachers]:
-            for key in FILES if isinstance(teacher, dict) else ():
+            if not isinstance(teacher, dict):
+                continue
+            for key in FILES:
                 if teacher.get(key) in changes:
                     teacher[key] = changes[teacher[key]]
     runner.dump_config()

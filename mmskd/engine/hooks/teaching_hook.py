@@ -23,11 +23,12 @@ from .preconditions import is_training, refuse_unsupported
 class TeachingHook(Hook):
     """Adds lessons to a model's losses in each training step, and sees that they are learnt.
 
-    A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what happens before
-    and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume needs. This class
-    attaches and detaches without a trace, lets no other forward pass through, raises where a head of
-    ``self.heads`` was not taught or a training step had no such forward pass, and knows whether the run was
-    resumed. Errors of the models name heads and losses, and get the name of the hook here.
+    A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what
+    happens before and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume
+    needs. This class attaches and detaches without a trace, lets no other forward pass through,
+    raises where a head of ``self.heads`` was not taught or a training step had no such forward
+    pass, and knows whether the run was resumed. Errors of the models name heads and losses, and get
+    the name of the hook here.
     """
 
     priority = 'NORMAL'
@@ -35,10 +36,16 @@ class TeachingHook(Hook):
     """Under which :meth:`state` is saved in a checkpoint; empty for a method that needs none."""
 
     measures = True
-    """Whether the next passes measure how far student and teacher disagree. In a Runner, those that are logged."""
+    """Whether the next passes measure how far student and teacher disagree.
+
+    In a Runner, those that are logged.
+    """
 
     goes_with: Tuple[str, ...] = ()
-    """The hooks that may teach the same model beside this one; one of the two says it of the other."""
+    """The hooks that may teach the same model beside this one.
+
+    One of the two says it of the other.
+    """
 
     binding: Tuple[str, ...] = ()
     """Options that cannot change within a run, because what it trains depends on them."""
@@ -56,6 +63,9 @@ class TeachingHook(Hook):
         given.apply_defaults()
         hook.given_options = dict(list(given.arguments.items())[1:])
         return hook
+
+    _asked_once: bool
+    _proven: bool
 
     def __init__(self):
         self.heads_taught: List[TaughtHead] = []
@@ -91,7 +101,10 @@ class TeachingHook(Hook):
         return sum(head.refused for head in self.heads_taught)
 
     def terms(self) -> Iterable[str]:
-        """The names of what :meth:`end` adds to the losses: logged as 0 once nobody is asked any more."""
+        """The names of what :meth:`end` adds to the losses.
+
+        Logged as 0 once nobody is asked any more.
+        """
         return ()
 
     def announce(self, runner) -> List[str]:
@@ -104,8 +117,8 @@ class TeachingHook(Hook):
         """Teach ``model`` (or the model in its DDP wrapper) from here on.
 
         Raises:
-            UsageError: If the hook is attached already, another one teaches the model, or it cannot be
-                taught. It is then unchanged.
+            UsageError: If the hook is attached already, another one teaches the model, or it cannot
+                be taught. It is then unchanged.
         """
         name = type(self).__name__
         if self._model is not None:
@@ -128,7 +141,10 @@ class TeachingHook(Hook):
 
     def teach(self, model: nn.Module, heads: Sequence[HeadAdapter], undo: ExitStack,
               soften: bool = False) -> None:
-        """Watch these heads (see :class:`~mmskd.models.heads.TaughtHead`): each is to be taught in each pass."""
+        """Watch these heads (see :class:`~mmskd.models.heads.TaughtHead`).
+
+        Each is to be taught in each pass.
+        """
         for adapter in heads:
             head = TaughtHead(adapter, stage_weight(model, adapter.name), soften)
             undo.callback(head.remove)
@@ -153,8 +169,9 @@ class TeachingHook(Hook):
     def silent(self, weight: float) -> bool:
         """Whether the teacher need not be asked in the pass that begins.
 
-        Without a weight it is asked until each head was seen to be taught once: a head that loses the
-        prediction on the way to its loss is to be refused now, not when the teacher begins to speak.
+        Without a weight it is asked until each head was seen to be taught once: a head that loses
+        the prediction on the way to its loss is to be refused now, not when the teacher begins to
+        speak.
 
         Args:
             weight (float): Of the teacher.
@@ -192,8 +209,10 @@ class TeachingHook(Hook):
         self._asked_once = True
         if self.refusals() > self._refused:
             self._refused = self.refusals()
-            self.count('teacher_not_finite', 'what the teacher says is not finite (NaN or infinity): it teaches '
-                       'nothing where that happens')
+            self.count(
+                'teacher_not_finite',
+                'what the teacher says is not finite (NaN or infinity): it teaches '
+                'nothing where that happens')
         return losses
 
     def count(self, name: str, line: str) -> None:
@@ -232,11 +251,13 @@ class TeachingHook(Hook):
         """A training step is over: was there anything to learn in?"""
         if not self._passes:
             raise UsageError(
-                f"{type(self).__name__}: a training step of {type(unwrapped(runner.model)).__name__} did not "
-                "call the model with mode='loss' (its own train_step computes the losses in another way), so "
+                f"{type(self).__name__}: a training step of "
+                f"{type(unwrapped(runner.model)).__name__} did not call the model with mode='loss' "
+                "(its own train_step computes the losses in another way), so "
                 'nothing was taught. Let train_step call self._run_forward(data, mode="loss").')
         logged = {f'train/{name}' for name in self.terms()} & runner.message_hub.log_scalars.keys()
-        for name in () if self._taught else logged:  # else the last value would be logged to the end
+        # else the last value would be logged to the end
+        for name in () if self._taught else logged:
             runner.message_hub.update_scalar(name, 0.)
         for name, number in self.counts.items():
             runner.message_hub.update_scalar(f'train/{name}', number)
@@ -263,15 +284,15 @@ class TeachingHook(Hook):
         if different:
             key = different[0]
             raise UsageError(
-                f'{type(self).__name__}: the checkpoint to resume from has {theirs.get(key, "no")} {key} under '
-                f'{self.state_key}, where these options have {mine.get(key, "none")}. Set them back, or start '
-                'from its weights with load_from, without resume.')
+                f'{type(self).__name__}: the checkpoint to resume from has {theirs.get(key, "no")} '
+                f'{key} under {self.state_key}, where these options have {mine.get(key, "none")}. '
+                'Set them back, or start from its weights with load_from, without resume.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep the state of a run that is resumed.
 
-        MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this method
-        only with a checkpoint.
+        MMEngine leaves ``runner._resume`` True where it found nothing to resume from; it calls this
+        method only with a checkpoint.
 
         Raises:
             UsageError: If that run was taught by another method.
@@ -283,7 +304,7 @@ class TeachingHook(Hook):
 
 
 def _on_all_ranks(true_here: bool) -> bool:
-    """A norm layer, or DDP, that averages over the ranks waits for all of them in the teacher's pass too."""
+    """A norm layer, or DDP, that averages over the ranks waits for all in the teacher's pass."""
     value = torch.tensor(float(true_here))
     all_reduce(value, 'min')
     return bool(value)

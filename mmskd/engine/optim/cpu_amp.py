@@ -19,9 +19,9 @@ from mmskd.registry import OPTIM_WRAPPERS
 class CPUAmpOptimWrapper(OptimWrapper):
     """Trains backbone and neck under bfloat16 autocast, in channels-last layout, on a CPU.
 
-    MMEngine's AmpOptimWrapper refuses a CPU. The head, with its box regression, stays in float32, and so do weights,
-    gradients and the optimizer's state: a checkpoint is that of an OptimWrapper. There is no loss scale, which
-    bfloat16, with the range of float32, has no use for.
+    MMEngine's AmpOptimWrapper refuses a CPU. The head, with its box regression, stays in float32,
+    and so do weights, gradients and the optimizer's state: a checkpoint is that of an OptimWrapper.
+    There is no loss scale, which bfloat16, with the range of float32, has no use for.
 
     Takes the arguments of MMEngine's ``OptimWrapper``.
 
@@ -47,11 +47,15 @@ class CPUAmpOptimWrapper(OptimWrapper):
 def _check(model: nn.Module) -> None:
     device = device_of(model)
     if device.type != 'cpu':
-        raise UsageError(f'optim_wrapper.type: CPUAmpOptimWrapper is for a CPU, and the model is on {device}; '
-                         'use AmpOptimWrapper there')
+        raise UsageError(
+            f'optim_wrapper.type: CPUAmpOptimWrapper is for a CPU, and the model is on {device}; '
+            'use AmpOptimWrapper there')
     if not isinstance(getattr(model, 'backbone', None), nn.Module):
-        raise UsageError(f'optim_wrapper.type: CPUAmpOptimWrapper runs the backbone in bfloat16, and '
-                         f'{type(model).__name__} has none; use OptimWrapper')
+        raise UsageError(
+            f'optim_wrapper.type: CPUAmpOptimWrapper runs the backbone in bfloat16, and '
+            f'{type(model).__name__} has none; use OptimWrapper')
     if fast_dtype(device) is None:
-        print_log('CPUAmpOptimWrapper: this CPU has neither AVX512-BF16 nor AMX, so bfloat16 is likely to be '
-                  'slower than float32', 'current', logging.WARNING)
+        print_log(
+            'CPUAmpOptimWrapper: this CPU has neither AVX512-BF16 nor AMX, so bfloat16 is likely '
+            'to be '
+            'slower than float32', 'current', logging.WARNING)

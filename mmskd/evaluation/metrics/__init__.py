@@ -1,3 +1,4 @@
+"""The measures as metrics of MMEngine's evaluator."""
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 __all__ = []

@@ -13,8 +13,15 @@ from mmskd.registry import METRICS
 
 from ..calibrators import Calibrator, fit_calibrator
 from ..detection import DetectionCalibration, DetectionRule
-from ..ground_truth import (image_files, label_names, labels_of, objects_from_annotations,
-                            objects_from_instances, objects_of, read_annotations)
+from ..ground_truth import (
+    image_files,
+    label_names,
+    labels_of,
+    objects_from_annotations,
+    objects_from_instances,
+    objects_of,
+    read_annotations,
+)
 from ..held_out import image_keys
 from ..matching import Detections, Objects
 from .samples import check_repeats, check_same_calibrator
@@ -37,7 +44,8 @@ class Gathered(NamedTuple):
     def select(self, keep: np.ndarray) -> 'Gathered':
         """Only the images of a mask."""
         position = np.cumsum(keep) - 1
-        detections, objects = (of.select(keep[of.images]) for of in (self.detections, self.objects))
+        detections = self.detections.select(keep[self.detections.images])
+        objects = self.objects.select(keep[self.objects.images])
         return Gathered(
             detections._replace(images=position[detections.images]),
             objects._replace(images=position[objects.images]), self.names,
@@ -131,7 +139,8 @@ class DetCalibrationMetric(BaseMetric):
         self.classwise = options.flag('classwise', classwise)
         self.by_size = options.flag('by_size', by_size)
         self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
-        for name, value in dict(ann_file=ann_file, thresholds=thresholds, calibrator=calibrator).items():
+        for name, value in dict(ann_file=ann_file, thresholds=thresholds,
+                                calibrator=calibrator).items():
             options.text(name, value, optional=True)
         self.calibrator = None if calibrator is None else Calibrator.load(calibrator)
         self.thresholds = self.calibrator if thresholds is None else Calibrator.load(thresholds)
@@ -292,5 +301,6 @@ def _detections(results: List[dict], names: List[str]) -> Detections:
     images = np.repeat(np.arange(len(results)), [len(result['scores']) for result in results])
     empty = dict(bboxes=np.zeros((0, 4)), scores=np.zeros(0), labels=np.zeros(0, np.int64))
     parts = [empty, *results]
-    return Detections.of(*(np.concatenate([part[key] for part in parts])
-                           for key in ('bboxes', 'scores', 'labels')), images)
+    boxes, scores, labels = (np.concatenate([part[key] for part in parts])
+                             for key in ('bboxes', 'scores', 'labels'))
+    return Detections.of(boxes, scores, labels, images)

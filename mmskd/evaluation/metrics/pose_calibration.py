@@ -1,5 +1,5 @@
 """How far the keypoint scores of a pose estimator can be trusted."""
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -13,9 +13,18 @@ from ..calibration import mean_of_defined
 from ..calibrators import Calibrator, fit_calibrator
 from ..ground_truth import image_files
 from ..held_out import image_keys
-from ..pose import (THRESHOLDS, Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll,
-                    pose_intervals, pose_measures)
+from ..pose import (
+    THRESHOLDS,
+    Keypoints,
+    PoseRule,
+    clipped_share,
+    judge_keypoints,
+    mapped_nll,
+    pose_intervals,
+    pose_measures,
+)
 from .samples import check_same_calibrator
+
 
 class GatheredKeypoints(NamedTuple):
     """The keypoints of N instances, and whose they are.
@@ -196,15 +205,18 @@ class PoseCalibrationMetric(BaseMetric):
                  'the samples have different numbers of keypoints')
         files = [result['image'] for result in results]
         shape = len(results), n_keypoints
+        scores, hits, counts = (
+            np.array([result[key] for result in results], kind).reshape(shape)
+            for key, kind in (('scores', float), ('hits', bool), ('counts', bool)))
         keypoints = Keypoints(
-            *(np.array([result[key] for result in results], kind).reshape(shape)
-              for key, kind in (('scores', float), ('hits', bool), ('counts', bool))),
+            scores, hits, counts,
             np.unique(np.asarray(files, str), return_inverse=True)[1].reshape(-1))
         return GatheredKeypoints(keypoints, self._names(n_keypoints), files)
 
     def gather_from(self, dataset, samples: Sequence[dict]) -> GatheredKeypoints:
         """Arrays of the predictions on a whole data set, in its order."""
-        self.dataset_meta, self.results = dataset.metainfo, []
+        self.dataset_meta = dataset.metainfo
+        self.results: List[dict] = []
         self.process(None, samples)
         return self.gather(self.results)._replace(files=image_files(dataset))
 
@@ -249,7 +261,7 @@ class PoseCalibrationMetric(BaseMetric):
         return [names.get(k, str(k)) for k in range(n_keypoints)]
 
     def _sigmas(self, n_keypoints: int) -> np.ndarray:
-        sigmas = (self.dataset_meta or {}).get('sigmas')
+        sigmas: Any = (self.dataset_meta or {}).get('sigmas')
         _require(sigmas is not None, "hit='oks' needs the data set's meta information (sigmas)")
         _require(len(sigmas) == n_keypoints, f'the data set has {len(sigmas)} sigmas, but '
                  f'{n_keypoints} keypoints are predicted')
@@ -271,8 +283,7 @@ def _array(sample: dict, instances: str, key: str) -> np.ndarray:
 
 
 def _keypoints(sample: dict) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Predicted keypoints (K, 2), scores (K,), annotated keypoints (K, 2), annotated or not (K,).
-    """
+    """Predicted keypoints (K, 2) and scores (K,); annotated keypoints (K, 2), or not (K,)."""
     predicted = _array(sample, 'pred_instances', 'keypoints')
     annotated = _array(sample, 'gt_instances', 'keypoints')
     _require(len(predicted) == len(annotated) == 1 and predicted.shape == annotated.shape,

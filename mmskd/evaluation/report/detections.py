@@ -5,8 +5,15 @@ import numpy as np
 
 from ..average_precision import average_precision
 from ..calibration import ece
-from ..detection import (SIZES, DetectionCalibration, DetectionRule, Matched,
-                         lrp_optimal_thresholds, match, overlaps)
+from ..detection import (
+    SIZES,
+    DetectionCalibration,
+    DetectionRule,
+    Matched,
+    lrp_optimal_thresholds,
+    match,
+    overlaps,
+)
 from .judging import Judged, Verdicts, best_threshold
 from .predictions import Predictions
 

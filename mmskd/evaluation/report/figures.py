@@ -47,8 +47,10 @@ def arrow(key: str, task: str) -> str:
 
 
 def curve_charts(members: List[Member], names: Sequence[str], task: str) -> List[Chart]:
-    """Loss, weight of the past self, and all metrics by which runs can be compared, but those of
-    one class or size of objects."""
+    """Loss, weight of the past self, and all metrics by which runs can be compared.
+
+    Those of one class or size of objects are left out.
+    """
     runs = [member.run for member in members]
     metrics = overall(list(dict.fromkeys(key for run in runs for key in run.metric_names())),
                       members)
@@ -172,7 +174,8 @@ def _f1_chart(groups: Dict[int, Tradeoff], names: Sequence[str], highest: float)
 
 def _small_charts(groups: Dict[int, Tradeoff], labels: Sequence[int], judged: Judged,
                   names: Sequence[str], highest: float) -> List[Chart]:
-    precision, f1 = {}, {}
+    precision: dict = {}
+    f1: dict = {}
     for label in labels:
         precision[judged.names[label]] = [
             Curve(group, _recall_axis(of.precision_at_recall), of.precision_at_recall[label])

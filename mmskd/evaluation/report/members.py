@@ -11,8 +11,7 @@ from mmskd.progress import track
 
 from ..held_out import shared_images
 from .judging import Verdicts, verdicts
-from .predictions import (DataSets, Predictions, annotation_files, calibrator_files,
-                          predictions_of)
+from .predictions import DataSets, Predictions, annotation_files, calibrator_files, predictions_of
 from .rules import Rule
 from .runs import MISSING, Group, Run, config_differences
 
@@ -118,7 +117,7 @@ def _only_finished(members: List[Member], which: str) -> List[Member]:
 def _only_the_same_data(members: List[Member]) -> List[Member]:
     """What predicts other images than the first is left out."""
     first = next((m for m in members if m.predictions and not m.left_out), None)
-    if first is None:
+    if first is None or first.predictions is None:
         return members
     return [member._replace(left_out=member.left_out or (
         data_difference(member.predictions, first.predictions, first.run.folder)
@@ -139,8 +138,10 @@ def _judged(member: Member, rule: Rule, notes: List[str], draws: int) -> Member:
 
 
 def data_difference(mine: Predictions, theirs: Predictions, whose: Any) -> str:
-    """In what the images, classes and objects that two models were judged by differ; empty if in
-    nothing."""
+    """In what the images, classes and objects that two models were judged by differ.
+
+    Empty if in nothing.
+    """
     a, b = data_digests(mine), data_digests(theirs)
     for what in dict.fromkeys([*a, *b]):
         if a.get(what) != b.get(what):

@@ -1,5 +1,5 @@
 """The mistakes of which a run is surest, with what they are and where."""
-from typing import List, NamedTuple
+from typing import Any, Callable, List, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def surest_mistakes(predictions: Predictions, judged: Judged, rule: Rule,
     """
     wrong = np.flatnonzero(~judged.hits)
     wrong = wrong[np.argsort(-judged.scores[wrong], kind='stable')[:limit]]
-    explain = _explain_keypoint if predictions.task == 'pose' else _explain_box
+    explain: Callable = _explain_keypoint if predictions.task == 'pose' else _explain_box
     return [explain(predictions, judged, rule, i) for i in wrong]
 
 
@@ -83,7 +83,8 @@ def _ious(alone: Detections, objects: Objects) -> np.ndarray:
     return ious
 
 
-def _explain_keypoint(predictions: Predictions, judged: Judged, rule: Rule, i: int) -> Mistake:
+def _explain_keypoint(predictions: Predictions, judged: Judged, rule: Any,
+                      i: int) -> Mistake:
     person, k = divmod(int(judged.rows[i]), len(predictions.names))
     size = float(reference_sizes(predictions, rule)[person])
     other = other_keypoints(predictions, rule, person, size)[k]
@@ -120,7 +121,7 @@ def _draw_box(predictions: Predictions, mistake: Mistake, image: np.ndarray) -> 
     shift = np.tile(corner, 2)
     pictures.draw_box(axes, box - shift, pictures.WRONG)
     labels.add(axes, box - shift, f'{short(mistake.what, 18)} {mistake.score:.2f}',
-               pictures.WRONG['color'])
+               str(pictures.WRONG['color']))
     for row in mistake.objects:
         pictures.draw_box(axes, predictions.gt_boxes[row] - shift, pictures.TRUTH)
         labels.add(axes, predictions.gt_boxes[row] - shift,

@@ -4,7 +4,7 @@ import datetime
 import io
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import jinja2
 import numpy as np
@@ -50,7 +50,8 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
         UsageError: If a folder is no run, or the runs cannot be compared.
     """
     groups = group_runs([Run(folder) for folder in folders], baseline)
-    names, notes = [group.name for group in groups], []
+    names = [group.name for group in groups]
+    notes: List[str] = []
     rule, differ = common_rule([run for group in groups for run in group.runs], split)
     members = members_of(groups, split, which, rule, notes, quiet)
     task = 'pose' if isinstance(rule, PoseRule) else 'detection'
@@ -135,7 +136,8 @@ class _Images:
     """Images that are shown, read once; what cannot be read is noted once."""
 
     def __init__(self, notes: List[str]) -> None:
-        self.notes, self.missing = notes, set()
+        self.notes = notes
+        self.missing: Set[str] = set()
 
     def get(self, path: str) -> Optional[np.ndarray]:
         image = pictures.load_image(path)
@@ -168,7 +170,9 @@ def _scenes(firsts: Sequence[Member], names: Sequence[str], out_dir: Path, notes
     """The images on which the groups' first runs disagree most."""
     if len(firsts) < 2:
         return []
-    predictions, task = firsts[0].predictions, firsts[0].predictions.task
+    predictions = firsts[0].predictions
+    assert predictions is not None  # what has verdicts has them
+    task = predictions.task
     shown = [m.verdicts.judged.above(m.verdicts.threshold) for m in firsts]
     chosen, differ = pictures.disagreements(
         shown, len(predictions.image_ids), NUM_PICTURES, count_alarms=task == 'detection')
@@ -179,7 +183,8 @@ def _scenes(firsts: Sequence[Member], names: Sequence[str], out_dir: Path, notes
         if image is None:
             continue
         columns = [('ground truth', pictures.Scene(predictions, None, one.image))] + [
-            (names[m.group], pictures.Scene(m.predictions, judged, one.image, differ))
+            (names[m.group],
+             pictures.Scene(m.predictions or predictions, judged, one.image, differ))
             for m, judged in zip(firsts, shown)]
         pictures.montage([(image, columns)]).savefig(out_dir / f'disagreement_{rank}.png')
         scenes.append(dict(

@@ -82,7 +82,7 @@ class Scene(NamedTuple):
     """
     predictions: Predictions
     judged: Optional[Judged]
-    index: int
+    index: int  # type: ignore[assignment]  # not tuple.index, which nothing calls
     stress: Optional[np.ndarray] = None
 
 

@@ -7,8 +7,15 @@ from mmskd.errors import UsageError
 
 from ..calibration import ece
 from ..keypoint_hits import normalized_distances, oks_terms
-from ..pose import (Keypoints, PoseRule, clipped_share, judge_keypoints, mapped_nll, pose_intervals,
-                    pose_measures)
+from ..pose import (
+    Keypoints,
+    PoseRule,
+    clipped_share,
+    judge_keypoints,
+    mapped_nll,
+    pose_intervals,
+    pose_measures,
+)
 from .judging import Judged, Verdicts
 from .predictions import Predictions
 

@@ -14,8 +14,9 @@ Rule = Union[DetectionRule, PoseRule]
 
 
 def rule_of(cfg: Config, split: str = 'val') -> Rule:
-    """As the evaluators of a config have it: mmskd's metric of calibration, or for poses mmpose's
-    PCK; else the defaults.
+    """As the evaluators of a config have it, else the defaults.
+
+    The evaluators that say it are mmskd's metric of calibration and mmpose's PCK.
 
     Raises:
         UsageError: If a value is out of range.

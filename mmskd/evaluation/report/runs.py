@@ -79,7 +79,7 @@ class Run:
 
     @property
     def seed(self) -> Optional[int]:
-        """int or None: The seed that the config sets."""
+        """The seed that the config sets."""
         return (self.cfg.get('randomness') or {}).get('seed')
 
     @property
@@ -94,13 +94,13 @@ class Run:
 
     @property
     def length(self) -> Optional[int]:
-        """int or None: How many epochs (iterations) the config asks for."""
+        """How many epochs (iterations) the config asks for."""
         loop = self.cfg.get('train_cfg') or {}
         return loop.get('max_epochs' if self.by_epoch else 'max_iters')
 
     @property
     def reached(self) -> Optional[int]:
-        """int or None: The last epoch (iteration) that logged anything; None without logs."""
+        """The last epoch (iteration) that logged anything; None without logs."""
         steps = [line.get('epoch', step) for step, line in self.train.items()] + list(self.val)
         return max(steps, default=None)
 
@@ -126,8 +126,9 @@ class Run:
         return f'its last checkpoint is of {unit} {number} of {length}' if number < length else ''
 
     def checkpoint(self, which: str = 'last') -> Optional[Path]:
-        """The checkpoint to look at. One of a later epoch than any that was logged is left over
-        from an earlier training.
+        """The checkpoint to look at.
+
+        One of a later epoch than any that was logged is left over from an earlier training.
 
         Args:
             which (str): ``'last'`` or ``'best'`` (as CheckpointHook's ``save_best`` keeps it).
@@ -139,7 +140,7 @@ class Run:
         patterns = ('best_*.pth', ) if which == 'best' else ('epoch_*.pth', 'iter_*.pth')
         found = [path for pattern in patterns for path in self.folder.glob(pattern)]
         if self.train:
-            most = self.reached + (0 if self.by_epoch else self._interval)
+            most = (self.reached or 0) + (0 if self.by_epoch else self._interval)
             found = [path for path in found if _number(path) <= most]
         return max(found, key=lambda path: (_number(path), path.stat().st_mtime), default=None)
 
@@ -297,8 +298,10 @@ def metrics_of(line: Dict[str, Any]) -> Dict[str, float]:
 
 
 def defined(value: float) -> float:
-    """The value of a metric; nan for -1, by which COCO's and LVIS' metrics say that there are no
-    such objects."""
+    """The value of a metric; nan for -1.
+
+    By that COCO's and LVIS' metrics say that there are no such objects.
+    """
     return math.nan if value == -1 else float(value)
 
 
@@ -352,7 +355,8 @@ def _read_config(path: Path) -> Config:
 
 
 def _read_scalars(path: Path) -> Tuple[dict, dict]:
-    train, val = {}, {}
+    train: Dict[int, dict] = {}
+    val: Dict[int, dict] = {}
     for text in path.read_text().splitlines():
         try:
             line = json.loads(text)

@@ -40,12 +40,12 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         values (sequence[float]): One value per seed; nan is left out.
         level (float): Confidence level. Defaults to 0.95.
     """
-    values = _defined(values)
-    n = len(values)
+    known = _defined(values)
+    n = len(known)
     if n < 2:
-        return Interval(float(values[0]) if n else np.nan, np.nan, n)
-    margin = t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return Interval(float(values.mean()), float(margin), n)
+        return Interval(float(known[0]) if n else np.nan, np.nan, n)
+    margin = t.ppf((1 + level) / 2, n - 1) * known.std(ddof=1) / np.sqrt(n)
+    return Interval(float(known.mean()), float(margin), n)
 
 
 def paired_difference(values: Dict[Hashable, float], baseline: Dict[Hashable, float],
@@ -77,15 +77,15 @@ def unpaired_difference(values: Sequence[float], baseline: Sequence[float],
         baseline (sequence[float]): The same of the baseline.
         level (float): Confidence level. Defaults to 0.95.
     """
-    values, baseline = _defined(values), _defined(baseline)
-    n = min(len(values), len(baseline))
-    mean = float(values.mean() - baseline.mean()) if n else np.nan
+    ours, theirs = _defined(values), _defined(baseline)
+    n = min(len(ours), len(theirs))
+    mean = float(ours.mean() - theirs.mean()) if n else np.nan
     if n < 2:
         return Interval(mean, np.nan, n)
-    a, b = (x.var(ddof=1) / len(x) for x in (values, baseline))
+    a, b = (x.var(ddof=1) / len(x) for x in (ours, theirs))
     if a + b == 0:
         return Interval(mean, 0., n)
-    freedom = (a + b)**2 / (a**2 / (len(values) - 1) + b**2 / (len(baseline) - 1))
+    freedom = (a + b)**2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1))
     return Interval(mean, float(t.ppf((1 + level) / 2, freedom) * np.sqrt(a + b)), n)
 
 

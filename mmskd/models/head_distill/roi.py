@@ -1,7 +1,7 @@
 """What the trained box and mask heads of a two-stage model teach, at the RoIs that are sampled.
 
-All sampled RoIs count alike, whether the labels call them positive or not, and sums are divided by their
-number, as in the stock losses.
+All sampled RoIs count alike, whether the labels call them positive or not, and sums are divided by
+their number, as in the stock losses.
 """
 from typing import Dict, Tuple
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..heads.roi import BoxHeadAdapter
 from ..losses.boxes import box_term, excess
 from ..losses.soft_target import at_least_float32, soft_form
@@ -29,9 +30,10 @@ class BoxDistiller:
     def __init__(self, adapter: BoxHeadAdapter):
         head = adapter.head
         if head.reg_decoded_bbox:
-            raise UsageError(f'model.{adapter.name} has reg_decoded_bbox=True: its box loss needs the RoIs, '
-                             'which the head is not given. Set it to False, with L1Loss or SmoothL1Loss '
-                             'as loss_bbox.')
+            raise UsageError(
+                f'model.{adapter.name} has reg_decoded_bbox=True: its box loss needs the RoIs, '
+                'which the head is not given. Set it to False, with L1Loss or SmoothL1Loss '
+                'as loss_bbox.')
         self._adapter, self._head = adapter, head
         self._class_loss = soft_form(head.loss_cls)
 
@@ -40,8 +42,8 @@ class BoxDistiller:
         """The terms by the names of the head's own losses.
 
         Args:
-            student (tuple): Class scores (N, C + 1) and offsets (N, C * 4), or (N, 4) if they are the same
-                for all classes; None where the head has none.
+            student (tuple): Class scores (N, C + 1) and offsets (N, C * 4), or (N, 4) if they are
+                the same for all classes; None where the head has none.
             teacher (tuple): The same of the teacher.
         """
         (scores, offsets), (their_scores, their_offsets) = student, teacher
@@ -59,7 +61,8 @@ def mask_term(head: nn.Module, student: Tensor, teacher: Tensor, labels: Tensor)
 
     Args:
         head (nn.Module): FCNMaskHead.
-        student (Tensor): Logits (N, C, H, W) of the positive RoIs, or (N, 1, H, W) if class-agnostic.
+        student (Tensor): Logits (N, C, H, W) of the positive RoIs, or (N, 1, H, W) if
+            class-agnostic.
         teacher (Tensor): The same of the teacher.
         labels (Tensor): Which channel counts, (N,): the head has been trained in that one alone.
 

@@ -4,6 +4,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..losses.boxes import BoxLesson
 from ..losses.soft_target import SoftTargetLoss, soft_form
 from ..pairing import map_leaves, pair
@@ -12,7 +13,9 @@ _ADAPTERS: Dict[Union[str, type], Type['HeadAdapter']] = {}
 
 
 class HeadAdapter:
-    """What mmskd has to know of a head; as it stands, of any head that returns its class scores first.
+    """What mmskd has to know of a head.
+
+    As it stands, of any head that returns its class scores first.
 
     A family that differs derives from it in a file of its own and is registered by
     :func:`register_head`. What a head is *not* known to do is refused by those who need it.
@@ -20,24 +23,30 @@ class HeadAdapter:
     Args:
         name (str): The head's name in its model, e.g. 'roi_head.bbox_head.0'.
         head (nn.Module): The head.
-        exact (bool): Whether it is of a registered class itself, and not of one that derives from it: a
-            subclass may predict anything. Defaults to False.
+        exact (bool): Whether it is of a registered class itself, and not of one that derives from
+            it: a subclass may predict anything. Defaults to False.
     """
 
-    refusal: ClassVar[str] = ''
+    refusal: str = ''
     """Why its targets cannot be softened and its scores not compared; empty if they can."""
 
     rests: ClassVar[bool] = False
-    """Whether it may have nothing to classify in a batch with objects (so no call of its loss proves nothing)."""
+    """Whether it may have nothing to classify in a batch with objects."""
 
     untaught: ClassVar[str] = ''
-    """What it predicts that a trained head of its kind would not teach a fresh one; empty if there is nothing."""
+    """What it predicts that a trained head of its kind would not teach a fresh one.
+
+    Empty if there is nothing.
+    """
 
     beside: ClassVar[Tuple[str, ...]] = ()
-    """Its modules that lead only to outputs other than the class scores: not asked where these alone count."""
+    """Its modules that lead only to outputs other than the class scores.
+
+    Not asked where these alone count.
+    """
 
     at_places: ClassVar[bool] = False
-    """Whether a teacher of keypoints answers about places that the student chooses, whatever the size of its outputs."""
+    """Whether a teacher answers about places that the student chooses, whatever their number."""
 
     way_out: ClassVar[str] = 'leave it out with the option `heads`'
     """What to do where it cannot be taught."""
@@ -49,7 +58,7 @@ class HeadAdapter:
     """Whether :meth:`box_lessons` reads the boxes off its outputs."""
 
     decodes: ClassVar[Tuple[str, ...]] = ()
-    """Modules of the model that add up coordinates inside, for which low precision is too coarse."""
+    """Modules of the model that add up coordinates, for which low precision is too coarse."""
 
     def __init__(self, name: str, head: nn.Module, exact: bool = False):
         self.name = name
@@ -66,7 +75,7 @@ class HeadAdapter:
         return f'model.{self.name}.loss_cls'
 
     def target_losses(self) -> Dict[str, nn.Module]:
-        """The modules that compute its losses of class scores (or keypoints), by their names in the head."""
+        """The modules that compute its losses of classes (or keypoints), by their names in it."""
         return {key: loss for key, loss in self.head.named_children() if key.endswith('loss_cls')}
 
     def class_loss(self) -> SoftTargetLoss:
@@ -85,12 +94,21 @@ class HeadAdapter:
         return False
 
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
-        """What to do where ``loss``, one of its own, has no soft-target form; such as these have one."""
-        return (f"Set {self.config_key} to one of {', '.join(counterparts)}, register a soft form of it "
-                "(mmskd.models.losses.register_soft_loss), or leave the head out with the option `heads`.")
+        """What to do where ``loss``, one of its own, has no soft-target form.
+
+        Such as these have one.
+        """
+        return (
+            f"Set {self.config_key} to one of {', '.join(counterparts)}, register a soft form of "
+            "it (mmskd.models.losses.register_soft_loss), or leave the head out with the option "
+            "`heads`."
+        )
 
     def obstacle(self, model: nn.Module) -> str:
-        """What in ``model`` keeps a teacher's answer from this head, and what to do; empty if nothing."""
+        """What in ``model`` keeps a teacher's answer from this head, and what to do.
+
+        Empty if nothing.
+        """
         return ''
 
     @property
@@ -98,8 +116,9 @@ class HeadAdapter:
         """str: Why its boxes cannot be compared with a teacher's; empty if they can."""
         if self.has_boxes and self.exact:
             return ''
-        return ('it is not known which boxes it predicts (an adapter in mmskd.models.heads says it, '
-                'for a class itself and not for those that derive from it)')
+        return (
+            'it is not known which boxes it predicts (an adapter in mmskd.models.heads says it, '
+            'for a class itself and not for those that derive from it)')
 
     def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
         """The boxes in its output beside those in a teacher's.
@@ -129,8 +148,8 @@ class HeadAdapter:
         if isinstance(output, Tensor):
             return pair(output, answer, overrides)
         joined, index = list(output), self.scores
-        joined[index] = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides), output[index],
-                                   answer[index])
+        joined[index] = map_leaves(lambda mine, theirs: pair(mine, theirs, overrides),
+                                   output[index], answer[index])
         return tuple(joined)
 
 
@@ -138,8 +157,8 @@ def register_head(*heads: Union[str, type]) -> Callable[[Type[HeadAdapter]], Typ
     """Decorates the adapter of some head classes, and of those that derive from them.
 
     Args:
-        heads (str | type): Classes, or their names where importing them needs a package that not all users
-            have.
+        heads (str | type): Classes, or their names where importing them needs a package that not
+            all users have.
     """
 
     def register(adapter: Type[HeadAdapter]) -> Type[HeadAdapter]:
@@ -169,7 +188,7 @@ def adapter_of(name: str, head: nn.Module) -> HeadAdapter:
 
 
 def derives_from(module: nn.Module, name: str) -> bool:
-    """Whether a module is of a class of this name, which need not be installed, or of one that derives from it."""
+    """Whether a module is of a class of this name, not installed maybe, or a derived one."""
     return any(kind.__name__ == name for kind in type(module).__mro__)
 
 
@@ -188,5 +207,6 @@ def require_teachable_model(model: nn.Module) -> None:
 def require_teachable(adapter: HeadAdapter) -> None:
     """Raise UsageError if a head cannot be taught at all."""
     if adapter.refusal:
-        raise UsageError(f'{adapter} cannot be taught: {adapter.refusal}. Train it without a teacher, or '
-                         'leave it out with the option `heads`.')
+        raise UsageError(
+            f'{adapter} cannot be taught: {adapter.refusal}. Train it without a teacher, or '
+            'leave it out with the option `heads`.')

@@ -4,10 +4,11 @@ from typing import Dict, List, Optional, Sequence
 from torch import nn
 
 from mmskd.errors import UsageError
+
 from .adapter import HeadAdapter, adapter_of, derives_from, require_teachable_model
 
-# Where MMDetection keeps the heads that name an object's class, and MMPose the one that places keypoints
-# (first the one within a head that also predicts their visibility).
+# Where MMDetection keeps the heads that name an object's class, and MMPose the one that places
+# keypoints (first the one within a head that also predicts their visibility).
 PLACES = ('bbox_head', 'roi_head.bbox_head', 'mask_head', 'panoptic_head', 'head.pose_head', 'head')
 
 
@@ -15,16 +16,20 @@ def choose_heads(model: nn.Module, names: Optional[Sequence[str]] = None) -> Lis
     """The heads of a model that a teacher can teach.
 
     Args:
-        model (nn.Module): An mmdet detector, a top-down mmpose estimator, or a classifier with a ``head``.
-        names (sequence[str], optional): The heads by name; that of a cascade stands for all its stages.
-            Defaults to None: those that name the class of an object (not the RPN), or place keypoints.
+        model (nn.Module): An mmdet detector, a top-down mmpose estimator, or a classifier with a
+            ``head``.
+        names (sequence[str], optional): The heads by name; that of a cascade stands for all its
+            stages. Defaults to None: those that name the class of an object (not the RPN), or place
+            keypoints.
 
     Raises:
         UsageError: If there is no such head, or the model cannot be taught.
     """
     require_teachable_model(model)
     modules = dict(model.named_modules())
-    groups = [[adapter_of(name, modules[name]) for name in members(modules, place)] for place in names or PLACES]
+    groups = [[adapter_of(name, modules[name])
+               for name in members(modules, place)]
+              for place in names or PLACES]
     if names is None:
         found = sum(groups, [])
         chosen = [head for head in found if _has_target(head)] or found[:1]
@@ -51,7 +56,10 @@ def members(modules: Dict[str, nn.Module], name: str) -> List[str]:
 
 
 def stage_weight(model: nn.Module, name: str) -> float:
-    """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'; 1 for others."""
+    """What a cascade multiplies the losses of a head by, e.g. of 'roi_head.bbox_head.1'.
+
+    1 for others.
+    """
     place, _, stage = name.rpartition('.')
     in_cascade = place.startswith('roi_head.') and stage.isdigit()
     return model.roi_head.stage_loss_weights[int(stage)] if in_cascade else 1.
@@ -75,5 +83,6 @@ def _no_head(model: nn.Module, missing: Sequence[str]) -> str:
     heads = [adapter_of(name, module) for name, module in model.named_modules() if name]
     there = ', '.join(sorted(head.name for head in heads if _has_target(head) and not head.refusal
                              and not head.obstacle(model))) or 'none'
-    return (f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or loss_module '
-            f'are: {there}. Choose with the option `heads`.')
+    return (
+        f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or '
+        f'loss_module are: {there}. Choose with the option `heads`.')

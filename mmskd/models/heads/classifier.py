@@ -4,6 +4,7 @@ from typing import Dict, List
 from torch import nn
 
 from mmskd.errors import UsageError
+
 from ..losses.softmax_call import is_softmax_loss
 from .adapter import HeadAdapter, derives_from
 
@@ -23,8 +24,9 @@ class ClassifierAdapter(HeadAdapter):
         super().__init__(name, head)
         self._key = key
         if derives_from(head, 'ArcFaceClsHead'):
-            self.refusal = ('what it compares with the labels has a margin of the right class, which '
-                            'what a teacher answers has not')
+            self.refusal = (
+                'what it compares with the labels has a margin of the right class, which '
+                'what a teacher answers has not')
 
     def __str__(self) -> str:
         return f'model.{self.name}.{self._key}' if self.name else f'model.{self._key}'
@@ -34,14 +36,17 @@ class ClassifierAdapter(HeadAdapter):
         return str(self)
 
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
-        return (f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form "
-                'of it (mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.')
+        return (
+            f"Make {self} one of {', '.join(counterparts)} (with a softmax), register a soft form "
+            'of it (mmskd.models.losses.register_soft_loss), or name another loss in `loss_module`.'
+        )
 
     def target_losses(self) -> Dict[str, nn.Module]:
         return {self._key: self.head.get_submodule(self._key)}
 
 
-def classifier_head(model: nn.Module, loss_module: str, option: str = 'loss_module') -> ClassifierAdapter:
+def classifier_head(model: nn.Module, loss_module: str,
+                    option: str = 'loss_module') -> ClassifierAdapter:
     """The part of a model that computes its classification loss, by the name of the loss.
 
     Args:
@@ -54,8 +59,9 @@ def classifier_head(model: nn.Module, loss_module: str, option: str = 'loss_modu
     """
     loss = find_module(model, loss_module, option)
     if not is_softmax_loss(loss):
-        raise UsageError(f'model.{loss_module} ({type(loss).__name__}) is a sigmoid loss. NKD, USKD and '
-                         f'PS-KD take the classes of a softmax; name a softmax loss in `{option}`.')
+        raise UsageError(
+            f'model.{loss_module} ({type(loss).__name__}) is a sigmoid loss. NKD, USKD and '
+            f'PS-KD take the classes of a softmax; name a softmax loss in `{option}`.')
     parent, _, key = loss_module.rpartition('.')
     return ClassifierAdapter(parent, model.get_submodule(parent), key)
 
@@ -71,6 +77,7 @@ def find_module(model: nn.Module, name: str, option: str) -> nn.Module:
         parent = name.rpartition('.')[0]
         parent = parent if parent in modules else ''
         known = ', '.join(child for child, _ in modules[parent].named_children())
-        raise UsageError(f'{type(model).__name__} has no module {name!r}. Choose another `{option}`; '
-                         f'{"model." + parent if parent else "the model"} has: {known}')
+        raise UsageError(
+            f'{type(model).__name__} has no module {name!r}. Choose another `{option}`; '
+            f'{"model." + parent if parent else "the model"} has: {known}')
     return modules[name]

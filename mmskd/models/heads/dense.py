@@ -46,7 +46,8 @@ class DenseAdapter(HeadAdapter):
         """The boxes: left, top, right, bottom, in a unit and from an origin that a prior may have.
 
         Args:
-            prediction (Tensor): What the head predicts in train mode, (N, K), flat (see :meth:`flatten`).
+            prediction (Tensor): What the head predicts in train mode, (N, K), flat (see
+                :meth:`flatten`).
             priors (Priors): Where.
 
         Returns:
@@ -64,7 +65,9 @@ class DenseAdapter(HeadAdapter):
         return self.corners(prediction, priors) if self.compares_boxes else prediction
 
     def box_weights(self, outputs: Sequence[Tensor]) -> Tensor:
-        """How much the teacher's boxes count: ``c^2``, ``c`` being how sure it is of an object, (N,).
+        """How much the teacher's boxes count.
+
+        ``c^2``, ``c`` being how sure it is of an object, (N,).
 
         Args:
             outputs (Sequence[Tensor]): The teacher's, flat.
@@ -83,8 +86,8 @@ class DenseAdapter(HeadAdapter):
         for key in self.box_losses():
             mine, theirs = (side[self.box_output(key)] for side in sides)
             priors = self.priors(mine, sizes)
-            boxes = (self.corners(prediction, priors) for prediction in (mine, theirs))
-            lessons.append(BoxLesson(*boxes, weight))
+            lessons.append(
+                BoxLesson(self.corners(mine, priors), self.corners(theirs, priors), weight))
         return lessons
 
     def box_losses(self) -> Dict[str, Callable]:
@@ -104,7 +107,9 @@ class DenseAdapter(HeadAdapter):
         return confidence if self.objectness else None
 
     def class_target(self, probability: Tensor) -> Optional[Tensor]:
-        """What a class loss that looks at the hard target is shown; None for the teacher's best guess.
+        """What a class loss that looks at the hard target is shown.
+
+        None for the teacher's best guess.
 
         Args:
             probability (Tensor): Of the teacher, (N, C).
@@ -113,7 +118,7 @@ class DenseAdapter(HeadAdapter):
 
     def extra_terms(self, student: Sequence[Tensor], teacher: Sequence[Tensor], weight: Tensor,
                     total: Tensor) -> Dict[str, Tensor]:
-        """What the teacher teaches beyond scores, boxes and quality, by the names of the head's losses.
+        """What the teacher teaches beyond scores, boxes and quality, by the names of the losses.
 
         Args:
             student (Sequence[Tensor]): Its outputs, flat.

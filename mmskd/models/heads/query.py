@@ -11,7 +11,10 @@ from .adapter import HeadAdapter, register_head
 
 @register_head('DETRHead', 'ConditionalDETRHead', 'DABDETRHead', 'DeformableDETRHead', 'DINOHead')
 class QueryHeadAdapter(HeadAdapter):
-    """Scores and boxes of each decoder layer; the teacher's decoder is asked the student's queries."""
+    """Scores and boxes of each decoder layer.
+
+    The teacher's decoder is asked the student's queries.
+    """
 
     has_boxes = True
     decodes = ('decoder', 'bbox_head')
@@ -27,7 +30,8 @@ class QueryHeadAdapter(HeadAdapter):
 
     def links(self, model: nn.Module) -> List[str]:
         names = ['encoder', 'decoder', 'memory_trans_fc', 'memory_trans_norm']
-        if getattr(model, 'as_two_stage', False):  # scores the encoder's output to choose the queries
+        # scores the encoder's output to choose the queries
+        if getattr(model, 'as_two_stage', False):
             names.append(f'{self.name}.cls_branches.{model.decoder.num_layers}')
         return names
 

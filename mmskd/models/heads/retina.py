@@ -1,4 +1,6 @@
 """RetinaNet's heads: scores and offsets at anchors."""
+from typing import ClassVar, Tuple
+
 from torch import Tensor
 
 from .adapter import register_head
@@ -9,7 +11,7 @@ from .dense import DenseAdapter, Priors, corners_from_anchors
 class RetinaAdapter(DenseAdapter):
     """Its box loss compares offsets as they are, unless it decodes them."""
 
-    beside = ('reg_convs', 'retina_reg')
+    beside: ClassVar[Tuple[str, ...]] = ('reg_convs', 'retina_reg')
 
     @property
     def compares_boxes(self) -> bool:

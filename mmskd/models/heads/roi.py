@@ -46,7 +46,10 @@ class BoxHeadAdapter(HeadAdapter):
         return weight.reshape(-1)
 
     def box_lessons(self, output: Any, answer: Any) -> List[BoxLesson]:
-        """Offsets to a RoI of size 1 in place of its own: overlaps do not depend on place and size."""
+        """Offsets to a RoI of size 1 in place of its own.
+
+        Overlaps do not depend on place and size.
+        """
         scores, theirs = at_least_float32(answer[0]), at_least_float32(answer[1]).reshape(-1, 4)
         mine = at_least_float32(output[1]).reshape(-1, 4)
         unit = mine.new_tensor([0., 0., 1., 1.]).expand_as(mine)
@@ -57,11 +60,14 @@ class BoxHeadAdapter(HeadAdapter):
         """HTC and SCNet add features of another branch to those of a RoI."""
         roi_head = getattr(model, 'roi_head', None)
         for name in ('semantic_head', 'glbctx_head'):
-            fused = name != 'semantic_head' or 'bbox' in getattr(roi_head, 'semantic_fusion', ('bbox', ))
+            fused = name != 'semantic_head' or 'bbox' in getattr(roi_head, 'semantic_fusion',
+                                                                 ('bbox', ))
             if getattr(roi_head, name, None) is not None and fused:
-                return (f"what model.roi_head.{name} finds is added to the features of its RoIs, and a teacher's "
-                        'answer does not survive a sum. Leave that branch out (HTC: '
-                        'htc-without-semantic_r50_fpn_1x_coco.py), or train without a teacher.')
+                return (
+                    f"what model.roi_head.{name} finds is added to the features of its RoIs, and a "
+                    "teacher's "
+                    'answer does not survive a sum. Leave that branch out (HTC: '
+                    'htc-without-semantic_r50_fpn_1x_coco.py), or train without a teacher.')
         return ''
 
     def links(self, model: nn.Module) -> List[str]:

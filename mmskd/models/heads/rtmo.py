@@ -9,9 +9,10 @@ from .pose import PoseHeadAdapter
 
 @register_head('RTMOHead')
 class RTMOAdapter(PoseHeadAdapter):
-    """Its dynamic coordinate classifier (DCC) says how likely each keypoint is in each bin of a box.
+    """Its dynamic coordinate classifier (DCC) says how likely a keypoint is in a box's bins.
 
-    The bins of a box may be asked about of any model of the family, so a teacher answers about those of the student.
+    The bins of a box may be asked about of any model of the family, so a teacher answers about
+    those of the student.
     """
 
     at_places = True
@@ -28,5 +29,6 @@ class RTMOAdapter(PoseHeadAdapter):
         return {'loss_mle': self.head.loss_mle} if hasattr(self.head, 'loss_mle') else {}
 
     def advice(self, loss: nn.Module, counterparts: List[str]) -> str:
-        return ('It multiplies two distributions before it takes the logarithm, and a softer target has no stock form. '
-                'DistillHook teaches its bins.')
+        return (
+            'It multiplies two distributions before it takes the logarithm, and a softer target '
+            'has no stock form. DistillHook teaches its bins.')

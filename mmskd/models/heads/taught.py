@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..losses.mining import MinedLoss
 from ..losses.soft_target import SoftTargetLoss, soft_class, soft_classes_like
 from ..pairing import has_pair, map_leaves, student_side
@@ -15,36 +16,41 @@ PATIENCE = 10  # passes with objects in which a head that may rest has nothing t
 
 
 class TaughtHead:
-    """Watches the losses of a head, and lets them accept a soft target if asked to, until :meth:`remove`.
+    """Watches the losses of a head, and lets them accept a soft target, until :meth:`remove`.
 
     A loss that is called where no gradient is asked for decides something (which samples are the
-    hardest, which priors an object gets): it sees the hard target alone, as in a training without a teacher.
+    hardest, which priors an object gets): it sees the hard target alone, as in a training without a
+    teacher.
 
     Args:
         adapter (HeadAdapter): What is known of the head.
         weight (float): What the model multiplies its losses by. Defaults to 1.
-        soften (bool): Whether its losses are to take a soft target: stock losses change their class to the
-            drop-in counterpart in place, so that the head, its hooks and its state dict stay as they are.
-            Defaults to False: they are only watched.
+        soften (bool): Whether its losses are to take a soft target: stock losses change their class
+            to the drop-in counterpart in place, so that the head, its hooks and its state dict stay
+            as they are. Defaults to False: they are only watched.
 
     Attributes:
         losses (dict): Its losses of classes or keypoints, nn.Module, by their names in the model.
-        overrides (dict): Torch functions that it calls in place of a loss module, and what to call instead.
-        calls (int): Calls of its losses in the latest forward pass, without those that only choose samples.
+        overrides (dict): Torch functions that it calls in place of a loss module, and what to call
+            instead.
+        calls (int): Calls of its losses in the latest forward pass, without those that only choose
+            samples.
         paired (int): How many of these got the teacher's prediction along.
 
     Raises:
-        UsageError: If it cannot be taught, or a loss has no soft-target form; names head and loss and says
-            what to do.
+        UsageError: If it cannot be taught, or a loss has no soft-target form; names head and loss
+            and says what to do.
     """
 
     def __init__(self, adapter: HeadAdapter, weight: float = 1., soften: bool = False):
         require_teachable(adapter)
-        self.adapter, self.name, self.head, self.weight = adapter, adapter.name, adapter.head, weight
+        self.adapter, self.name, self.head = adapter, adapter.name, adapter.head
+        self.weight = weight
         functions, modules = adapter.loss_functions(), adapter.target_losses()
         if not functions and not modules:
-            raise UsageError(f'{self} has no loss_cls or loss_module, by which it could be given a teacher. '
-                             'Name the heads that have one in the option `heads`.')
+            raise UsageError(
+                f'{self} has no loss_cls or loss_module, by which it could be given a teacher. '
+                'Name the heads that have one in the option `heads`.')
         self._stock_classes: Dict[nn.Module, type] = {}
         if soften:
             for key, loss in modules.items():
@@ -77,10 +83,15 @@ class TaughtHead:
     @property
     def refused(self) -> int:
         """int: Calls so far in which what the teacher said was not finite."""
-        return sum(loss._refused for loss in self.losses.values() if isinstance(loss, SoftTargetLoss))
+        return sum(loss._refused
+                   for loss in self.losses.values()
+                   if isinstance(loss, SoftTargetLoss))
 
     def start(self, measure: bool = True) -> None:
-        """A forward pass begins: count anew; ``measure`` how far student and teacher disagree in it."""
+        """A forward pass begins: count anew.
+
+        ``measure`` how far student and teacher disagree in it.
+        """
         self.calls = self.paired = 0
         for loss in self.losses.values():
             if isinstance(loss, SoftTargetLoss):
@@ -93,21 +104,23 @@ class TaughtHead:
             objects (bool): Whether there was anything to classify in the batch. Defaults to True.
 
         Raises:
-            UsageError: If one of its losses did not get the teacher's prediction, or none was called.
+            UsageError: If one of its losses did not get the teacher's prediction, or none was
+                called.
         """
         if self.paired < self.calls:
             raise UsageError(
-                f"{self}: only {self.paired} of {self.calls} calls of {self._loss_names()} got the teacher's "
-                'prediction along with its own. The head computes something between its scores and its '
-                f'loss; {self.adapter.way_out}.')
+                f"{self}: only {self.paired} of {self.calls} calls of {self._loss_names()} got the "
+                "teacher's "
+                'prediction along with its own. The head computes something between its scores and '
+                f'its loss; {self.adapter.way_out}.')
         self._taught = self._taught or self.calls > 0
         if self._taught or not objects or not torch.is_grad_enabled():
             return
         self._idle += 1
         if self._idle >= (PATIENCE if self.adapter.rests else 1):
             raise UsageError(
-                f'{self} never called {self._loss_names()}: it computes its loss in another way, where no '
-                f'teacher can reach it; {self.adapter.way_out}.')
+                f'{self} never called {self._loss_names()}: it computes its loss in another way, '
+                f'where no teacher can reach it; {self.adapter.way_out}.')
 
     def set_alpha(self, alpha_t: float) -> None:
         """The weight of the teacher in the targets of softened losses."""
@@ -123,9 +136,10 @@ class TaughtHead:
         for key, loss in self.losses.items():
             for option, value, known in (('form', form, loss.forms), ('about', about, loss.abouts)):
                 if value not in known:
-                    raise UsageError(f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
-                                     f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
-                                     f'{known[0]!r}, or leave this head out with the option `heads`.')
+                    raise UsageError(
+                        f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
+                        f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
+                        f'{known[0]!r}, or leave this head out with the option `heads`.')
             loss.form, loss.about = form, about
 
     def remove(self) -> None:
@@ -155,7 +169,8 @@ class TaughtHead:
 
     def _after_loss(self, loss: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """A head that goes on with the loss of each sample may choose by it: by the hard one."""
-        if not (isinstance(output, Tensor) and output.numel() > 1 and loss.alpha_t and has_pair(args)):
+        if not (isinstance(output, Tensor) and output.numel() > 1 and loss.alpha_t
+                and has_pair(args)):
             return None
         with torch.no_grad():
             hard = loss.forward(*map_leaves(student_side, args), **kwargs)
@@ -173,7 +188,8 @@ class TaughtHead:
 
 def _wants_gradient(prediction: Any) -> bool:
     found: List[bool] = []
-    map_leaves(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf.requires_grad), prediction)
+    map_leaves(lambda leaf: found.append(isinstance(leaf, Tensor) and leaf.requires_grad),
+               prediction)
     return torch.is_grad_enabled() and any(found)
 
 
@@ -183,8 +199,9 @@ def _as_function(loss: nn.Module) -> Callable:
     def cross_entropy(input, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
                       reduction='mean', label_smoothing=0.0):
         if reduction != 'none' or label_smoothing or not weight is size_average is reduce is None:
-            raise UsageError("a soft target for torch.nn.functional.cross_entropy: only reduction='none' is "
-                             'supported, without weight and label_smoothing')
+            raise UsageError(
+                "a soft target for torch.nn.functional.cross_entropy: only reduction='none' is "
+                'supported, without weight and label_smoothing')
         return loss(input, target, reduction_override='none', ignore_index=ignore_index)
 
     return cross_entropy

@@ -1,9 +1,9 @@
 """The soft focal loss in blocks that fit a cache, without a chain of temporaries for backward.
 
-A plain expression of :func:`~mmskd.models.losses.functional.focal_to_target` keeps half a dozen tensors as big as
-all logits until backward (120 MB each for 800x1333, batch 2, 80 classes). Here forward computes the gradient along
-with the loss, block by block, and keeps the gradient alone: by hand where the target is mixed, by autograd on the
-block in the other forms.
+A plain expression of :func:`~mmskd.models.losses.functional.focal_to_target` keeps half a dozen
+tensors as big as all logits until backward (120 MB each for 800x1333, batch 2, 80 classes). Here
+forward computes the gradient along with the loss, block by block, and keeps the gradient alone: by
+hand where the target is mixed, by autograd on the block in the other forms.
 """
 from typing import Optional, Tuple, Union
 
@@ -24,7 +24,8 @@ def soft_focal_rows(logits: Tensor, hard: Tensor, teacher: Tensor,
 
     Args:
         logits (Tensor): ``z`` of shape (N, C).
-        hard (Tensor): Class indices (N,), of which those outside of [0, C) are background, or targets (N, C).
+        hard (Tensor): Class indices (N,), of which those outside of [0, C) are background, or
+            targets (N, C).
         teacher (Tensor): The teacher's logits, (N, C), in any floating type.
         alpha_t (float | Tensor): Weight of the teacher in the target; of each sample, (N, 1).
         gamma (float): Focusing exponent, 0 or at least 1. Defaults to 2.0.
@@ -75,7 +76,8 @@ class _SoftFocalRows(torch.autograd.Function):
         return gradient * of_rows.unsqueeze(1), None, None, None, None, None, None
 
 
-def _in_form(logits: Tensor, hard: Tensor, teacher: Tensor, alpha_t: Union[float, Tensor], gamma: float,
+def _in_form(logits: Tensor, hard: Tensor, teacher: Tensor, alpha_t: Union[float,
+                                                                           Tensor], gamma: float,
              alpha: float, form: str, with_slope: bool) -> Tuple[Tensor, Optional[Tensor]]:
     """Loss of each element of a block and its derivative in the logit, by autograd."""
     teacher = teacher.to(logits.dtype)

@@ -1,5 +1,5 @@
 """Boxes of a student beside those of a teacher, for both stages of distillation."""
-from typing import Callable, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
 from mmengine.dist import all_reduce
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .functional import bins_kl
 from .soft_target import at_least_float32
 
@@ -82,7 +83,7 @@ class BoxDistillLoss(nn.Module):
         return overlap_term(GIoULoss(eps=TINY), student, teacher, weight, total)
 
 
-def overlap_term(loss: Callable, student: Tensor, teacher: Tensor, weight: Tensor,
+def overlap_term(loss: Any, student: Tensor, teacher: Tensor, weight: Tensor,
                  total: Tensor) -> Tensor:
     """A loss of overlaps. These need boxes: heads such as RTMDet's may predict less than none.
 

@@ -5,16 +5,17 @@ from torch import Tensor
 
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .distill import FeatureDistillLoss
 from .functional import channel_kl
 
 
 @MODELS.register_module()
 class CWDLoss(FeatureDistillLoss):
-    """Divergence between where each channel of student and teacher is active, summed over the levels.
+    """Divergence between where each channel is active in student and teacher, over all levels.
 
-    Shu et al., ICCV 2021, see :func:`~mmskd.models.losses.functional.channel_kl`. The weight does not
-    depend on the size of images, batch or network.
+    Shu et al., ICCV 2021, see :func:`~mmskd.models.losses.functional.channel_kl`. The weight does
+    not depend on the size of images, batch or network.
 
     Args:
         weight (float): Factor. Defaults to 1.0 a level, that of MMYOLO's configs for RTMDet.
@@ -26,8 +27,8 @@ class CWDLoss(FeatureDistillLoss):
         UsageError: If an option is of another type or out of range.
     """
 
-    def __init__(self, weight: float = 1.0, tau: float = 1.0, student_channels: Optional[int] = None,
-                 teacher_channels: Optional[int] = None):
+    def __init__(self, weight: float = 1.0, tau: float = 1.0,
+                 student_channels: Optional[int] = None, teacher_channels: Optional[int] = None):
         super().__init__(weight, student_channels, teacher_channels)
         self.tau = Options('CWDLoss').number('tau', tau, above=0)
 

@@ -1,4 +1,6 @@
-"""What a teacher adds to the student's losses: DWPose's feature and logit losses, and the class logits'.
+"""What a teacher adds to the student's losses.
+
+DWPose's feature and logit losses, and the class logits'.
 
 A loss of features gets the features of both. A loss of predictions is asked each time that one of
 the head's own losses is called, and gets that call (:class:`LossCall`).
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from mmskd.errors import UsageError
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from ..pairing import map_leaves, student_side, teacher_side
 from .functional import density_kl, feature_l2, heatmap_l2, simcc_kl
 from .soft_target import at_least_float32, soft_form
@@ -24,12 +27,13 @@ class LossCall(NamedTuple):
 
     Attributes:
         loss (nn.Module): The head's loss.
-        args (tuple): The prediction, as :class:`~mmskd.models.pairing.Pair`, then the target and so on.
+        args (tuple): The prediction, as :class:`~mmskd.models.pairing.Pair`, then the target and so
+            on.
         kwargs (dict): As the head gave them.
-        teacher_loss (nn.Module, optional): The teacher's own loss of the same. Defaults to None: it is as
-            the student's.
-        keypoint_weights (Tensor, optional): How much the teacher's answer on each keypoint counts, (N, K).
-            Defaults to None: 1.
+        teacher_loss (nn.Module, optional): The teacher's own loss of the same. Defaults to None: it
+            is as the student's.
+        keypoint_weights (Tensor, optional): How much the teacher's answer on each keypoint counts,
+            (N, K). Defaults to None: 1.
     """
     loss: nn.Module
     args: Tuple[Any, ...]
@@ -61,9 +65,9 @@ class FeatureDistillLoss(nn.Module):
     the teacher's channels. It belongs to the training, not to the model.
 
     Args:
-        weight (float): Factor; the sum of squares is divided by the batch size alone, so it depends on
-            the size of the map. Defaults to 7e-5, DWPose's for 1024 channels of 8x6; 5e-5 there for
-            larger maps.
+        weight (float): Factor; the sum of squares is divided by the batch size alone, so it depends
+            on the size of the map. Defaults to 7e-5, DWPose's for 1024 channels of 8x6; 5e-5 there
+            for larger maps.
         student_channels (int, optional): Channels of the student's map. Defaults to None: seen
             when the loss is :meth:`connected <connect>`.
         teacher_channels (int, optional): The same of the teacher.
@@ -80,7 +84,8 @@ class FeatureDistillLoss(nn.Module):
         super().__init__()
         options = Options(type(self).__name__)
         self.weight = options.number('weight', weight, least=0)
-        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1, optional=True)
+        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1,
+                                            optional=True)
         options.whole('student_channels', student_channels, least=1, optional=True)
         options.whole('teacher_channels', teacher_channels, least=1, optional=True)
         self.projections = nn.ModuleList()
@@ -99,9 +104,10 @@ class FeatureDistillLoss(nn.Module):
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
         if sizes[0] != sizes[1]:
-            raise UsageError(f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
-                             f'width of each level) and those of the teacher {sizes[1]}. Take a '
-                             'teacher with the same strides, or leave this loss out.')
+            raise UsageError(
+                f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
+                f'width of each level) and those of the teacher {sizes[1]}. Take a '
+                'teacher with the same strides, or leave this loss out.')
         self.projections = nn.ModuleList(
             _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
 
@@ -132,11 +138,12 @@ class FeatureDistillLoss(nn.Module):
         return feature_l2(student, teacher, weight)
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise UsageError if there is a ``for_batch_size`` and the model's own losses are means."""
+        """Raise UsageError if ``for_batch_size`` is set and the model's own losses are means."""
         if self.for_batch_size is not None and not any(map(is_simcc_loss, model.modules())):
-            raise UsageError(f'{type(self).__name__}: for_batch_size goes with KLDiscretLoss, which is '
-                             f'a sum over the batch, but {type(model).__name__} has none. Leave it '
-                             'out: the terms and the losses of this model are means over the batch.')
+            raise UsageError(
+                f'{type(self).__name__}: for_batch_size goes with KLDiscretLoss, which is '
+                f'a sum over the batch, but {type(model).__name__} has none. Leave it '
+                'out: the terms and the losses of this model are means over the batch.')
 
 
 @MODELS.register_module()
@@ -163,7 +170,8 @@ class SimCCDistillLoss(nn.Module):
         super().__init__()
         options = Options(type(self).__name__)
         self.weight = options.number('weight', weight, least=0)
-        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1, optional=True)
+        self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1,
+                                            optional=True)
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], beta: float,
                 teacher_beta: Optional[float] = None,
@@ -174,8 +182,10 @@ class SimCCDistillLoss(nn.Module):
             student (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, W) each.
             teacher (Sequence[Tensor]): The same of the teacher.
             beta (float): Inverse temperature of the student, that of its head's own loss.
-            teacher_beta (float, optional): The same of the teacher. Defaults to None: the student's.
-            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
+            teacher_beta (float, optional): The same of the teacher. Defaults to None: the
+                student's.
+            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None:
+                1.
 
         Returns:
             Tensor: The loss, a scalar.
@@ -213,7 +223,8 @@ class HeatmapDistillLoss(nn.Module):
         Args:
             student (Tensor): Heatmaps (N, K, H, W).
             teacher (Tensor): The same of the teacher.
-            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
+            keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None:
+                1.
 
         Returns:
             Tensor: The loss, a scalar.
@@ -246,7 +257,8 @@ class RTMODistillLoss(nn.Module):
         """See :func:`~mmskd.models.losses.functional.density_kl`; of x and y the sum.
 
         Args:
-            student (Sequence[Tensor]): Probabilities over the bins of x and of y, (N, K, bins) each, of N places.
+            student (Sequence[Tensor]): Probabilities over the bins of x and of y, (N, K, bins)
+                each, of N places.
             teacher (Sequence[Tensor]): The same of the teacher.
 
         Returns:
@@ -301,9 +313,9 @@ class DSNTDistillLoss(nn.Module):
 class ClassDistillLoss(nn.Module):
     """The head's own class loss with the teacher's scores for a target (a detector's logit loss).
 
-    The soft-target form of the loss at alpha 1, with the sample weights and ``avg_factor`` of the call.
-    For a cross entropy, ``(1 - a)`` times the hard loss plus ``a`` times this one is the loss towards the
-    target ``(1 - a) y + a q``.
+    The soft-target form of the loss at alpha 1, with the sample weights and ``avg_factor`` of the
+    call. For a cross entropy, ``(1 - a)`` times the hard loss plus ``a`` times this one is the loss
+    towards the target ``(1 - a) y + a q``.
 
     Args:
         weight (float): Factor. Defaults to 1.0.

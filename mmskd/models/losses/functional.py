@@ -2,16 +2,17 @@
 
 PS-KD mixes the hard target ``y`` with a teacher's prediction ``q`` of the same thing,
 ``y_soft = (1 - alpha) y + alpha q`` (Kim et al., "Self-Knowledge Distillation with Progressive
-Refinement of Targets", ICCV 2021); ``q`` is the model's own prediction one epoch ago, eq. (3) and (4) there.
+Refinement of Targets", ICCV 2021); ``q`` is the model's own prediction one epoch ago, eq. (3) and
+(4) there.
 
 NKD and USKD add a loss beside the hard one, in two parts: the target class, and the distribution
 over all others (Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified
 Approach with Normalized Loss and Customized Soft Labels", ICCV 2023).
 
-No function keeps state. No gradient flows into the past prediction. Of no samples at all a mean is 0,
-not NaN. Features, heatmaps and SimCC logits are taken to float32, since half precision ends at 65504; the
-modules do so with all others. In float32 each loss is what it is in float64 but for 1e-5 of its value
-and 2e-6 of the largest logit (tests/test_models/test_losses/test_any_numbers.py).
+No function keeps state. No gradient flows into the past prediction. Of no samples at all a mean is
+0, not NaN. Features, heatmaps and SimCC logits are taken to float32, since half precision ends at
+65504; the modules do so with all others. In float32 each loss is what it is in float64 but for 1e-5
+of its value and 2e-6 of the largest logit (tests/test_models/test_losses/test_any_numbers.py).
 """
 from typing import Callable, Optional, Sequence, Tuple, Union
 
@@ -22,7 +23,10 @@ from torch import Tensor
 from .soft_target import at_least_float32
 
 RESCALED_AT_MOST = 5.
-"""The largest factor of the form 'rescaled', that of alpha 0.8. Beyond it, it would go to infinity."""
+"""The largest factor of the form 'rescaled', that of alpha 0.8.
+
+Beyond it, it would go to infinity.
+"""
 
 
 DEAD = 1e-6
@@ -48,19 +52,22 @@ def soft_loss(form: str, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, 
               distance: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
     """A loss towards a hard target ``y`` and a past prediction ``q``, in one of four forms.
 
-    With ``L`` the stock loss, ``w(p, y)`` its weight at the hard target, and ``y_t`` the progressive target:
+    With ``L`` the stock loss, ``w(p, y)`` its weight at the hard target, and ``y_t`` the
+    progressive target:
 
     - 'paper': ``L(y_t)``, the target of Kim et al., eq. (3).
-    - 'kl': ``(1 - alpha_t) L(y) + alpha_t w(p, y) KL(q || p)``. The weight of a focal loss stays that of the
-      hard target, so that this is linear in alpha_t, as a cross entropy is.
-    - 'rescaled': ``L(y_t) / (1 - alpha_t)``, but never more than 5 times ``L(y_t)``: the hard target's share
-      of the gradient of a cross entropy is that of the stock loss up to alpha_t = 0.8.
-    - 'added': ``L(y) + alpha_t L_KD(q)``. The hard loss is untouched. ``L_KD`` is ``KL(q || p)``, and for focal
-      losses the quality focal loss towards q (CrossKD, Wang et al., CVPR 2024).
+    - 'kl': ``(1 - alpha_t) L(y) + alpha_t w(p, y) KL(q || p)``. The weight of a focal loss stays
+      that of the hard target, so that this is linear in alpha_t, as a cross entropy is.
+    - 'rescaled': ``L(y_t) / (1 - alpha_t)``, but never more than 5 times ``L(y_t)``: the hard
+      target's share of the gradient of a cross entropy is that of the stock loss up to alpha_t =
+      0.8.
+    - 'added': ``L(y) + alpha_t L_KD(q)``. The hard loss is untouched. ``L_KD`` is ``KL(q || p)``,
+      and for focal losses the quality focal loss towards q (CrossKD, Wang et al., CVPR 2024).
 
-    At alpha_t = 0 each of them is ``L(y)``. Where ``q = p`` and alpha_t = 1, all but 'added' have no gradient.
-    Of losses that are linear in the target (cross entropy, SimCC's divergence), or whose gradient is (squared
-    differences of heatmaps), 'paper' and 'kl' have the same gradient: they differ by a constant at most.
+    At alpha_t = 0 each of them is ``L(y)``. Where ``q = p`` and alpha_t = 1, all but 'added' have
+    no gradient. Of losses that are linear in the target (cross entropy, SimCC's divergence), or
+    whose gradient is (squared differences of heatmaps), 'paper' and 'kl' have the same gradient:
+    they differ by a constant at most.
 
     Args:
         form (str): 'paper', 'kl', 'rescaled' or 'added'.
@@ -69,7 +76,8 @@ def soft_loss(form: str, hard: Tensor, past_prob: Tensor, alpha_t: Union[float, 
         alpha_t (float | Tensor): Weight of the past self in [0, 1]; one of each sample broadcasts.
         loss (Callable): ``L``: elementwise loss towards a target.
         divergence (Callable): ``w(p, y) KL(q || p)`` of ``q``, elementwise: 0 where they agree.
-        distance (Callable, optional): ``L_KD`` of ``q``, elementwise. Defaults to None: ``divergence``.
+        distance (Callable, optional): ``L_KD`` of ``q``, elementwise. Defaults to None:
+            ``divergence``.
 
     Returns:
         Tensor: Elementwise loss of the shape of ``hard``.
@@ -152,13 +160,14 @@ def pskd_focal(logits: Tensor, labels: Tensor, past_logits: Tensor, alpha_t: Uni
                gamma: float = 2.0, alpha: float = 0.25, form: str = 'paper') -> Tensor:
     """Sigmoid focal loss with the progressive target.
 
-    ``(a y_t + (1 - a)(1 - y_t)) |y_t - p|^gamma BCE(z, y_t)`` with ``p = sigmoid(z)``. For ``y_t`` in
-    {0, 1} this is the focal loss (Lin et al., ICCV 2017), since there ``|y - p|`` is ``1 - p_t``.
+    ``(a y_t + (1 - a)(1 - y_t)) |y_t - p|^gamma BCE(z, y_t)`` with ``p = sigmoid(z)``. For ``y_t``
+    in {0, 1} this is the focal loss (Lin et al., ICCV 2017), since there ``|y - p|`` is
+    ``1 - p_t``.
 
     Args:
         logits (Tensor): ``z`` of shape (N, C).
-        labels (Tensor): Class indices (N,), where C (or any index that is no class) is background; or
-            targets (N, C).
+        labels (Tensor): Class indices (N,), where C (or any index that is no class) is background;
+            or targets (N, C).
         past_logits (Tensor): The past self's logits, (N, C).
         alpha_t (float | Tensor): Weight of the past self; of each sample, (N, 1).
         gamma (float): Focusing exponent. Defaults to 2.0.
@@ -236,7 +245,8 @@ def soft_varifocal(logits: Tensor, hard: Tensor, past_prob: Tensor, alpha_t: Uni
                    form: str = 'paper') -> Tensor:
     """Varifocal loss towards a hard target and a past prediction, elementwise.
 
-    Its weight at the hard target, for the form 'kl', is ``y`` (or 1) of positives and ``a p^gamma`` of negatives.
+    Its weight at the hard target, for the form 'kl', is ``y`` (or 1) of positives and ``a p^gamma``
+    of negatives.
 
     Args:
         logits (Tensor): (N, C).
@@ -284,8 +294,8 @@ def quality_focal_to_target(pred: Tensor, target: Tensor, beta: float,
                             activated: bool = False) -> Tensor:
     """Quality focal loss towards a target in [0, 1], elementwise: ``|y - p|^beta BCE(z, y)``.
 
-    Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. (4). It is defined for soft targets, so the
-    progressive target simply takes the place of the IoU target.
+    Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. (4). It is defined for soft targets, so
+    the progressive target simply takes the place of the IoU target.
 
     Args:
         pred (Tensor): Logits, or probabilities if ``activated``.
@@ -303,10 +313,10 @@ def varifocal_to_target(logits: Tensor, target: Tensor, positive: Tensor, alpha:
                         gamma: float, iou_weighted: bool = True) -> Tensor:
     """Varifocal loss towards a soft target, elementwise.
 
-    Zhang et al., "VarifocalNet", CVPR 2021, eq. (2): positives weigh ``y`` (the IoU target), negatives
-    ``alpha |p - y|^gamma``. In the paper a negative is where the target is 0. A progressive target is
-    hardly ever exactly 0, so who is positive is decided by the hard target, as before; the soft target
-    enters the weight and the cross entropy.
+    Zhang et al., "VarifocalNet", CVPR 2021, eq. (2): positives weigh ``y`` (the IoU target),
+    negatives ``alpha |p - y|^gamma``. In the paper a negative is where the target is 0. A
+    progressive target is hardly ever exactly 0, so who is positive is decided by the hard target,
+    as before; the soft target enters the weight and the cross entropy.
 
     Args:
         logits (Tensor): (N, C).
@@ -323,13 +333,13 @@ def varifocal_to_target(logits: Tensor, target: Tensor, positive: Tensor, alpha:
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction='none')
 
 
-def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor, alpha_t: Union[float, Tensor],
-                  beta: float = 1.0, form: str = 'paper') -> Tensor:
+def pskd_simcc_kl(logits: Tensor, target: Tensor, past_logits: Tensor,
+                  alpha_t: Union[float, Tensor], beta: float = 1.0, form: str = 'paper') -> Tensor:
     """Divergence of a SimCC prediction from the progressive target, as mmpose averages it.
 
-    ``mean_w KL(y_t[w] || softmax(beta z)[w])`` over the bins of one axis, with the past distribution
-    ``softmax(beta past)`` mixed into the target. (Li et al., "SimCC", ECCV 2022; the mean over bins
-    instead of the sum is mmpose's.)
+    ``mean_w KL(y_t[w] || softmax(beta z)[w])`` over the bins of one axis, with the past
+    distribution ``softmax(beta past)`` mixed into the target. (Li et al., "SimCC", ECCV 2022; the
+    mean over bins instead of the sum is mmpose's.)
 
     Args:
         logits (Tensor): ``z`` of shape (N, K, W) for N images, K keypoints and W bins.
@@ -378,17 +388,18 @@ def simcc_kl(student_xy: Sequence[Tensor], teacher_xy: Sequence[Tensor], beta: f
     """DWPose's logit loss: divergence of the student's SimCC distributions from the teacher's.
 
     Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation", ICCVW 2023:
-    ``-1/N sum_n sum_k sum_w T[w] log S[w]`` plus the teacher's entropy, which has no gradient; x and y
-    added, divided by K as in the authors' code. All keypoints count alike, visible or not: the teacher
-    has an opinion on each.
+    ``-1/N sum_n sum_k sum_w T[w] log S[w]`` plus the teacher's entropy, which has no gradient; x
+    and y added, divided by K as in the authors' code. All keypoints count alike, visible or not:
+    the teacher has an opinion on each.
 
     Args:
-        student_xy (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, Wx) and (N, K, Wy).
+        student_xy (Sequence[Tensor]): Logits over the bins of x and of y, (N, K, Wx) and (N, K,
+            Wy).
         teacher_xy (Sequence[Tensor]): The same of the teacher. Detached here.
         beta (float): Inverse temperature of the student, that of its own loss.
         weight (float): Factor. Defaults to 1.0; DWPose uses 0.1 in its first stage.
-        teacher_beta (float, optional): Inverse temperature of the teacher, which may have been trained with
-            another (RTMW with 1, RTMPose with 10). Defaults to None: ``beta``.
+        teacher_beta (float, optional): Inverse temperature of the teacher, which may have been
+            trained with another (RTMW with 1, RTMPose with 10). Defaults to None: ``beta``.
         keypoint_weights (Tensor, optional): Factor of each keypoint, (N, K). Defaults to None: 1.
 
     Returns:
@@ -427,13 +438,14 @@ def heatmap_l2(student: Tensor, teacher: Tensor, weight: float = 1.0,
 
 
 def density_kl(student: Tensor, teacher: Tensor, weight: float = 1.0) -> Tensor:
-    """Divergence between distributions over the cells of heatmaps, the mean over images and keypoints.
+    """Divergence of distributions over the cells of heatmaps, the mean over images and keypoints.
 
-    ``sum_i T[i] log(T[i] / S[i])`` over the cells ``i``; for the normalised heatmaps of DSNT (Nibali et al., 2018), and
-    the bins of RTMO (Lu et al., 2024).
+    ``sum_i T[i] log(T[i] / S[i])`` over the cells ``i``; for the normalised heatmaps of DSNT
+    (Nibali et al., 2018), and the bins of RTMO (Lu et al., 2024).
 
     Args:
-        student (Tensor): Probabilities (N, K, H, W) or (N, K, bins) that add up to 1 over the cells.
+        student (Tensor): Probabilities (N, K, H, W) or (N, K, bins) that add up to 1 over the
+            cells.
         teacher (Tensor): The same of the teacher. Detached here.
         weight (float): Factor. Defaults to 1.0.
 
@@ -467,7 +479,9 @@ def bins_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
 
 
 def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
-    """DWPose's feature loss, as the authors' code has it: squared difference, summed, over the batch.
+    """DWPose's feature loss, as the authors' code has it.
+
+    Squared difference, summed, over the batch.
 
     Args:
         student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.
@@ -481,11 +495,12 @@ def feature_l2(student: Tensor, teacher: Tensor, weight: float) -> Tensor:
 
 
 def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus Pearson's correlation of each channel over images and places, the mean over the channels.
+    """One minus Pearson's correlation of each channel over images and places, their mean.
 
     Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
-    Coefficient", NeurIPS 2022: half the mean squared difference of features that are standardised channel
-    by channel. It depends on neither the size of the map and of the batch nor the scale of the features.
+    Coefficient", NeurIPS 2022: half the mean squared difference of features that are standardised
+    channel by channel. It depends on neither the size of the map and of the batch nor the scale of
+    the features.
 
     Args:
         student (Tensor): Feature map (N, C, H, W), projected to the teacher's channels.
@@ -499,11 +514,11 @@ def pearson_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def channel_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    """Divergence of the distributions of each channel over its places, the mean over images and channels.
+    """Divergence of the channels as distributions over places, the mean over images and channels.
 
-    Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021:
-    ``tau^2 / (N C) sum_n sum_c sum_i T[n, c, i] log(T[n, c, i] / S[n, c, i])`` with the softmax over
-    the places ``i`` at temperature ``tau``. The maps are standardised channel by channel first, as in
+    Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021: ``tau^2 / (N
+    C) sum_n sum_c sum_i T[n, c, i] log(T[n, c, i] / S[n, c, i])`` with the softmax over the places
+    ``i`` at temperature ``tau``. The maps are standardised channel by channel first, as in
     DAMO-YOLO, so that the weight does not depend on the scale of the features.
 
     Args:
@@ -524,15 +539,17 @@ def channel_kl(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.mse_loss(at_least_float32(student), at_least_float32(teacher.detach()), reduction='sum')
+    return F.mse_loss(at_least_float32(student), at_least_float32(teacher.detach()),
+                      reduction='sum')
 
 
 def _standardised(maps: Tensor) -> Tensor:
     """The rows (C, N * H * W) of a feature map, each less its mean, over its norm.
 
     0 where all numbers of a row are the same but for the rounding of their mean, or have a standard
-    deviation below ``DEAD``: divided by its norm, that would be a pattern with gradients beyond measure. And
-    where there are but two: standardised, they are 1 and -1 whatever they were, and a gradient is rounding.
+    deviation below ``DEAD``: divided by its norm, that would be a pattern with gradients beyond
+    measure. And where there are but two: standardised, they are 1 and -1 whatever they were, and a
+    gradient is rounding.
     """
     rows = at_least_float32(maps).transpose(0, 1).flatten(1)
     centred = rows - rows.mean(1, keepdim=True)
@@ -546,15 +563,16 @@ def nkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, gamma: f
         tau: float = 1.0) -> Tensor:
     """Normalised knowledge distillation, mean over the samples.
 
-    ``-T_t log S_t - gamma tau^2 sum_{i != t} N(T_i) log N(S_i)``: ``S`` and ``T`` are the probabilities of
-    student and teacher, ``t`` the target class, and ``N`` is the softmax over the other classes at
-    temperature ``tau``. Plain distillation compares ``S_i`` with ``T_i``, which sum to ``1 - S_t`` and
-    ``1 - T_t`` and so can never agree while these differ.
+    ``-T_t log S_t - gamma tau^2 sum_{i != t} N(T_i) log N(S_i)``: ``S`` and ``T`` are the
+    probabilities of student and teacher, ``t`` the target class, and ``N`` is the softmax over the
+    other classes at temperature ``tau``. Plain distillation compares ``S_i`` with ``T_i``, which
+    sum to ``1 - S_t`` and ``1 - T_t`` and so can never agree while these differ.
 
     Args:
         student_logits (Tensor): (N, C).
         teacher_logits (Tensor): (N, C). Detached here.
-        labels (Tensor): Class indices (N,), or soft labels (N, C), of which the largest is the target.
+        labels (Tensor): Class indices (N,), or soft labels (N, C), of which the largest is the
+            target.
         gamma (float): Weight of the other classes. Defaults to 1.5.
         tau (float): Temperature of the other classes. Defaults to 1.0.
 
@@ -603,8 +621,8 @@ def uskd(logits: Tensor, weak_logits: Tensor, labels: Tensor, alpha: float = 1.0
          beta: float = 0.1, mu: float = 0.005) -> Tensor:
     """Universal self-knowledge distillation, mean over the samples: a loss without a teacher.
 
-    ``alpha`` :func:`uskd_target` + ``beta`` :func:`uskd_nontarget` + ``mu`` :func:`uskd_weak`. It is added
-    to the hard loss.
+    ``alpha`` :func:`uskd_target` + ``beta`` :func:`uskd_nontarget` + ``mu`` :func:`uskd_weak`. It
+    is added to the hard loss.
 
     Args:
         logits (Tensor): (N, C).
@@ -626,11 +644,14 @@ def uskd(logits: Tensor, weak_logits: Tensor, labels: Tensor, alpha: float = 1.0
 
 
 def uskd_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """``-(S_t^2 + y_t - mean(S_t^2)) log S_t``, the mean over the samples; no gradient in the bracket.
+    """``-(S_t^2 + y_t - mean(S_t^2)) log S_t``, the mean over the samples.
+
+    No gradient in the bracket.
 
     A sample that the model is surer of than it is on average gets a target above 1, any other one
-    below. Squaring keeps the targets close together while all probabilities are small. Soft labels: summed
-    over the (two) target classes, with one mean for the larger labels and one for the smaller.
+    below. Squaring keeps the targets close together while all probabilities are small. Soft labels:
+    summed over the (two) target classes, with one mean for the larger labels and one for the
+    smaller.
 
     Args:
         logits (Tensor): (N, C).
@@ -648,7 +669,7 @@ def uskd_target(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def uskd_nontarget(logits: Tensor, weak_logits: Tensor, others: Tensor) -> Tensor:
-    """``-sum_i N(Z_i) log N(S_i)`` over the classes ``i`` in ``others``, Z from :func:`zipf_weights`.
+    """``-sum_i N(Z_i) log N(S_i)`` over the ``others``, Z from :func:`zipf_weights`.
 
     Args:
         logits (Tensor): (N, C).
@@ -665,10 +686,11 @@ def uskd_nontarget(logits: Tensor, weak_logits: Tensor, others: Tensor) -> Tenso
 def zipf_weights(logits: Tensor, weak_logits: Tensor, others: Tensor) -> Tensor:
     """Soft labels for the classes in ``others`` that depend on their rank alone: ``N(Z)``.
 
-    Zipf's law: ``Z_i = 1 / R_i``, where ``R_i`` in 1..C is the rank of the class by ``N(W_i) + N(S_i)``,
-    the weak and the final probability, each divided by the sum over ``others``. ``N(Z)`` divides by
-    the sum over ``others`` as well. A class that is not in ``others`` (the target) has a rank, too: where the
-    model is right, that is rank 1 and the others begin at 1/2.
+    Zipf's law: ``Z_i = 1 / R_i``, where ``R_i`` in 1..C is the rank of the class by
+    ``N(W_i) + N(S_i)``, the weak and the final probability, each divided by the sum over
+    ``others``. ``N(Z)`` divides by the sum over ``others`` as well. A class that is not in
+    ``others`` (the target) has a rank, too: where the model is right, that is rank 1 and the others
+    begin at 1/2.
 
     The authors' code adds ``log S_i / (1 - log S_t)`` in place of ``N(S_i) = S_i / (1 - S_t)``.
 
@@ -723,8 +745,8 @@ def target_classes(labels: Tensor) -> Tuple[Tensor, Tensor]:
         labels (Tensor): Class indices (N,), or soft labels (N, C).
 
     Returns:
-        tuple[Tensor]: Class indices and their labels, both (N, K), the largest label first: K = 1 and
-        labels 1 for class indices, K = 2 for soft labels (one of which may be 0).
+        tuple[Tensor]: Class indices and their labels, both (N, K), the largest label first: K = 1
+        and labels 1 for class indices, K = 2 for soft labels (one of which may be 0).
     """
     if labels.dim() == 1:
         return labels.unsqueeze(1), torch.ones_like(labels).unsqueeze(1)
@@ -753,7 +775,10 @@ def mean_of(losses: Tensor) -> Tensor:
 
 
 def _among(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits whose softmax is 0 outside of ``classes``; not -inf, of which a gradient may be NaN."""
+    """Logits whose softmax is 0 outside of ``classes``.
+
+    Not -inf, of which a gradient may be NaN.
+    """
     return logits.masked_fill(~classes, torch.finfo(logits.dtype).min)
 
 

@@ -8,9 +8,10 @@ _FOLLOWED = frozenset('mul __mul__ __rmul__ __getitem__ view reshape flatten'.sp
 class MinedLoss(Tensor):
     """The losses of samples to a soft target, with those to the hard target for all decisions.
 
-    SSD and YOLACT keep the negatives with the largest losses, FSAF gives an object to the level with the
-    smallest. Such choices are part of the assignment, which a teacher is not to change: ``topk``, and
-    whatever is computed without a gradient, sees the hard losses. All else sees the soft ones.
+    SSD and YOLACT keep the negatives with the largest losses, FSAF gives an object to the level
+    with the smallest. Such choices are part of the assignment, which a teacher is not to change:
+    ``topk``, and whatever is computed without a gradient, sees the hard losses. All else sees the
+    soft ones.
     """
 
     soft: Tensor

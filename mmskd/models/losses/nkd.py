@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmskd.errors import UsageError
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .distill import LossCall
 from .functional import mask_of, nkd_nontarget, nkd_target, target_classes
 from .soft_target import at_least_float32
@@ -17,26 +18,28 @@ from .softmax_call import is_softmax_loss, read_softmax_calls, softmax_logits
 class NKDLoss(nn.Module):
     """Normalised knowledge distillation from a teacher's logits, for softmax heads and SimCC bins.
 
-    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
-    Normalized Loss and Customized Soft Labels", ICCV 2023::
+    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+    with Normalized Loss and Customized Soft Labels", ICCV 2023::
 
         -T_t log S_t  -  gamma tau^2 sum_{i != t} N(T_i) log N(S_i)
 
-    with the probabilities S and T of student and teacher, the target class t, and N the softmax over the
-    other classes at temperature tau (see :func:`~mmskd.models.losses.functional.nkd`). It is added to the
-    hard loss. Sigmoid heads have no distribution over classes that could be normalised.
+    with the probabilities S and T of student and teacher, the target class t, and N the softmax
+    over the other classes at temperature tau (see :func:`~mmskd.models.losses.functional.nkd`). It
+    is added to the hard loss. Sigmoid heads have no distribution over classes that could be
+    normalised.
 
-    A loss of ``mmskd.DistillHook`` (the teacher is another model) and of ``mmskd.PSKDHook`` (the past self). There,
-    samples are those of the head's own loss, with its weights, class weights, ``loss_weight`` and ``avg_factor``. For
-    SimCC a sample is a visible keypoint on an axis, with the bins for classes: the mean over these, x and y added.
+    A loss of ``mmskd.DistillHook`` (the teacher is another model) and of ``mmskd.PSKDHook`` (the
+    past self). There, samples are those of the head's own loss, with its weights, class weights,
+    ``loss_weight`` and ``avg_factor``. For SimCC a sample is a visible keypoint on an axis, with
+    the bins for classes: the mean over these, x and y added.
 
     Args:
         gamma (float): Weight of the other classes. Defaults to 1.5, the paper's choice.
         tau (float): Temperature of the other classes. Defaults to 1.0.
         weight (float): Factor of the whole. Defaults to 1.0.
-        ignore_background (bool): Whether the last class is a background that is not to be distilled: its
-            samples have no loss, and it is left out of ``N`` in all others. Defaults to False: the
-            background is a class like any other.
+        ignore_background (bool): Whether the last class is a background that is not to be
+            distilled: its samples have no loss, and it is left out of ``N`` in all others. Defaults
+            to False: the background is a class like any other.
 
     Raises:
         UsageError: If an option is of another type or out of range.
@@ -92,10 +95,11 @@ class NKDLoss(nn.Module):
     def check_head(self, own: nn.Module) -> None:
         """Raise UsageError if the head's own loss is not one of a softmax."""
         if not is_softmax_loss(own):
-            raise UsageError('NKDLoss goes with CrossEntropyLoss of a softmax (use_sigmoid=False), or with '
-                             'KLDiscretLoss, that of a SimCC head, but the head has '
-                             f'{type(own).__name__}, which has no distribution over classes. Leave '
-                             'NKDLoss out; ClassDistillLoss goes with the class losses of all detectors.')
+            raise UsageError(
+                'NKDLoss goes with CrossEntropyLoss of a softmax (use_sigmoid=False), or with '
+                'KLDiscretLoss, that of a SimCC head, but the head has '
+                f'{type(own).__name__}, which has no distribution over classes. Leave '
+                'NKDLoss out; ClassDistillLoss goes with the class losses of all detectors.')
 
     def of_call(self, call: LossCall) -> Tensor:
         """The loss beside a call of the head's own loss; (N,) if that is not reduced."""
@@ -111,8 +115,8 @@ def require_same_shape(name: str, cls_score: Tensor, **others: Tensor) -> None:
     for key, other in others.items():
         if cls_score.dim() != 2 or cls_score.shape != other.shape or cls_score.size(1) < 2:
             raise UsageError(
-                f'{name}: cls_score and {key} must both be logits (N, C) of two classes or more, got '
-                f'{tuple(cls_score.shape)} and {tuple(other.shape)}')
+                f'{name}: cls_score and {key} must both be logits (N, C) of two classes or more, '
+                f'got {tuple(cls_score.shape)} and {tuple(other.shape)}')
 
 
 def counted(cls_score: Tensor, label: Tensor, weight: Optional[Tensor],

@@ -4,16 +4,17 @@ from typing import Optional
 from torch import Tensor
 
 from mmskd.registry import MODELS
+
 from .distill import FeatureDistillLoss
 from .functional import pearson_distance
 
 
 @MODELS.register_module()
 class PKDLoss(FeatureDistillLoss):
-    """One minus the correlation between the features of student and teacher, summed over the levels.
+    """One minus the correlation of the student's and the teacher's features, over all levels.
 
-    Cao et al., NeurIPS 2022, see :func:`~mmskd.models.losses.functional.pearson_distance`. The weight does not
-    depend on the size of images, batch or network.
+    Cao et al., NeurIPS 2022, see :func:`~mmskd.models.losses.functional.pearson_distance`. The
+    weight does not depend on the size of images, batch or network.
 
     Args:
         weight (float): Factor. Defaults to 6.0 a level, that of MMRazor's configs.

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmskd.registry import MODELS
+
 from .functional import soft_loss
 from .soft_target import FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
 
@@ -51,12 +52,12 @@ class SoftmaxLoss(SoftTargetLoss):
 class PSKDTorchCrossEntropyLoss(SoftmaxLoss, nn.CrossEntropyLoss):
     """``torch.nn.CrossEntropyLoss`` with the progressive target.
 
-    Kim et al., ICCV 2021, eq. (3) and (4). ``(1 - alpha_t) CE(z, y) + alpha_t w CE(z, softmax(past))``:
-    the loss is linear in the target, so mixing losses is mixing targets. ``CE(z, y)`` is that of
-    torch, with its smoothing, class weights and ignored samples. w is the class weight of the
-    sample's hard label (of soft labels, the mean over them), and 0 where it is ignored: a sample
-    counts as much as without a past self, and has no gradient where alpha_t is 1 and past and present
-    self agree.
+    Kim et al., ICCV 2021, eq. (3) and (4).
+    ``(1 - alpha_t) CE(z, y) + alpha_t w CE(z, softmax(past))``: the loss is linear in the target,
+    so mixing losses is mixing targets. ``CE(z, y)`` is that of torch, with its smoothing, class
+    weights and ignored samples. w is the class weight of the sample's hard label (of soft labels,
+    the mean over them), and 0 where it is ignored: a sample counts as much as without a past self,
+    and has no gradient where alpha_t is 1 and past and present self agree.
 
     Args: As ``torch.nn.CrossEntropyLoss``.
     """

@@ -1,19 +1,28 @@
 """PS-KD drop-ins for the classification losses of MMDetection.
 
 Each class has the constructor and the call of its hard-target namesake. The formulas are in
-:mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as there.
+:mod:`~mmskd.models.losses.functional`; weights, ``avg_factor`` and ignored samples are handled as
+there.
 """
 from typing import Optional, Tuple, Union
 
-from mmdet.models.losses import (CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss)
+import torch
+from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
 from mmskd.errors import UsageError
 from mmskd.registry import MODELS
+
 from .blockwise import soft_focal_rows
-from .functional import (one_hot, pskd_binary_cross_entropy, pskd_cross_entropy, soft_focal,
-                         soft_quality_focal, soft_varifocal)
+from .functional import (
+    one_hot,
+    pskd_binary_cross_entropy,
+    pskd_cross_entropy,
+    soft_focal,
+    soft_quality_focal,
+    soft_varifocal,
+)
 from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
 
 
@@ -26,8 +35,8 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
     """mmdet's ``CrossEntropyLoss``, softmax or sigmoid, with the progressive target.
 
     A class weight is that of the sample's hard label: it says how much a sample counts, and that
-    does not change because the past self had doubts. (Weighing each class of the soft target instead
-    would leave a gradient where present and past self agree.)
+    does not change because the past self had doubts. (Weighing each class of the soft target
+    instead would leave a gradient where present and past self agree.)
 
     Args: As ``mmdet.CrossEntropyLoss``. ``use_mask=True`` has no class target and is refused.
 
@@ -50,9 +59,11 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
             cls_score (Tensor | Pair): Logits (N, C); softmax: background is the last class.
             label (Tensor): Class indices (N,), or targets (N, C) for sigmoid.
             weight (Tensor, optional): Sample weights, (N,) (or (N, C) for (N, C) targets).
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
             ignore_index (int, optional): Label without loss. Defaults to that of the constructor.
+            **kwargs: As the stock loss takes them.
 
         Returns:
             Tensor: The loss.
@@ -101,7 +112,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         alpha_t = self.alpha_of(past, labels)
         loss = pskd_cross_entropy(logits, labels, past, alpha_t, self.form)
         if self.class_weight is not None:
-            class_weight = logits.new_tensor(self.class_weight)
+            class_weight = self._class_weights(logits)
             loss = loss * class_weight[labels.clamp(0, logits.size(1) - 1)]
         return loss, valid
 
@@ -115,8 +126,11 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
             hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
         loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_of(past, hard), self.form)
         if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
-            loss = loss * (1 + (logits.new_tensor(self.class_weight) - 1) * hard)
+            loss = loss * (1 + (self._class_weights(logits) - 1) * hard)
         return loss, valid
+
+    def _class_weights(self, logits: Tensor) -> Tensor:
+        return torch.as_tensor(self.class_weight, dtype=logits.dtype, device=logits.device)
 
 
 @MODELS.register_module()
@@ -135,7 +149,8 @@ class PSKDFocalLoss(_DetectionLoss, FocalLoss):
             pred (Tensor | Pair): Logits (N, C), or probabilities if ``activated``.
             target (Tensor): Class indices (N,), where C is background, or targets (N, C).
             weight (Tensor, optional): (N,), (N, C) or (N * C,).
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
 
         Returns:
@@ -231,7 +246,8 @@ class PSKDVarifocalLoss(_DetectionLoss, VarifocalLoss):
             pred (Tensor | Pair): Logits (N, C).
             target (Tensor): IoU-aware targets (N, C).
             weight (Tensor, optional): (N, C), or broadcastable to it.
-            avg_factor (float, optional): What a mean divides by. Defaults to the number of elements.
+            avg_factor (float, optional): What a mean divides by. Defaults to the number of
+                elements.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
 
         Returns:

@@ -32,6 +32,7 @@ class _SoftenedSoftmax(SoftmaxLoss):
             weight (Tensor, optional): Sample weights (N,).
             avg_factor (float, optional): What a mean divides by. Defaults to the number of samples.
             reduction_override (str, optional): 'none', 'mean' or 'sum'.
+            **kwargs: As the stock loss takes them.
 
         Returns:
             Tensor: The loss.

@@ -1,7 +1,8 @@
 """PS-KD drop-ins for the losses of MMPose's SimCC and heatmap heads.
 
-Each class has the constructor and the call of its hard-target namesake. Keypoint weights, masks and the label's
-own smoothing are handled as there: they belong to the hard target, which is softened after them.
+Each class has the constructor and the call of its hard-target namesake. Keypoint weights, masks and
+the label's own smoothing are handled as there: they belong to the hard target, which is softened
+after them.
 """
 from typing import Optional, Tuple
 
@@ -11,6 +12,7 @@ from mmpose.models.losses import KeypointMSELoss, KeypointOHKMMSELoss, KLDiscret
 from torch import Tensor
 
 from mmskd.registry import MODELS
+
 from .functional import mean_of, pskd_heatmap, pskd_simcc_kl
 from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, register_soft_loss
 
@@ -18,11 +20,11 @@ from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, registe
 class _KeypointLoss(SoftTargetLoss):
     """What ``about`` means for keypoints: each is a sample.
 
-    Positive are those with a weight, which are visible. A past self is as sure as its peak is high, beside that
-    of the labels: a label that is spread over many bins has no bin near 1 either.
+    Positive are those with a weight, which are visible. A past self is as sure as its peak is high,
+    beside that of the labels: a label that is spread over many bins has no bin near 1 either.
     """
     forms, abouts = FORMS, ABOUT
-    places = (-2, -1)  # the dimensions over which a keypoint is spread
+    places: Tuple[int, ...] = (-2, -1)  # the dimensions over which a keypoint is spread
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
         """The peak of each keypoint as a share of the highest peak of the labels, in [0, 1].
@@ -58,8 +60,8 @@ class _KeypointLoss(SoftTargetLoss):
 class PSKDKLDiscretLoss(_KeypointLoss, KLDiscretLoss):
     """mmpose's ``KLDiscretLoss`` (RTMPose, RTMW, SimCC) with the progressive target.
 
-    The past self's distribution over the bins of an axis, ``softmax(beta * past)``, is mixed into the
-    label's, after ``label_softmax`` where that is set.
+    The past self's distribution over the bins of an axis, ``softmax(beta * past)``, is mixed into
+    the label's, after ``label_softmax`` where that is set.
 
     Args: As ``mmpose.KLDiscretLoss``.
     """
@@ -70,15 +72,15 @@ class PSKDKLDiscretLoss(_KeypointLoss, KLDiscretLoss):
         """As ``mmpose.KLDiscretLoss``.
 
         Args:
-            pred_simcc (tuple[Tensor | Pair]): Logits over the bins of x and of y, (N, K, W) each with
-                its own W.
+            pred_simcc (tuple[Tensor | Pair]): Logits over the bins of x and of y, (N, K, W) each
+                with its own W.
             gt_simcc (tuple[Tensor]): Targets of the same shapes.
             target_weight (Tensor): Weights of the keypoints, (N, K).
 
         Returns:
             Tensor: The loss, a scalar.
         """
-        pred_simcc, past_simcc = self.split(pred_simcc)
+        pred_simcc, past_simcc = self.split(pred_simcc)  # type: ignore[assignment]  # two axes
         if past_simcc is None:
             return super().forward(pred_simcc, gt_simcc, target_weight)
         keypoints = pred_simcc[0].size(1)
@@ -142,7 +144,8 @@ class PSKDKeypointMSELoss(_KeypointLoss, KeypointMSELoss):
 class PSKDKeypointOHKMMSELoss(_KeypointLoss, KeypointOHKMMSELoss):
     """mmpose's ``KeypointOHKMMSELoss`` (MSPN) with the past heatmap mixed into the target heatmap.
 
-    The hardest keypoints are those with the largest loss to the hard target, as without a past self.
+    The hardest keypoints are those with the largest loss to the hard target, as without a past
+    self.
 
     Args: As ``mmpose.KeypointOHKMMSELoss``.
     """

@@ -2,12 +2,13 @@
 import copy
 import importlib
 from collections import OrderedDict
-from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..finite import all_finite
 from ..pairing import unpair
 from ..ranges import LOSS, record_function
@@ -15,7 +16,7 @@ from ..ranges import LOSS, record_function
 Prediction = Union[Tensor, Sequence[Tensor]]
 
 FORMS = ('paper', 'kl', 'rescaled', 'added')
-"""How hard target and teacher meet in a loss, see :func:`~mmskd.models.losses.functional.soft_loss`."""
+"""How hard target and teacher meet in a loss, see :func:`.functional.soft_loss`."""
 
 ABOUT = ('all', 'positives', 'confidence')
 """Whose targets are softened, see :meth:`SoftTargetLoss.alpha_of`."""
@@ -29,16 +30,19 @@ class SoftTargetLoss:
 
     A loss that mixes this in is called as its hard-target namesake. If the prediction is a
     :class:`~mmskd.models.pairing.Pair`, the teacher's side softens the target; without one, or with
-    ``alpha_t`` = 0, the namesake's own ``forward`` runs, so that numbers and gradients are exactly its own.
+    ``alpha_t`` = 0, the namesake's own ``forward`` runs, so that numbers and gradients are exactly
+    its own.
 
     Whoever attaches the teacher sets and reads the attributes; they are class attributes, so that a
     stock loss object can be given this class and get its own back without a trace.
 
     Attributes:
         alpha_t (float): Weight of the teacher in the target, in [0, 1]. Defaults to 0.
-        form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the progressive target.
+        form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the
+            progressive target.
         about (str): Whose targets are softened, one of ``ABOUT``. Defaults to 'all'.
-        forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows 'paper'.
+        forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows
+            'paper'.
         abouts (tuple[str]): Of the class: what ``about`` may be. A loss of one's own knows 'all'.
     """
 
@@ -47,12 +51,16 @@ class SoftTargetLoss:
     about: str = 'all'
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
-    forms = FORMS[:1]
-    abouts = ABOUT[:1]
+    forms: Tuple[str, ...] = FORMS[:1]
+    abouts: Tuple[str, ...] = ABOUT[:1]
+    if TYPE_CHECKING:  # of the loss that this is mixed into
+        forward: Callable[..., Any]
+        loss_weight: float
+        reduction: str
 
     def __call__(self, *args, **kwargs):
         with record_function(LOSS):
-            return super().__call__(*args, **kwargs)
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]  # nn.Module's
 
     def reset(self, measure: bool = True) -> None:
         """Forget the calls so far; ``measure`` the differences in those that follow."""
@@ -62,8 +70,8 @@ class SoftTargetLoss:
         """Of each call since :meth:`reset` that had a teacher.
 
         Returns:
-            list[tuple]: The mean absolute difference between the probabilities of student and teacher, a
-            scalar without gradient, and of how many it is the mean.
+            list[tuple]: The mean absolute difference between the probabilities of student and
+            teacher, a scalar without gradient, and of how many it is the mean.
         """
         return self._differences or []
 
@@ -75,8 +83,8 @@ class SoftTargetLoss:
 
         Returns:
             tuple: The plain prediction, and the teacher's logits (or probabilities, where the loss
-            works on these) in the same floating type, at least float32; None if the hard target is to be
-            used as it is: without a teacher, or if what it says is not finite.
+            works on these) in the same floating type, at least float32; None if the hard target is
+            to be used as it is: without a teacher, or if what it says is not finite.
         """
         one = isinstance(pred, Tensor)
         students, teachers = zip(*map(unpair, (pred, ) if one else pred))
@@ -115,7 +123,9 @@ class SoftTargetLoss:
         return self.alpha_t * self.is_positive(past, hard, weight).to(past.dtype)
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
-        """How sure the teacher is that there is an object: its largest probability of a foreground class.
+        """How sure the teacher is that there is an object.
+
+        Its largest probability of a foreground class.
 
         Args:
             past (Tensor): As in :meth:`alpha_of`.
@@ -127,7 +137,9 @@ class SoftTargetLoss:
         return self.probability(past.amax(-1, keepdim=True) if past.dim() > 1 else past)
 
     def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """Samples with a hard positive, and near positives: those that the teacher gives 0.1 or more.
+        """Samples with a hard positive, and near positives.
+
+        The near ones are those that the teacher gives 0.1 or more.
 
         Args:
             past (Tensor): As in :meth:`alpha_of`.
@@ -158,7 +170,7 @@ class SoftTargetLoss:
 
     @classmethod
     def takes(cls, loss: nn.Module) -> bool:
-        """Whether it computes what this instance of the stock loss computes, with all its settings."""
+        """Whether it computes what this instance of the stock loss does, with all its settings."""
         return True
 
 
@@ -171,7 +183,10 @@ SOFT_FORMS: Dict[Type[nn.Module], Type[SoftTargetLoss]] = {}
 """The soft-target drop-in of each hard-target loss, see :func:`register_soft_loss`."""
 
 ON_DEMAND = {'mmpretrain': 'pskd_mmpretrain'}
-"""The modules here that register forms of a package's losses when one of these is met: it need not be installed."""
+"""The modules here that register forms of a package's losses when one of these is met.
+
+It need not be installed.
+"""
 
 
 def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> None:
@@ -180,20 +195,24 @@ def register_soft_loss(stock: Type[nn.Module], soft: Type[SoftTargetLoss]) -> No
     Args:
         stock (type): A loss that a head may have. Only this class itself: a subclass may compute
             anything.
-        soft (type): Its drop-in: ``class Soft(SoftTargetLoss, stock)`` with the same constructor and
-            call, which equals ``stock`` where it is given no teacher.
+        soft (type): Its drop-in: ``class Soft(SoftTargetLoss, stock)`` with the same constructor
+            and call, which equals ``stock`` where it is given no teacher.
 
     Raises:
         UsageError: If ``soft`` is not such a class.
     """
     if not (issubclass(soft, SoftTargetLoss) and issubclass(soft, stock)):
-        raise UsageError(f'register_soft_loss: {soft.__name__} must derive from SoftTargetLoss and from '
-                         f'{stock.__name__}, in this order')
+        raise UsageError(
+            f'register_soft_loss: {soft.__name__} must derive from SoftTargetLoss and from '
+            f'{stock.__name__}, in this order')
     SOFT_FORMS[stock] = soft
 
 
 def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
-    """The class of a loss's soft-target form: its own if it has one already; None if there is none."""
+    """The class of a loss's soft-target form: its own if it has one already.
+
+    None if there is none.
+    """
     if isinstance(loss, SoftTargetLoss):
         return type(loss)
     package = type(loss).__module__.partition('.')[0]
@@ -206,7 +225,9 @@ def soft_class(loss: nn.Module) -> Optional[Type[SoftTargetLoss]]:
 def soft_classes_like(loss: nn.Module) -> List[str]:
     """The names of losses with a soft-target form, from the package of ``loss``."""
     package = type(loss).__module__.partition('.')[0]
-    found = [stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package]
+    found = [
+        stock.__name__ for stock in SOFT_FORMS if stock.__module__.partition('.')[0] == package
+    ]
     return found or list(dict.fromkeys(stock.__name__ for stock in SOFT_FORMS))
 
 

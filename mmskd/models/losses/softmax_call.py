@@ -1,4 +1,7 @@
-"""Reading the call of a softmax loss: what is classified, by which labels, and how much it counts."""
+"""Reading the call of a softmax loss.
+
+What is classified, by which labels, and how much it counts.
+"""
 from typing import Any, List, NamedTuple, Optional
 
 import torch
@@ -30,13 +33,15 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
     Args:
         loss (nn.Module): What is called: with (logits, labels, weight, avg_factor), or mmpose's
             ``KLDiscretLoss`` with (bins of x and of y, labels, weights of keypoints), in which each
-            keypoint is classified once for each axis and its class is the bin with the largest label.
+            keypoint is classified once for each axis and its class is the bin with the largest
+            label.
         args (tuple): Of the call.
         kwargs (dict): Of the call.
 
     Returns:
-        list[SoftmaxCall]: One, or for SimCC that of x and that of y. Class weights of the loss are weights of the
-        samples; SimCC's logits are multiplied by its ``beta``. Empty if it was not called as a loss.
+        list[SoftmaxCall]: One, or for SimCC that of x and that of y. Class weights of the loss are
+        weights of the samples; SimCC's logits are multiplied by its ``beta``. Empty if it was not
+        called as a loss.
     """
     if len(args) < 2:
         return []
@@ -53,7 +58,10 @@ def read_softmax_calls(loss: nn.Module, args: tuple, kwargs: dict) -> List[Softm
 
 
 def softmax_logits(loss: nn.Module, prediction: Any) -> List[Any]:
-    """The logits (N, C) of each classification, from a prediction as the loss is given it: SimCC has two."""
+    """The logits (N, C) of each classification, from a prediction as the loss is given it.
+
+    SimCC has two.
+    """
     if is_simcc_loss(loss):
         return [axis.flatten(0, 1) * loss.beta for axis in prediction]
     return [prediction]
@@ -65,7 +73,10 @@ def is_simcc_loss(loss: nn.Module) -> bool:
 
 
 def is_softmax_loss(loss: nn.Module) -> bool:
-    """Whether a loss classifies by a softmax over classes or bins: not by sigmoids, and not by heatmaps."""
+    """Whether a loss classifies by a softmax over classes or bins.
+
+    Not by sigmoids, and not by heatmaps.
+    """
     sigmoid = getattr(loss, 'use_sigmoid', False) or isinstance(loss, nn.BCEWithLogitsLoss)
     return is_simcc_loss(loss) or not (sigmoid or hasattr(loss, 'use_target_weight'))
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .functional import mask_of, uskd_nontarget, uskd_target, uskd_weak
 from .nkd import average, counted, require_same_shape
 from .soft_target import at_least_float32
@@ -14,8 +15,8 @@ from .soft_target import at_least_float32
 class USKDLoss(nn.Module):
     """Universal self-knowledge distillation, for softmax heads.
 
-    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with
-    Normalized Loss and Customized Soft Labels", ICCV 2023::
+    Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach
+    with Normalized Loss and Customized Soft Labels", ICCV 2023::
 
         alpha * -(S_t^2 + y_t - mean(S_t^2)) log S_t        target class t
         beta  * -sum_{i != t} N(Z_i) log N(S_i)             other classes
@@ -23,8 +24,8 @@ class USKDLoss(nn.Module):
 
     ``S`` are the probabilities, ``Z_i`` is one over the rank of class i by the weak and the final
     probabilities together, ``N`` normalises over the classes other than t (see
-    :func:`~mmskd.models.losses.functional.uskd`). It is added to the hard loss. The weak logits come from an
-    auxiliary classifier on a feature from the middle of the network;
+    :func:`~mmskd.models.losses.functional.uskd`). It is added to the hard loss. The weak logits
+    come from an auxiliary classifier on a feature from the middle of the network;
     :class:`~mmskd.engine.hooks.USKDHook` brings one along.
 
     Args:
@@ -32,8 +33,9 @@ class USKDLoss(nn.Module):
         beta (float): Weight of the non-target part. Defaults to 0.1.
         mu (float): Weight of the weak logits' own loss. Defaults to 0.005.
         weight (float): Factor of the whole. Defaults to 1.0.
-        ignore_background (bool): Whether the last class is a background: its samples have no loss, and it is
-            left out of ``N`` in all others. Defaults to False: the background is a class like any other.
+        ignore_background (bool): Whether the last class is a background: its samples have no loss,
+            and it is left out of ``N`` in all others. Defaults to False: the background is a class
+            like any other.
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.1, mu: float = 0.005,

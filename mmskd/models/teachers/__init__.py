@@ -14,9 +14,9 @@ from .pose_teacher import PoseTeacher
 from .rtmo_mirror import RTMOMirror
 
 __all__ = [
-    'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror', 'PastSelf',
-    'PoseTeacher', 'RTMOMirror', 'classifier_mirror', 'freeze', 'frozen_copy', 'mirror_of', 'pose_mirror',
-    'shared_features_mirror'
+    'FixedModes', 'FollowedModes', 'HFPoseTeacher', 'Mirror', 'OnnxPoseTeacher', 'OutputMirror',
+    'PastSelf', 'PoseTeacher', 'RTMOMirror', 'classifier_mirror', 'freeze', 'frozen_copy',
+    'mirror_of', 'pose_mirror', 'shared_features_mirror'
 ]
 
 

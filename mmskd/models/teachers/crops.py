@@ -1,4 +1,7 @@
-"""The student's crops as another model wants them: its size, its channels, its mean and deviation."""
+"""The student's crops as another model wants them.
+
+Its size, its channels, its mean and deviation.
+"""
 from typing import NamedTuple, Sequence, Tuple
 
 import torch
@@ -26,9 +29,9 @@ class Images(NamedTuple):
 class Crops(nn.Module):
     """Makes a teacher's images of the student's, on their device.
 
-    The crop keeps its shape: it is scaled by one factor, and black is added on two sides where the teacher's
-    images have another aspect, as MMPose does it where a crop leaves the image. Scaling is bilinear, with
-    anti-aliasing.
+    The crop keeps its shape: it is scaled by one factor, and black is added on two sides where the
+    teacher's images have another aspect, as MMPose does it where a crop leaves the image. Scaling
+    is bilinear, with anti-aliasing.
 
     Args:
         student (Images): What is given.
@@ -67,7 +70,10 @@ class Crops(nn.Module):
         return (images - self.wanted_mean) / self.wanted_std
 
     def in_students_pixels(self, axes: Sequence[Axis]) -> Tuple[Axis, ...]:
-        """Where the teacher's bins along x and y are in the student's crop. A third axis stays as it is."""
+        """Where the teacher's bins along x and y are in the student's crop.
+
+        A third axis stays as it is.
+        """
         found = []
         for axis, given, scaled, margin in zip(axes, self.given.size, self.scaled, self.margin):
             scale = given / scaled

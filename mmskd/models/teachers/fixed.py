@@ -8,6 +8,7 @@ from torch import nn
 from mmskd.checkpoint import load_weights
 from mmskd.config import load_config, project_of
 from mmskd.errors import UsageError
+
 from .frozen import freeze
 from .metainfo import metainfo_of_checkpoint, metainfo_of_config
 
@@ -55,8 +56,8 @@ def find_beside(path: str, folder: Optional[str] = None) -> str:
         folder (str, optional): Where the config is. Defaults to None: the working directory.
 
     Returns:
-        str: An absolute path, in ``folder`` or else in the working directory. ``package::path`` comes
-        back as it is, and so does what is not there.
+        str: An absolute path, in ``folder`` or else in the working directory. ``package::path``
+        comes back as it is, and so does what is not there.
     """
     if '::' not in path:
         for found in (os.path.join(folder or '', path), path):

@@ -10,16 +10,16 @@ from torch.overrides import TorchFunctionMode
 from ..taps import Tap
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
-"""What may be folded: these alone, since a class derived from them may do more (timm's hold an activation)."""
+"""What may be folded: these alone, a class derived from them may do more (timm's do)."""
 
 
 class FoldingWatch(TorchFunctionMode):
-    """Looks on in forward passes of a model, which convolutions hand all they compute to one batch norm.
+    """Sees in forward passes of a model which convolutions hand all they compute to one batch norm.
 
-    Names do not tell: a block may normalise first, share a convolution between levels, look at what it computes
-    on the way, or use the weights by itself. A pair is foldable where in all passes seen each output of the
-    convolution went into that norm and nowhere else, that norm was called on nothing else, and their weights were
-    used by these two alone.
+    Names do not tell: a block may normalise first, share a convolution between levels, look at what
+    it computes on the way, or use the weights by itself. A pair is foldable where in all passes
+    seen each output of the convolution went into that norm and nowhere else, that norm was called
+    on nothing else, and their weights were used by these two alone.
 
     Use it as a context manager around each pass.
 

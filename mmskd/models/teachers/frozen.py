@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 class _DetachingCopies(TorchFunctionMode):
     """Lets a deep copy copy the value of a tensor that is part of a graph.
 
-    Some heads keep tensors of a forward pass on themselves (CondInst and YOLACT do); PyTorch refuses to
-    deep-copy these.
+    Some heads keep tensors of a forward pass on themselves (CondInst and YOLACT do); PyTorch
+    refuses to deep-copy these.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -37,8 +37,8 @@ def freeze(model: nn.Module) -> nn.Module:
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy of a model in eval mode, without gradients. The model is not changed.
 
-    A forward that was patched on an instance (activation checkpointing) is left out of the copy: it would
-    run the original's layers.
+    A forward that was patched on an instance (activation checkpointing) is left out of the copy: it
+    would run the original's layers.
     """
     with _DetachingCopies():
         duplicate = copy.deepcopy(model)
@@ -50,10 +50,10 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 class FollowedModes:
     """Lets a frozen copy see a batch in the way the model does that it is a copy of.
 
-    Each module is in train mode exactly where its original is: a normalisation layer uses the statistics of
-    the batch where that does, and a module that does something else in training (GA-RetinaNet's masked
-    convolutions, TridentNet's branches, SOLO's maps) does the same thing. What is random stays in eval mode:
-    dropout and drop path. Running statistics never move.
+    Each module is in train mode exactly where its original is: a normalisation layer uses the
+    statistics of the batch where that does, and a module that does something else in training
+    (GA-RetinaNet's masked convolutions, TridentNet's branches, SOLO's maps) does the same thing.
+    What is random stays in eval mode: dropout and drop path. Running statistics never move.
 
     Args:
         original (nn.Module): Whose modes are followed.
@@ -77,9 +77,9 @@ class FollowedModes:
 class FixedModes:
     """Lets a teacher that does not change answer in the form in which the student is asked.
 
-    Its norm layers use running statistics and what is random is off, always: nothing feeds back into it. But
-    a module that returns something else in training (SOLO's head suppresses scores otherwise) is in train mode
-    where the student is.
+    Its norm layers use running statistics and what is random is off, always: nothing feeds back
+    into it. But a module that returns something else in training (SOLO's head suppresses scores
+    otherwise) is in train mode where the student is.
 
     Args:
         teacher (nn.Module): A frozen model.
@@ -96,7 +96,10 @@ class FixedModes:
 
 
 def is_random(module: nn.Module) -> bool:
-    """Whether a module draws random numbers in train mode: dropout, drop path and attention with dropout."""
+    """Whether a module draws random numbers in train mode.
+
+    Dropout, drop path and attention with dropout.
+    """
     kinds = [kind.__name__.lower() for kind in type(module).__mro__]
     return isinstance(module, (_DropoutNd, nn.MultiheadAttention)) or any(
         'dropout' in kind or 'droppath' in kind or 'dropblock' in kind for kind in kinds)

@@ -7,6 +7,7 @@ from torch import Tensor
 from mmskd.errors import UsageError
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from ..distributions import Axis
 from .crops import Images
 from .metainfo import given_metainfo
@@ -23,10 +24,11 @@ class HFPoseTeacher(PoseTeacher):
 
     Args:
         model (str): A local folder, or an id on the Hub.
-        dataset_index (int): Of models with experts (ViTPose+), which data set's keypoints they are asked for.
-            Defaults to 0: COCO.
-        metainfo (dict | str, optional): As in :class:`~mmskd.models.teachers.onnx_pose.OnnxPoseTeacher`. Defaults to
-            None: the names in its config.
+        dataset_index (int): Of models with experts (ViTPose+), which data set's keypoints they are
+            asked for. Defaults to 0: COCO.
+        metainfo (dict | str, optional): As in
+            :class:`~mmskd.models.teachers.onnx_pose.OnnxPoseTeacher`. Defaults to None: the names
+            in its config.
 
     Raises:
         UsageError: If transformers is missing or too old, or there is no such model.
@@ -39,16 +41,20 @@ class HFPoseTeacher(PoseTeacher):
         self._expert = options.whole('dataset_index', dataset_index, least=0)
         transformers = _transformers()
         try:
-            self.model = transformers.VitPoseForPoseEstimation.from_pretrained(model, use_safetensors=True)
+            self.model = transformers.VitPoseForPoseEstimation.from_pretrained(
+                model, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise UsageError(f'HFPoseTeacher: model={model!r} is no VitPoseForPoseEstimation with safetensors, here '
-                             f'or on the Hub: {str(error).splitlines()[0]}') from error
+            raise UsageError(
+                f'HFPoseTeacher: model={model!r} is no VitPoseForPoseEstimation with safetensors, '
+                'here '
+                f'or on the Hub: {str(error).splitlines()[0]}') from error
         self.model.eval()
         config = self.model.config
         self._experts = getattr(config.backbone_config, 'num_experts', 1)
         if self._expert >= self._experts:
-            raise UsageError(f'HFPoseTeacher: dataset_index={self._expert}, and {model} has {self._experts} expert(s), '
-                             'from 0')
+            raise UsageError(
+                f'HFPoseTeacher: dataset_index={self._expert}, and {model} has {self._experts} '
+                'expert(s), from 0')
         height, width = config.backbone_config.image_size
         self._size: Tuple[int, int] = (width, height)
         self._values = _image_values(transformers, model)
@@ -80,10 +86,11 @@ class HFPoseTeacher(PoseTeacher):
 def _transformers() -> Any:
     try:
         import transformers
-        transformers.VitPoseForPoseEstimation
+        assert transformers.VitPoseForPoseEstimation
     except (ImportError, AttributeError) as error:
-        raise UsageError('HFPoseTeacher needs the package transformers, 4.48 or later, which is not here '
-                         f'({str(error).splitlines()[0]}): pip install transformers') from error
+        raise UsageError(
+            'HFPoseTeacher needs the package transformers, 4.48 or later, which is not here '
+            f'({str(error).splitlines()[0]}): pip install transformers') from error
     return transformers
 
 
@@ -95,4 +102,5 @@ def _image_values(transformers: Any, model: str) -> Tuple[List[float], List[floa
         given = {}
     if not given.get('image_mean'):
         return list(MEAN), list(STD)
-    return [value * 255 for value in given['image_mean']], [value * 255 for value in given['image_std']]
+    return [value * 255
+            for value in given['image_mean']], [value * 255 for value in given['image_std']]

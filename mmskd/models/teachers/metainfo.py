@@ -71,8 +71,9 @@ def given_metainfo(owner: str, given: Any) -> Dict[str, Any]:
 
     Args:
         owner (str): Whose option ``metainfo`` it is, for messages.
-        given (dict | str, optional): As MMPose's ``metainfo``: ``dict(from_file=...)`` or with ``keypoint_info``; or
-            that file, as 'configs/_base_/datasets/coco.py', which is looked for in MMPose's own folder, too.
+        given (dict | str, optional): As MMPose's ``metainfo``: ``dict(from_file=...)`` or with
+            ``keypoint_info``; or that file, as 'configs/_base_/datasets/coco.py', which is looked
+            for in MMPose's own folder, too.
 
     Raises:
         UsageError: If it is something else, or there is no such file.

@@ -1,24 +1,26 @@
 """Ask a teacher what the student is asked, module by module.
 
-A detector's classification head is the end of a chain of modules: backbone, neck, then, depending on
-the family, RoI extractors, a transformer, heads. :class:`Mirror` hooks the links of that chain in the
-student. When a link is called, the teacher's link of the same name is called with the teacher's side of
-the arguments, and the student's output becomes a pair with it. Between the links pairs pass through the
-detector's own code (slicing levels, flattening, concatenating), which therefore needs no counterpart.
+A detector's classification head is the end of a chain of modules: backbone, neck, then, depending
+on the family, RoI extractors, a transformer, heads. :class:`Mirror` hooks the links of that chain
+in the student. When a link is called, the teacher's link of the same name is called with the
+teacher's side of the arguments, and the student's output becomes a pair with it. Between the links
+pairs pass through the detector's own code (slicing levels, flattening, concatenating), which
+therefore needs no counterpart.
 
 So the teacher answers the student's questions, about the same places:
 
 - one-stage: the same priors, whose order both heads share;
-- two-stage: the *student's* sampled RoIs. The student's RoI extractor is called with (features, rois);
-  only the features have a teacher's side, hence the teacher pools its own features in the same boxes.
-  Its own proposals would be other boxes, and a class score is meaningful only for the box it was
-  given. Cascades ask stage by stage, with the boxes as the student has refined them;
-- query models: the *student's* queries. The teacher's decoder reads the teacher's memory, starting from
-  the student's query content, reference points and attention mask, be they learned (DETR), chosen
-  from the encoder (two-stage Deformable DETR) or noised ground truth (DINO). The n-th prediction of two
-  decoders describes the same object only if both were asked the same n-th question; that question is also
-  the one which the student's assignment has matched. Positional codes that the detector adds outside of
-  its modules (query and level embeddings) are part of the question and so the student's.
+- two-stage: the *student's* sampled RoIs. The student's RoI extractor is called with (features,
+  rois); only the features have a teacher's side, hence the teacher pools its own features in the
+  same boxes. Its own proposals would be other boxes, and a class score is meaningful only for the
+  box it was given. Cascades ask stage by stage, with the boxes as the student has refined them;
+- query models: the *student's* queries. The teacher's decoder reads the teacher's memory, starting
+  from the student's query content, reference points and attention mask, be they learned (DETR),
+  chosen from the encoder (two-stage Deformable DETR) or noised ground truth (DINO). The n-th
+  prediction of two decoders describes the same object only if both were asked the same n-th
+  question; that question is also the one which the student's assignment has matched. Positional
+  codes that the detector adds outside of its modules (query and level embeddings) are part of the
+  question and so the student's.
 """
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -34,8 +36,9 @@ from ..ranges import TEACHER, record_function
 from ..taps import Tap
 from .shared_prefix import SharedPrefix
 
-# What every detector calls first: the one with the images, the other with what that makes of them. What lies
-# between these and a head is known to its adapter, and asked only when it is called with pairs.
+# What every detector calls first: the one with the images, the other with what that makes of them.
+# What lies between these and a head is known to its adapter, and asked only when it is called with
+# pairs.
 ROOT, NECK = 'backbone', 'neck'
 
 
@@ -44,11 +47,12 @@ class Mirror:
 
     Args:
         student (nn.Module): An mmdet detector (not a wrapper around it).
-        heads (sequence[TaughtHead]): The heads whose scores are paired. Without any, the teacher goes no
-            further than its features.
+        heads (sequence[TaughtHead]): The heads whose scores are paired. Without any, the teacher
+            goes no further than its features.
 
     Attributes:
-        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
+        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else
+            None.
     """
 
     def __init__(self, student: nn.Module, heads: Sequence[TaughtHead]):
@@ -76,7 +80,8 @@ class Mirror:
         Args:
             teacher (nn.Module): Who is asked.
             call (Callable, optional): Calls a module of it with arguments (see
-                :meth:`~mmskd.models.teachers.compiled.CompiledTeacher.ask`). Defaults to None: just so.
+                :meth:`~mmskd.models.teachers.compiled.CompiledTeacher.ask`). Defaults to None: just
+                so.
         """
         self._answers.clear()
         self._call = call or plain_call
@@ -90,7 +95,7 @@ class Mirror:
         self.teacher = teacher
 
     def share(self, prefix: SharedPrefix) -> None:
-        """Let the teacher go on from where the student's backbone has come to, whenever ``prefix`` holds."""
+        """Let the teacher go on from where the student's backbone is, whenever ``prefix`` holds."""
         handle = prefix.listen(self._ask_root)
         if handle is not None:
             self._shared = prefix
@@ -102,7 +107,7 @@ class Mirror:
         self._answers.clear()
 
     def listen(self, name: str, listener: Callable[[Any, Any], None]) -> None:
-        """Call ``listener`` with all that the head of this name and the teacher's return, each time."""
+        """Call ``listener`` with all that this head and the teacher's return, each time."""
         self._listeners.setdefault(name, []).append(listener)
 
     def remove(self) -> None:
@@ -130,7 +135,7 @@ class Mirror:
 
         def after(module: nn.Module, args: tuple, kwargs: dict, output: Any):
             """Let the teacher's answer ride along with the output."""
-            if self.teacher is None or not self._answers.get(name):
+            if self.teacher is None or join is None or not self._answers.get(name):
                 return None
             answer = self._answers[name].pop()
             for listener in self._listeners.get(name, ()):

@@ -7,6 +7,7 @@ from torch import nn
 from mmskd.errors import UsageError
 from mmskd.options import Options
 from mmskd.registry import MODELS
+
 from .fixed import build_teacher, find_beside
 from .frozen import freeze
 from .keypoints import BY_NAME
@@ -23,7 +24,8 @@ class Built(NamedTuple):
 
     Attributes:
         model (nn.Module): It, frozen.
-        settings (dict): What the config asks of it beside its own answer: of :data:`SETTINGS` those that are set.
+        settings (dict): What the config asks of it beside its own answer: of :data:`SETTINGS` those
+            that are set.
     """
     model: nn.Module
     settings: Dict[str, Any]
@@ -32,10 +34,11 @@ class Built(NamedTuple):
 class TeacherOption:
     """The option ``teacher``: a model, a dict that says of what to build one, or a list of these.
 
-    A dict has ``config`` and ``checkpoint`` of a model of OpenMMLab, or ``type`` and the arguments of a registered
-    class, and may have
+    A dict has ``config`` and ``checkpoint`` of a model of OpenMMLab, or ``type`` and the arguments
+    of a registered class, and may have
 
-    - ``keypoints``: 'by_name', or which keypoint of the teacher each one of the student learns from;
+    - ``keypoints``: 'by_name', or which keypoint of the teacher each one of the student learns
+      from;
     - ``flip``: True, to ask about the mirrored crop, too;
     - ``weight_by``: 'confidence', so that what the teacher is unsure about counts less.
 
@@ -69,12 +72,12 @@ class TeacherOption:
                          for one in self.each)
 
     def resolve(self, folder: Optional[str]) -> List[Tuple[str, str]]:
-        """Make the paths absolute that are beside the config that names them, or in the working directory.
+        """Make the paths absolute that are beside the config, or in the working directory.
 
         Returns:
             list[tuple[str]]: What was given, and what was found, where these differ.
         """
-        changes = []
+        changes: List[Tuple[Any, Any]] = []
         for place, one in enumerate(self.each):
             for key in FILES if isinstance(one, dict) else ():
                 given = one.get(key)
@@ -88,7 +91,8 @@ class TeacherOption:
         """The models, frozen and in eval mode.
 
         Raises:
-            FileNotFoundError, ModuleNotFoundError: If there is no such config, checkpoint or library.
+            FileNotFoundError, ModuleNotFoundError: If there is no such config, checkpoint or
+                library.
             UsageError: If one cannot be built.
         """
         built = []
@@ -110,29 +114,34 @@ class TeacherOption:
     def _build_registered(self, own: dict) -> nn.Module:
         kind = MODELS.get(own['type'])
         if kind is None:
-            raise UsageError(f'{self._owner}: teacher.type: no class {own["type"]} is registered; a class of your own '
-                             'needs @MODELS.register_module(), and its file a place in custom_imports')
+            raise UsageError(
+                f'{self._owner}: teacher.type: no class {own["type"]} is registered; a class of '
+                'your own needs @MODELS.register_module(), and its file a place in custom_imports')
         arguments = {key: value for key, value in own.items() if key not in ('type', '_scope_')}
         try:
             inspect.signature(kind).bind(**arguments)
         except TypeError as error:
             known = ', '.join(inspect.signature(kind).parameters)
-            raise UsageError(f'{self._owner}: teacher ({own["type"]}): {error}; there are {known}') from error
+            raise UsageError(
+                f'{self._owner}: teacher ({own["type"]}): {error}; there are {known}') from error
         return MODELS.build(own)
 
     def _check(self, one: Any) -> None:
         own = set(one) - set(SETTINGS) if isinstance(one, dict) else set()
         if 'type' not in own and own != {'config', 'checkpoint'}:
             got = f'the keys {sorted(one)}' if isinstance(one, dict) else repr(one)
-            raise UsageError(f'{self._owner}: teacher must be dict(config=..., checkpoint=...), dict(type=...) or a '
-                             f'list of these, with {", ".join(SETTINGS)} if wanted, got {got}')
+            raise UsageError(
+                f'{self._owner}: teacher must be dict(config=..., checkpoint=...), dict(type=...) '
+                f'or a list of these, with {", ".join(SETTINGS)} if wanted, got {got}')
         options = Options(self._owner)
         for key in ('config', 'checkpoint') if 'type' not in own else ('type', ):
             options.text(f'teacher.{key}', one[key])
         if not isinstance(one.get('keypoints'), (dict, type(None))):
             if one['keypoints'] != BY_NAME:
-                options.refuse('teacher.keypoints', f'{BY_NAME!r} or a dict of the student\'s keypoints and the '
-                               'teacher\'s', one['keypoints'])
+                options.refuse(
+                    'teacher.keypoints',
+                    f'{BY_NAME!r} or a dict of the student\'s keypoints and the '
+                    'teacher\'s', one['keypoints'])
         options.flag('teacher.flip', one.get('flip', False))
         options.choice('teacher.weight_by', one.get('weight_by'), ('confidence', None))
 

@@ -1,9 +1,9 @@
 """Ask a teacher about the student's batch, where a head's output goes to its loss as it is.
 
-The heads of pose estimators and classifiers do so: there is no way to follow, and the teacher's output for
-the same images is the answer. It is brought in where the student's output meets the loss module, because
-MMPose's heads call ``self.forward(feats)`` inside ``loss()``: forward hooks on the head do not fire
-there.
+The heads of pose estimators and classifiers do so: there is no way to follow, and the teacher's
+output for the same images is the answer. It is brought in where the student's output meets the loss
+module, because MMPose's heads call ``self.forward(feats)`` inside ``loss()``: forward hooks on the
+head do not fire there.
 """
 from typing import Any, Callable, List, Optional, Sequence
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..heads.taught import TaughtHead
 from ..pairing import map_leaves, pair
 from ..ranges import TEACHER, record_function
@@ -29,9 +30,10 @@ class OutputMirror:
         heads (sequence[TaughtHead]): Their losses are called in the order of the answers.
 
     Attributes:
-        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else None.
-        keypoint_weights (Tensor, optional): How much the latest answers on each keypoint count, (N, K). Defaults to
-            None: 1.
+        teacher (nn.Module, optional): Who is asked, between :meth:`start` and :meth:`stop`; else
+            None.
+        keypoint_weights (Tensor, optional): How much the latest answers on each keypoint count, (N,
+            K). Defaults to None: 1.
     """
     keypoint_weights: Optional[Tensor] = None
 
@@ -120,14 +122,18 @@ def shared_features_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> O
 
 
 def classifier_mirror(student: nn.Module, heads: Sequence[TaughtHead]) -> OutputMirror:
-    """The teacher classifies the student's images: one prediction, for the one loss of the one head."""
+    """The teacher classifies the student's images.
+
+    One prediction, for the one loss of the one head.
+    """
 
     def answer(teacher: nn.Module, args: tuple) -> List[Any]:
         logits = teacher(args[0], mode='tensor')
         if not isinstance(logits, Tensor):
-            raise UsageError(f'{type(teacher).__name__} returns a {type(logits).__name__} in '
-                             "mode='tensor', where the logits (N, C) of its one classification were "
-                             'expected')
+            raise UsageError(
+                f'{type(teacher).__name__} returns a {type(logits).__name__} in '
+                "mode='tensor', where the logits (N, C) of its one classification were "
+                'expected')
         return [logits]
 
     return OutputMirror(heads).ask_before(student, answer)

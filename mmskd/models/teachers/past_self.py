@@ -14,13 +14,14 @@ from .frozen import FollowedModes, device_of, frozen_copy, named_tensors
 class PastSelf:
     """A frozen copy of a model that sees a batch in the way the model itself does.
 
-    It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh` and
-    :meth:`average`.
+    It is no submodule of the student, takes no gradient and never changes but by :meth:`refresh`
+    and :meth:`average`.
 
-    Its modules are in the modes of the student's (see :class:`~mmskd.models.teachers.frozen.FollowedModes`): a
-    normalisation layer that uses the statistics of the batch in the student does so here. The paper stores
-    predictions of the training pass as well. With plain ``eval()`` the difference between batch and running
-    statistics is fed back through the targets from epoch to epoch until the model has destroyed itself (mAP
+    Its modules are in the modes of the student's (see
+    :class:`~mmskd.models.teachers.frozen.FollowedModes`): a normalisation layer that uses the
+    statistics of the batch in the student does so here. The paper stores predictions of the
+    training pass as well. With plain ``eval()`` the difference between batch and running statistics
+    is fed back through the targets from epoch to epoch until the model has destroyed itself (mAP
     0.014 instead of 0.41 with a RetinaNet-R18 on BCCD).
 
     Args:
@@ -41,11 +42,12 @@ class PastSelf:
         """Become a copy of the student's present weights; the same on all ranks.
 
         Args:
-            source (nn.Module, optional): Whose weights to take instead: a model of the same modules.
-                Defaults to None: the student.
+            source (nn.Module, optional): Whose weights to take instead: a model of the same
+                modules. Defaults to None: the student.
 
         Returns:
-            str, optional: None if it did. The name of a weight that is not finite, if it has remained as it was.
+            str, optional: None if it did. The name of a weight that is not finite, if it has
+                remained as it was.
 
         Raises:
             RunStopped: If the ranks do not agree afterwards.
@@ -68,8 +70,8 @@ class PastSelf:
         """Become ``momentum * mine + (1 - momentum) * theirs``, of the student's present weights.
 
         The ranks do not speak: their weights are the same. Buffers are copied, not averaged: a norm
-        layer looks at its running statistics, which are those of the rank, only where they are frozen
-        in the student (see :meth:`follow_modes`). What is frozen is not touched.
+        layer looks at its running statistics, which are those of the rank, only where they are
+        frozen in the student (see :meth:`follow_modes`). What is frozen is not touched.
 
         Args:
             momentum (float): The share that is kept, in [0, 1).
@@ -120,11 +122,13 @@ class PastSelf:
         """
         for name, tensor in named_tensors(self.model):
             if name not in state:
-                raise UsageError(f'the past self in the checkpoint has no "{name}"; was it saved by '
-                               'another model?')
+                raise UsageError(
+                    f'the past self in the checkpoint has no "{name}"; was it saved by '
+                    'another model?')
             if state[name].shape != tensor.shape:
-                raise UsageError(f'the past self in the checkpoint has "{name}" of shape '
-                                 f'{tuple(state[name].shape)}, and the model of {tuple(tensor.shape)}')
+                raise UsageError(
+                    f'the past self in the checkpoint has "{name}" of shape '
+                    f'{tuple(state[name].shape)}, and the model of {tuple(tensor.shape)}')
             tensor.copy_(state[name])
         require_agreement(named_tensors(self.model))
         self._find_fixed()
@@ -144,9 +148,10 @@ def require_agreement(tensors: Iterable[Tuple[str, Tensor]]) -> None:
     prints = torch.stack(all_gather(fingerprint(tensor for _, tensor in tensors)))
     others = (prints != prints[0]).nonzero().flatten().tolist()
     if others:
-        raise RunStopped(f'the past self of rank {others[0]} is not that of rank 0 (fingerprints '
-                         f'{prints[others[0]].item():x} and {prints[0].item():x}): their memory or their '
-                         'connection is damaged. --resume goes on from the newest checkpoint')
+        raise RunStopped(
+            f'the past self of rank {others[0]} is not that of rank 0 (fingerprints '
+            f'{prints[others[0]].item():x} and {prints[0].item():x}): their memory or their '
+            'connection is damaged. --resume goes on from the newest checkpoint')
 
 
 def fingerprint(tensors: Iterable[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a teacher of keypoints has to say of itself, so that it can teach a student with other ones."""
+"""What a teacher of keypoints has to say of itself, to teach a student with other ones."""
 import math
 from typing import Any, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..distributions import Axis
 from ..heads import choose_heads
 from ..losses.softmax_call import is_simcc_loss
@@ -20,10 +21,11 @@ class Answers(NamedTuple):
     """What a model's answers mean.
 
     Attributes:
-        axes (tuple[Axis]): The bins of x and y (and z), or the columns and rows of heatmaps, in pixels of the
-            model's own images.
+        axes (tuple[Axis]): The bins of x and y (and z), or the columns and rows of heatmaps, in
+            pixels of the model's own images.
         keypoints (int): How many.
-        beta (float, optional): SimCC: the inverse temperature of the logits. Defaults to None: heatmaps.
+        beta (float, optional): SimCC: the inverse temperature of the logits. Defaults to None:
+            heatmaps.
         metainfo (Mapping): Of the data that the model is trained on, for the names of the keypoints
             (``keypoint_id2name``) and which are mirrored (``flip_indices``). Defaults to nothing.
     """
@@ -57,7 +59,8 @@ class PoseTeacher(nn.Module):
         """Its answers on a batch of such images, (N, 3, height, width).
 
         Returns:
-            Tensor | tuple[Tensor]: Heatmaps (N, K, H, W), or logits over the bins of each axis, (N, K, W) each.
+            Tensor | tuple[Tensor]: Heatmaps (N, K, H, W), or logits over the bins of each axis, (N,
+            K, W) each.
         """
         raise NotImplementedError
 
@@ -69,7 +72,8 @@ class MMPoseTeacher(PoseTeacher):
         model (nn.Module): The estimator.
 
     Raises:
-        UsageError: By :meth:`answers`, if its codec makes no distributions over places; it says which.
+        UsageError: By :meth:`answers`, if its codec makes no distributions over places; it says
+            which.
     """
 
     def __init__(self, model: nn.Module):
@@ -84,7 +88,7 @@ class MMPoseTeacher(PoseTeacher):
         return self._form.model
 
     def ask_in(self, precision: Optional[str]) -> None:
-        """Compute them in this precision from here on, see :class:`~mmskd.models.teachers.compiled.CompiledTeacher`."""
+        """Compute them in this precision from here on, see :class:`.compiled.CompiledTeacher`."""
         self._form = teacher_to_ask(self.model, precision)
 
     def images(self) -> Images:
@@ -130,13 +134,14 @@ class HeadTeacher(PoseTeacher):
 def images_of(model: nn.Module) -> Images:
     """The images that an estimator of MMPose takes.
 
-    Its data preprocessor says what is subtracted and divided by. MMPose loads images in the order BGR, so they are
-    RGB where the preprocessor swaps channels.
+    Its data preprocessor says what is subtracted and divided by. MMPose loads images in the order
+    BGR, so they are RGB where the preprocessor swaps channels.
     """
     size = input_size(model)
     if size is None:
-        raise UsageError(f'{type(model).__name__}: its head has no decoder with an input_size, so it is not known '
-                         'how large its images are')
+        raise UsageError(
+            f'{type(model).__name__}: its head has no decoder with an input_size, so it is not '
+            'known how large its images are')
     preprocessor = model.data_preprocessor
     swaps = bool(getattr(preprocessor, '_channel_conversion', False))
     values = [getattr(preprocessor, key, None) for key in ('mean', 'std')]
@@ -158,9 +163,10 @@ def answers_of(model: nn.Module, side: str) -> Answers:
     adapter = choose_heads(model)[0]
     head, outer = adapter.head, model.head
     if adapter.at_places:
-        raise UsageError(f'the {side}\'s {adapter} lays its bins around the boxes that it predicts: only a model of the '
-                         'same family answers about these, with the same keypoints in the same order. Give one such '
-                         'teacher, without keypoints, flip and weight_by')
+        raise UsageError(
+            f'the {side}\'s {adapter} lays its bins around the boxes that it predicts: only a '
+            'model of the same family answers about these, with the same keypoints in the same '
+            'order. Give one such teacher, without keypoints, flip and weight_by')
     codec = getattr(head, 'decoder', None) or getattr(outer, 'decoder', None)
     loss = next(iter(adapter.target_losses().values()), None)
     kind = type(codec).__name__
@@ -171,9 +177,10 @@ def answers_of(model: nn.Module, side: str) -> Answers:
                                                          'gaussian') == 'gaussian':
         return Answers(_heatmap_axes(codec), head.out_channels, None,
                        getattr(model, 'dataset_meta', None) or {})
-    raise UsageError(f'the {side}\'s {adapter} has the codec {kind}, whose answers are not brought to other bins: '
-                     'only SimCCLabel, MSRAHeatmap and UDPHeatmap (gaussian) describe one bump around each '
-                     'keypoint. Take a teacher with the same codec and input size as the student')
+    raise UsageError(
+        f'the {side}\'s {adapter} has the codec {kind}, whose answers are not brought to other '
+        'bins: only SimCCLabel, MSRAHeatmap and UDPHeatmap (gaussian) describe one bump around '
+        'each keypoint. Take a teacher with the same codec and input size as the student')
 
 
 def _heatmap_axes(codec: Any) -> Tuple[Axis, ...]:
@@ -189,8 +196,11 @@ def _heatmap_axes(codec: Any) -> Tuple[Axis, ...]:
 def _simcc_axes(codec: Any, loss: nn.Module) -> Tuple[Axis, ...]:
     ratio = codec.simcc_split_ratio
     widths = codec.sigma if len(codec.sigma) == len(codec.input_size) else [codec.sigma[0]] * 3
-    axes = [Axis(int(round(pixels * ratio)), 1 / ratio, 0., _label_variance(codec, loss, float(sigma)) / ratio**2)
-            for pixels, sigma in zip(codec.input_size, widths)]
+    axes = [
+        Axis(int(round(pixels * ratio)), 1 / ratio, 0.,
+             _label_variance(codec, loss, float(sigma)) / ratio**2)
+        for pixels, sigma in zip(codec.input_size, widths)
+    ]
     if len(axes) == 3 and hasattr(codec, 'z_range'):  # in metres from the root, not in pixels
         axes[2] = axes[2].mapped(2 * codec.z_range / codec.input_size[2], -codec.z_range)
     return tuple(axes)
@@ -199,8 +209,8 @@ def _simcc_axes(codec: Any, loss: nn.Module) -> Tuple[Axis, ...]:
 def _label_variance(codec: Any, loss: nn.Module, sigma: float) -> float:
     """Of the bump that the loss makes of a label, in bins squared, by its curvature at the summit.
 
-    With ``label_softmax`` a Gaussian ``exp(-d^2 / 2 sigma^2)`` becomes the exponential of a multiple of it, whose
-    summit is as narrow as a Gaussian of variance ``sigma^2 / label_beta``.
+    With ``label_softmax`` a Gaussian ``exp(-d^2 / 2 sigma^2)`` becomes the exponential of a
+    multiple of it, whose summit is as narrow as a Gaussian of variance ``sigma^2 / label_beta``.
     """
     if getattr(codec, 'smoothing_type', 'gaussian') == 'standard':
         return 0.
@@ -213,8 +223,8 @@ def _label_variance(codec: Any, loss: nn.Module, sigma: float) -> float:
 def confidence(answer: Answer, answers: Answers) -> Tensor:
     """How sure a model is of each keypoint, from 0 to 1.
 
-    Of a heatmap the height of its summit. Of SimCC the probability of the likeliest bin, less where it is lower
-    than that of a label: the lesser of the two axes'.
+    Of a heatmap the height of its summit. Of SimCC the probability of the likeliest bin, less where
+    it is lower than that of a label: the lesser of the two axes'.
 
     Returns:
         Tensor: (N, K).
@@ -230,5 +240,8 @@ def confidence(answer: Answer, answers: Answers) -> Tensor:
 
 
 def stages(output: Any) -> List[Any]:
-    """The outputs of a head's stages. A tuple is one output (SimCC's x and y), a list is several."""
+    """The outputs of a head's stages.
+
+    A tuple is one output (SimCC's x and y), a list is several.
+    """
     return list(output) if isinstance(output, list) else [output]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from mmskd.errors import UsageError
+
 from ..heads import is_pose_estimator
 
 PROBE_SIZES = (256, 512)  # pixels; a detector that has features of the first needs no second
@@ -92,7 +93,8 @@ def input_size(model: nn.Module) -> Optional[Tuple[int, int]]:
     """The size (width, height) of the images that a pose estimator is for."""
     head = getattr(model, 'head', None)
     size = getattr(getattr(head, 'decoder', None), 'input_size', getattr(head, 'input_size', None))
-    return None if size is None else tuple(int(side) for side in size)[:2]  # RTMW3D's has the depth behind
+    # RTMW3D's has the depth behind
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 class _FirstConvolution(Exception):

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
+
 from ..heads import TaughtHead, is_detector, is_pose_estimator
 from .metainfo import answer_names
 from .mirror import NECK, ROOT, feature_links
@@ -111,7 +112,7 @@ def check_boxes(heads: Sequence[TaughtHead], teacher: nn.Module) -> None:
         _compare_coders(head.name, head.head, other)
 
 
-def check_names(heads: Sequence[TaughtHead], student: Optional[Mapping[str, Any]],
+def check_names(heads: Sequence[Any], student: Optional[Mapping[str, Any]],
                 teacher: Optional[Mapping[str, Any]], keypoints: bool) -> None:
     """Refuse a teacher whose classes or keypoints are others, or in another order.
 
@@ -138,7 +139,7 @@ def check_names(heads: Sequence[TaughtHead], student: Optional[Mapping[str, Any]
                       f'{" and the ".join(unknown)}, so they are not compared', 'current',
                       logging.DEBUG)
         else:
-            _compare_names(str(head), what, sides['student'], sides['teacher'])
+            _compare_names(str(head), what, sides['student'] or (), sides['teacher'] or ())
 
 
 # ------------------------------------------------------------------ images
@@ -275,7 +276,7 @@ def _compare_codecs(head: TaughtHead, mine: Any, theirs: Any) -> None:
         print_log(f'Distillation: {head.name} has no decoder on one side, so the codecs are not '
                   'compared', 'current', logging.DEBUG)
         return
-    targets = [_encode(codec, head.head) for codec in (mine, theirs)]
+    targets: List[Any] = [_encode(codec, head.head) for codec in (mine, theirs)]
     if None not in targets and _same_arrays(*targets):
         return
     ours, others = _settings(mine), _settings(theirs)

@@ -13,15 +13,16 @@ from .output_mirror import OutputMirror
 
 
 class RTMOMirror(OutputMirror):
-    """Hooks on a student RTMO that bring a teacher's distributions over the student's bins to its loss.
+    """Hooks on a student RTMO that bring a teacher's distributions over its bins to its loss.
 
-    The head chooses some places of the image, by its own scores and the objects, takes the vector that its
-    convolutions have there, and lays bins around the box that it predicts. The classifier (DCC) compares the vector
-    with a code of each bin's position relative to the place. So a teacher of the same strides answers from *its*
-    vector at the same place about the positions of the *student's* bins, be there as many of its own or not.
+    The head chooses some places of the image, by its own scores and the objects, takes the vector
+    that its convolutions have there, and lays bins around the box that it predicts. The classifier
+    (DCC) compares the vector with a code of each bin's position relative to the place. So a teacher
+    of the same strides answers from *its* vector at the same place about the positions of the
+    *student's* bins, be there as many of its own or not.
 
-    Where the student's head selects, numbers of the places ride along with its vectors, so that both may have any
-    number of channels.
+    Where the student's head selects, numbers of the places ride along with its vectors, so that
+    both may have any number of channels.
 
     Args:
         student (nn.Module): The estimator.
@@ -35,7 +36,8 @@ class RTMOMirror(OutputMirror):
             self.ask_before(student.get_submodule(ROOT), self._vectors)
             self._handles += [
                 head.head.head_module.register_forward_hook(Tap(self._number)),
-                # What the classifier is asked: first the vectors go in there, then the bins of x and of y in here
+                # What the classifier is asked: first the vectors go in there, then the bins of x
+                # and of y in here
                 dcc.sigma_fc.register_forward_pre_hook(Tap(self._choose)),
                 dcc.spe.register_forward_pre_hook(Tap(self._note_bins), with_kwargs=True)
             ]
@@ -66,6 +68,7 @@ class RTMOMirror(OutputMirror):
         if self.teacher is None or not isinstance(args[0], Pair):
             return None
         vectors, numbers = unpair(args[0])
+        assert numbers is not None  # a Pair has two sides
         self._places, self._bins = numbers[:, 0], []
         return (vectors, *args[1:])
 
@@ -77,7 +80,9 @@ class RTMOMirror(OutputMirror):
     def _read(self, teacher: nn.Module, vectors: Tensor) -> Sequence[Tensor]:
         """The teacher's distributions over the student's bins, (N, K, bins) of x and of y."""
         dcc = teacher.get_submodule(self._name).dcc
-        codes = [code(dcc.spe(position=bins)) for code, bins in zip((dcc.x_fc, dcc.y_fc), self._bins)]
+        codes = [
+            code(dcc.spe(position=bins)) for code, bins in zip((dcc.x_fc, dcc.y_fc), self._bins)
+        ]
         return dcc._apply_softmax(*dcc._pose_feats_to_heatmaps(vectors, *codes))
 
     def _join(self, loss: nn.Module, args: tuple) -> Any:

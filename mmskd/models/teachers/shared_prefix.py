@@ -1,4 +1,7 @@
-"""The frozen first stages of a backbone, which a model and its past self have in common: computed once."""
+"""The frozen first stages of a backbone, which a model and its past self have in common.
+
+Computed once.
+"""
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Callable, Iterator, List
@@ -15,8 +18,9 @@ Listener = Callable[[Tensor], None]
 class SharedPrefix:
     """What the student has computed by weights that never move, handed to its past self.
 
-    A pretrained ResNet is usually trained with its stem and its first stage frozen, where the maps are largest. The
-    past self's weights are the same there, and so is its answer: it goes on from the student's.
+    A pretrained ResNet is usually trained with its stem and its first stage frozen, where the maps
+    are largest. The past self's weights are the same there, and so is its answer: it goes on from
+    the student's.
 
     Args:
         student (nn.Module): A model with a ``backbone``.
@@ -26,8 +30,9 @@ class SharedPrefix:
 
     def __init__(self, student: nn.Module, source: nn.Module, asked: nn.Module):
         names = prefix_of(student.backbone)
-        self._mine, self._theirs, self._patched = (
-            [model.backbone.get_submodule(name) for name in names] for model in (student, source, asked))
+        self._mine, self._theirs, self._patched = ([
+            model.backbone.get_submodule(name) for name in names
+        ] for model in (student, source, asked))
         self._seen: Any = None
         self._same = False
 
@@ -35,14 +40,18 @@ class SharedPrefix:
         """Whether the two compute the same there at this moment."""
         if not self._mine:
             return False
-        if any(parameter.requires_grad for module in self._mine for parameter in module.parameters()):
+        if any(parameter.requires_grad
+               for module in self._mine
+               for parameter in module.parameters()):
             return False
         mine, theirs = ([tensor for module in modules for _, tensor in named_tensors(module)]
                         for modules in (self._mine, self._theirs))
         seen = [tensor._version for tensor in (*mine, *theirs)]
         if seen != self._seen:
             self._seen, self._same = seen, all(map(torch.equal, mine, theirs))
-        return self._same and not any(module.training for each in self._mine for module in each.modules()
+        return self._same and not any(module.training
+                                      for each in self._mine
+                                      for module in each.modules()
                                       if hasattr(module, 'track_running_stats'))
 
     def listen(self, listener: Listener) -> Any:
@@ -74,10 +83,11 @@ class SharedPrefix:
 
 
 def prefix_of(backbone: nn.Module) -> List[str]:
-    """Names of the modules that a backbone calls one after the other and does not train, from its input on.
+    """Names of the modules, from the input on, that a backbone calls in turn and does not train.
 
     Args:
-        backbone (nn.Module): Any. Known are ResNets whose ``forward`` is MMDetection's, and mmskd's EfficientNet-Lite.
+        backbone (nn.Module): Any. Known are ResNets whose ``forward`` is MMDetection's, and mmskd's
+            EfficientNet-Lite.
     """
     frozen = getattr(backbone, 'frozen_stages', -1)
     if frozen < 0:

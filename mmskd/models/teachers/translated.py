@@ -1,12 +1,19 @@
-"""Teachers with other keypoints, images or bins than the student, whose answers are brought to the student's."""
+"""Teachers with other keypoints, images or bins, whose answers are brought to the student's."""
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
-from ..distributions import (SMALLEST, bridge, heatmap_to_heatmap, heatmap_to_simcc,
-                             simcc_to_heatmap, simcc_to_simcc)
+
+from ..distributions import (
+    SMALLEST,
+    bridge,
+    heatmap_to_heatmap,
+    heatmap_to_simcc,
+    simcc_to_heatmap,
+    simcc_to_simcc,
+)
 from .crops import Crops, Images
 from .keypoints import Keypoints, Mapped, describe_mapping, map_keypoints, untaught
 from .pose_teacher import Answers, HeadTeacher, MMPoseTeacher, PoseTeacher, confidence
@@ -19,9 +26,11 @@ class Asked(NamedTuple):
 
     Attributes:
         teacher (PoseTeacher): Who is asked.
-        keypoints (str | dict, optional): As in :func:`~mmskd.models.teachers.keypoints.map_keypoints`.
+        keypoints (str | dict, optional): As in
+            :func:`~mmskd.models.teachers.keypoints.map_keypoints`.
         flip (bool): Whether it is asked about the mirrored crop, too. Defaults to False.
-        weight_by (str, optional): 'confidence': what it is unsure about counts less. Defaults to None.
+        weight_by (str, optional): 'confidence': what it is unsure about counts less. Defaults to
+            None.
     """
     teacher: PoseTeacher
     keypoints: Any = None
@@ -32,14 +41,15 @@ class Asked(NamedTuple):
 class TranslatedTeacher(nn.Module):
     """One or several teachers of keypoints that answer as the student does.
 
-    The answers are averaged as distributions (or heatmaps), for each keypoint over those teachers that know it, by
-    how sure they are where that is asked for.
+    The answers are averaged as distributions (or heatmaps), for each keypoint over those teachers
+    that know it, by how sure they are where that is asked for.
 
     Args:
         asked (Sequence[Asked]): The teachers.
         images (Images): The student's images.
         answers (Answers): What the student's answers mean.
-        stages (int): How many answers the student gives, one after the other; all are taught the same. Defaults to 1.
+        stages (int): How many answers the student gives, one after the other; all are taught the
+            same. Defaults to 1.
 
     Raises:
         UsageError: If a teacher's keypoints or bins cannot be brought to the student's.
@@ -56,7 +66,8 @@ class TranslatedTeacher(nn.Module):
             mapped = map_keypoints(one.keypoints, self._student, theirs)
             self._maps.append(mapped)
             self._theirs.append(theirs)
-            for mirrored in (True, False) if one.flip else (False, ):  # the last one's features are compared
+            # the last one's features are compared
+            for mirrored in (True, False) if one.flip else (False, ):
                 self._views.append(View(one, said, images, answers, mapped,
                                         theirs.mirrored() if mirrored else None))
         taught = [any(one[index] is not None for one in self._maps)
@@ -88,8 +99,9 @@ class TranslatedTeacher(nn.Module):
             images (Tensor): The student's, (N, 3, H, W); features for a :class:`HeadTeacher`.
 
         Returns:
-            tuple: The answers, one for each stage of the student: what its head returns; and how much each keypoint
-            counts, (N, K), with a mean of 1 where all that are taught count fully.
+            tuple: The answers, one for each stage of the student: what its head returns; and how
+            much each keypoint counts, (N, K), with a mean of 1 where all that are taught count
+            fully.
         """
         self.eval()  # for good, whatever the student's mode is
         found = [view(images) for view in self._views]
@@ -100,7 +112,8 @@ class TranslatedTeacher(nn.Module):
             answer = sum(maps * share[..., None, None] for (maps, _), share in zip(found, shares))
         else:
             answer = tuple(
-                _logits(sum(axis * share[..., None] for axis, share in zip(axes, shares)), self._beta)
+                _logits(sum(axis * share[..., None]
+                            for axis, share in zip(axes, shares)), self._beta)
                 for axes in zip(*(masses for masses, _ in found)))
         total = weights.sum(0) / knows.sum(0).clamp_min(1)
         return [answer] * self._stages, total * self._mean
@@ -125,11 +138,12 @@ class View(nn.Module):
         images (Images): The student's.
         answers (Answers): The student's.
         mapped (list): The teacher's index for each keypoint of the student, or None.
-        mirrored (list[int], optional): The teacher's keypoints in a mirror, to look into one. Defaults to None.
+        mirrored (list[int], optional): The teacher's keypoints in a mirror, to look into one.
+            Defaults to None.
     """
 
-    def __init__(self, asked: Asked, said: Answers, images: Images, answers: Answers, mapped: Mapped,
-                 mirrored: Optional[Sequence[int]] = None):
+    def __init__(self, asked: Asked, said: Answers, images: Images, answers: Answers,
+                 mapped: Mapped, mirrored: Optional[Sequence[int]] = None):
         super().__init__()
         self.teacher, self._said = asked.teacher, said
         self._convert = _conversion(said, answers)
@@ -141,7 +155,7 @@ class View(nn.Module):
         self._bridges = [bridge(theirs, mine)
                          for theirs, mine in zip(self.crops.in_students_pixels(axes), answers.axes)]
         index = [0 if one is None else one for one in mapped]
-        index = [mirrored[one] for one in index] if self.mirrored else index
+        index = [mirrored[one] for one in index] if mirrored is not None else index
         self.register_buffer('index', torch.tensor(index), persistent=False)
         self.register_buffer('knows', torch.tensor([one is not None for one in mapped]),
                              persistent=False)
@@ -172,17 +186,20 @@ class View(nn.Module):
 def _conversion(theirs: Answers, mine: Answers) -> Any:
     """How answers of one kind become such of another."""
     if len(theirs.axes) == len(mine.axes) == 3 and theirs.axes[2] != mine.axes[2]:
-        raise UsageError('the bins of depth of the teacher are others than the student\'s, and what is near and far is '
-                         'a matter of the data they were trained on. Take a teacher with the same codec')
+        raise UsageError(
+            'the bins of depth of the teacher are others than the student\'s, and what is near and '
+            'far is a matter of the data they were trained on. Take a teacher with the same codec')
     if theirs.beta is not None and len(theirs.axes) != len(mine.axes):
-        raise UsageError(f'the teacher answers with {theirs.kind} and the student with {mine.kind}: an axis more or '
-                         'less cannot be made up. Take a teacher of as many dimensions')
+        raise UsageError(
+            f'the teacher answers with {theirs.kind} and the student with {mine.kind}: an axis '
+            'more or less cannot be made up. Take a teacher of as many dimensions')
     if theirs.beta is None:
         if mine.beta is None:
             return lambda answer, beta, ways: heatmap_to_heatmap(answer, ways)
         if len(mine.axes) != 2:
-            raise UsageError('the teacher answers with heatmaps and the student with bins along three axes: '
-                             'depth cannot be made up. Take a teacher of as many dimensions')
+            raise UsageError(
+                'the teacher answers with heatmaps and the student with bins along three axes: '
+                'depth cannot be made up. Take a teacher of as many dimensions')
         return lambda answer, beta, ways: heatmap_to_simcc(answer, ways)
     return simcc_to_simcc if mine.beta is not None else simcc_to_heatmap
 

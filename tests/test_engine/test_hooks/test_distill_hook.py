@@ -86,7 +86,8 @@ def test_losses_are_those_of_dwpose_distiller(tmp_path, epoch):
 def test_the_teacher_stays_in_eval_and_invisible_keypoints_count():
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', seed=1)
     statistics = {name: value.clone() for name, value in teacher.named_buffers()}
-    hook = DistillHook(precision=None, teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')])
+    hook = DistillHook(precision=None, teacher=teacher,
+                       losses=[dict(type='mmskd.SimCCDistillLoss')])
     hook.attach(student)
     student.train()
     inputs, samples = poses.batch(student)
@@ -151,7 +152,9 @@ def test_autocast_to_bfloat16(monkeypatch):
         losses = poses.losses(student)
     assert torch.allclose(losses['loss_logit'].float(), exact['loss_logit'], rtol=0.1)
     poses.total(losses).backward()
-    assert all(param.grad.isfinite().all() for param in student.parameters() if param.grad is not None)
+    assert all(param.grad.isfinite().all()
+               for param in student.parameters()
+               if param.grad is not None)
 
 
 # ------------------------------------------------------------------ detectors
@@ -160,7 +163,8 @@ def test_autocast_to_bfloat16(monkeypatch):
 @needs_mmdet
 @pytest.mark.parametrize('family', detectors.FAMILIES if HAS_MMDET else [])
 def test_detector_families(family):
-    """Every family that PS-KD supports learns features, classes and boxes, and its own losses stay."""
+    """Every family that PS-KD supports learns features, classes and boxes, and its own losses stay.
+    """
     student, teacher = detectors.build(family), detectors.build(family)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
@@ -204,10 +208,12 @@ def test_a_bigger_detector_teaches_features_at_the_neck_and_logits(family):
 def test_boxes_of_the_previous_generation(family):
     """A copy agrees, and one in bfloat16 all but: its boxes are asked, and decoded in float32."""
     student = detectors.build(family).eval()
-    student.training = True  # DETR has other losses otherwise; its norms and dropout stay as the teacher's
+    # DETR has other losses otherwise; its norms and dropout stay as the teacher's
+    student.training = True
     found = {}
     for precision in (None, 'bfloat16'):
-        hook = DistillHook(copy.deepcopy(student), [dict(type='mmskd.BoxDistillLoss')], precision=precision)
+        hook = DistillHook(copy.deepcopy(student), [dict(type='mmskd.BoxDistillLoss')],
+                           precision=precision)
         hook.attach(student)
         found[precision] = detectors.losses(student)['loss_box']
         hook.detach()
@@ -218,7 +224,8 @@ def test_boxes_of_the_previous_generation(family):
 @needs_mmdet
 def test_boxes_that_mean_something_else_are_left_out_and_refused_where_named(monkeypatch):
     said = []
-    monkeypatch.setattr('mmskd.models.distill_terms.print_log', lambda line, *args: said.append(line))
+    monkeypatch.setattr('mmskd.models.distill_terms.print_log',
+                        lambda line, *args: said.append(line))
     student = detectors.build('retinanet')
     teacher = detectors.build('retinanet', **{'bbox_head.bbox_coder.target_stds': [.1, .1, .2, .2]})
     hook = DistillHook(teacher)
@@ -250,8 +257,8 @@ def test_generations_mix_hard_and_soft_target():
     student, teacher = detectors.build('faster_rcnn').eval(), detectors.build('faster_rcnn').eval()
     with torch.no_grad():
         teacher.roi_head.bbox_head.fc_cls.bias.normal_()
-    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), schedule='constant', gt_weight=0.7,
-                       losses=[dict(type='mmskd.ClassDistillLoss', weight=0.3)])
+    hook = DistillHook(precision=None, teacher=copy.deepcopy(teacher), schedule='constant',
+                       gt_weight=0.7, losses=[dict(type='mmskd.ClassDistillLoss', weight=0.3)])
     hook.attach(student)
     born_again = detectors.losses(student)
     hook.detach()
@@ -283,7 +290,8 @@ def trained(data_root, tmp_path_factory):
         cfg = pose_runs.config(data_root, folder / kind, [], kind, length=1, base=16)
         runs.train(cfg)
         cfg.dump(str(folder / f'{kind}.py'))
-        found[kind] = dict(config=str(folder / f'{kind}.py'), checkpoint=str(folder / kind / 'epoch_1.pth'))
+        found[kind] = dict(config=str(folder / f'{kind}.py'),
+                           checkpoint=str(folder / kind / 'epoch_1.pth'))
     return found
 
 
@@ -301,12 +309,14 @@ class Decay(Hook):
 
 @needs_mmpose
 @pytest.mark.parametrize('kind', ['simcc', 'heatmap'])
-@pytest.mark.parametrize('loop,length,stop', [('epoch', 4, 'epoch_2.pth'), ('iter', 8, 'iter_6.pth')])
+@pytest.mark.parametrize('loop,length,stop', [('epoch', 4, 'epoch_2.pth'),
+                                              ('iter', 8, 'iter_6.pth')])
 def test_run_and_resume(data_root, trained, tmp_path, kind, loop, length, stop):
     logits = 'mmskd.SimCCDistillLoss' if kind == 'simcc' else 'mmskd.HeatmapDistillLoss'
     hook = dict(type='mmskd.DistillHook', teacher=trained[kind],
                 losses=[dict(type='mmskd.FeatureDistillLoss'), dict(type=logits)])
-    whole = runs.runner(pose_runs.config(data_root, tmp_path / 'whole', [hook], kind, loop, length, ema=True))
+    whole = runs.runner(
+        pose_runs.config(data_root, tmp_path / 'whole', [hook], kind, loop, length, ema=True))
     decay = Decay()
     whole.register_hook(decay)
     distill = next(hook for hook in whole.hooks if isinstance(hook, DistillHook))
@@ -321,7 +331,9 @@ def test_run_and_resume(data_root, trained, tmp_path, kind, loop, length, stop):
 
     saved = load_checkpoint_safely(str(tmp_path / 'whole' / stop))
     assert saved['state_dict'].keys() == whole.model.state_dict().keys()
-    projection, = [value for name, value in saved[DistillHook.state_key].items() if 'weight' in name]
+    projection, = [
+        value for name, value in saved[DistillHook.state_key].items() if 'weight' in name
+    ]
     assert projection.shape[:2] == (32, 16)
     final, = [value for name, value in projections[0].items() if 'weight' in name]
     assert not torch.equal(projection, final), 'the projection is not trained'
@@ -337,14 +349,18 @@ def test_run_and_resume(data_root, trained, tmp_path, kind, loop, length, stop):
 def test_silent_at_first_and_at_last(data_root, trained, tmp_path, loop, length, checkpoints):
     """Then the stock losses count in full, the projection rests, and a resumed run is the same."""
     begin, stop = (2, 4) if loop == 'epoch' else (3, 7)
-    hook = dict(type='mmskd.DistillHook', teacher=trained['simcc'], schedule='cosine', begin=begin, stop=stop,
-                gt_weight=0.5, losses=[dict(type='mmskd.FeatureDistillLoss'), dict(type='mmskd.SimCCDistillLoss')])
-    whole = runs.runner(pose_runs.config(data_root, tmp_path / 'whole', [hook], 'simcc', loop, length))
+    hook = dict(type='mmskd.DistillHook', teacher=trained['simcc'], schedule='cosine', begin=begin,
+                stop=stop, gt_weight=0.5,
+                losses=[dict(type='mmskd.FeatureDistillLoss'),
+                        dict(type='mmskd.SimCCDistillLoss')])
+    whole = runs.runner(
+        pose_runs.config(data_root, tmp_path / 'whole', [hook], 'simcc', loop, length))
     seen = Decay()
     whole.register_hook(seen)
     whole.train()
     schedule, steps = WeightSchedule('', 'cosine', begin, stop), len(seen.seen) // length
-    assert seen.seen == pytest.approx([schedule.at(step // steps, length) for step in range(len(seen.seen))])
+    assert seen.seen == pytest.approx(
+        [schedule.at(step // steps, length) for step in range(len(seen.seen))])
     speaks = [('loss_logit' in row and row['loss_logit'] > 0) for row in seen.losses]
     assert speaks == [weight > 0 for weight in seen.seen]
     assert not any('loss_feature' in row for row in seen.losses[1:begin * steps])
@@ -369,7 +385,8 @@ def test_the_labels_teach_in_full_while_the_teacher_is_silent():
     for _ in range(2):  # asked once, then not at all
         silent = poses.losses(student)
         assert torch.equal(silent['loss_kpt'], stock['loss_kpt'])
-        assert not any(value.requires_grad for name, value in silent.items() if name == 'loss_feature')
+        assert not any(
+            value.requires_grad for name, value in silent.items() if name == 'loss_feature')
     assert set(silent) == set(stock)
     hook.r_t = 1.
     assert poses.losses(student)['loss_kpt'] == 0
@@ -379,7 +396,8 @@ def test_the_labels_teach_in_full_while_the_teacher_is_silent():
 def test_a_config_beside_the_runs_config(data_root, trained, tmp_path, monkeypatch):
     """A relative path is relative to the config, as in ``_base_``, from whatever folder one starts.
 
-    The config that the run dumps into its work dir, where no such path leads to the teacher, finds it too.
+    The config that the run dumps into its work dir, where no such path leads to the teacher, finds
+    it too.
     """
     from mmengine.config import Config
     from mmengine.runner import Runner
@@ -405,7 +423,8 @@ def test_keypoints_in_another_order_are_refused_in_a_run(data_root, trained, tmp
     teacher = dict(trained['heatmap'], checkpoint=str(tmp_path / 'other.pth'))
     for hook in (dict(type='mmskd.DistillHook', teacher=teacher),
                  dict(type='mmskd.HeadDistillHook', checkpoint=teacher['checkpoint'])):
-        cfg = pose_runs.config(data_root, tmp_path / hook['type'], [hook], 'heatmap', length=1, base=16)
+        cfg = pose_runs.config(data_root, tmp_path / hook['type'], [hook], 'heatmap', length=1,
+                               base=16)
         with pytest.raises(ValueError, match='keypoints .*the same in another order: number 0'):
             runs.train(cfg)
 
@@ -430,7 +449,8 @@ class Oracle(torch.nn.Module):
 @needs_mmpose
 def test_a_teacher_without_parameters():
     student = poses.build('heatmap')
-    hook = DistillHook(precision=None, teacher=Oracle(), losses=[dict(type='mmskd.HeatmapDistillLoss')])
+    hook = DistillHook(precision=None, teacher=Oracle(),
+                       losses=[dict(type='mmskd.HeatmapDistillLoss')])
     hook.attach(student)
     assert poses.losses(student)['loss_logit'] > 0
 
@@ -439,7 +459,8 @@ def test_a_teacher_without_parameters():
 def test_testing_asks_for_no_teacher(data_root, tmp_path):
     hook = dict(type='mmskd.DistillHook', teacher=dict(config='gone.py', checkpoint='gone.pth'))
     cfg = pose_runs.config(data_root, tmp_path / 'run', [hook])
-    cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = cfg.val_dataloader, {}, cfg.val_evaluator
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, {}
+    cfg.test_evaluator = cfg.val_evaluator
     assert 'PCK' in str(runs.runner(cfg).test())
 
 
@@ -447,12 +468,14 @@ def test_testing_asks_for_no_teacher(data_root, tmp_path):
 
 
 @needs_mmpose
-@pytest.mark.parametrize('change,message', [
-    ({'head.out_channels': 21}, r"student has 17 keypoints and the teacher 21.*keypoints='by_name'"),
-    ({'head.simcc_split_ratio': 3.0}, r"teacher's head predicts .*288.* by its codec that would be .*192"),
-    ({'backbone.out_indices': (3, ), 'head.in_channels': 192, 'head.in_featuremap_size': (6, 8)},
-     r'features of the student are \[\(4, 3\)\].*teacher \[\(8, 6\)\]'),
-])
+@pytest.mark.parametrize(
+    'change,message',
+    [({'head.out_channels': 21
+       }, r"student has 17 keypoints and the teacher 21.*keypoints='by_name'"),
+     ({'head.simcc_split_ratio': 3.0
+       }, r"teacher's head predicts .*288.* by its codec that would be .*192"),
+     ({'backbone.out_indices': (3, ), 'head.in_channels': 192, 'head.in_featuremap_size': (6, 8)
+       }, r'features of the student are \[\(4, 3\)\].*teacher \[\(8, 6\)\]'), ])
 def test_mismatches_are_refused_with_both_sides(change, message):
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', **change)
     before = snapshot(student)
@@ -467,7 +490,8 @@ def test_mismatches_are_refused_with_both_sides(change, message):
 def test_a_loss_of_another_kind_of_head_is_refused(family, loss, wanted):
     student, teacher = poses.build(family), poses.build(family, seed=1)
     before = snapshot(student)
-    hook = DistillHook(precision=None, teacher=teacher, losses=[dict(type=f'mmskd.{loss}DistillLoss')])
+    hook = DistillHook(precision=None, teacher=teacher,
+                       losses=[dict(type=f'mmskd.{loss}DistillLoss')])
     with pytest.raises(ValueError, match=f'{loss}DistillLoss goes with {wanted}'):
         hook.attach(student)
     assert snapshot(student) == before
@@ -480,7 +504,8 @@ def test_a_loss_of_another_kind_of_head_is_refused(family, loss, wanted):
 ])
 def test_detectors_that_answer_another_question_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        DistillHook(teacher=detectors.build('retinanet', **options)).attach(detectors.build('retinanet'))
+        DistillHook(teacher=detectors.build('retinanet', **options)).attach(
+            detectors.build('retinanet'))
 
 
 @needs_mmdet
@@ -497,11 +522,13 @@ def test_one_teacher_at_a_time():
         DistillHook(teacher=poses.build('heatmap')).attach(model)
 
 
-@pytest.mark.parametrize('options,message', [
-    (dict(teacher=dict(config='a.py')), 'must be dict.config=..., checkpoint=....'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), gt_weight=-1), 'gt_weight must be a number, at least 0'),
-    (dict(teacher=dict(config='a.py', checkpoint='b'), losses=[]), 'losses must be a list of dict.*at least one'),
-])
+@pytest.mark.parametrize(
+    'options,message',
+    [(dict(teacher=dict(config='a.py')), 'must be dict.config=..., checkpoint=....'),
+     (dict(teacher=dict(config='a.py', checkpoint='b'),
+           gt_weight=-1), 'gt_weight must be a number, at least 0'),
+     (dict(teacher=dict(config='a.py', checkpoint='b'),
+           losses=[]), 'losses must be a list of dict.*at least one'), ])
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         DistillHook(**options)
@@ -516,7 +543,9 @@ def test_wrong_files_are_named(trained, tmp_path):
     with pytest.raises(FileNotFoundError, match='no checkpoint .*gone.pth'):
         DistillHook(teacher=dict(config=config, checkpoint='gone.pth')).attach(student)
     with pytest.raises(ValueError, match='heatmap.epoch_1.pth does not fit .* lacks'):
-        DistillHook(teacher=dict(config=config, checkpoint=trained['heatmap']['checkpoint'])).attach(student)
+        DistillHook(teacher=dict(config=config, checkpoint=trained['heatmap']
+                                 ['checkpoint'])).attach(student)
     torch.save(dict(state_dict={'student.head.x': torch.zeros(1)}), tmp_path / 'wrapped.pth')
     with pytest.raises(ValueError, match='convert_dwpose_checkpoint.py makes a stock checkpoint'):
-        DistillHook(teacher=dict(config=config, checkpoint=str(tmp_path / 'wrapped.pth'))).attach(student)
+        DistillHook(teacher=dict(config=config, checkpoint=str(tmp_path
+                                                               / 'wrapped.pth'))).attach(student)

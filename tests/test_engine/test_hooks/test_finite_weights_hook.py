@@ -27,8 +27,9 @@ def test_stops_with_iteration_layer_and_the_last_good_checkpoint(tmp_path, loop)
     with pytest.raises(RunStopped) as error:
         runner.train()
     line = str(error.value)
-    assert line.startswith(f'iteration 6 (epoch {3 if loop == "epoch" else 1}) has made NaN or infinity of '
-                           'the weights, first in layers.2.bias; the last good checkpoint is ')
+    assert line.startswith(
+        f'iteration 6 (epoch {3 if loop == "epoch" else 1}) has made NaN or infinity of '
+        'the weights, first in layers.2.bias; the last good checkpoint is ')
     assert f'{tmp_path / name}. Lower the learning rate' in line
     assert [path.name for path in tmp_path.glob('*.pth')] == [name], 'nothing is saved over it'
 

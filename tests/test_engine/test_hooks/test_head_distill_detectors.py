@@ -1,4 +1,6 @@
-"""HeadDistillHook on detectors: what is frozen stays bit for bit, the heads learn from the trained ones."""
+"""HeadDistillHook on detectors: what is frozen stays bit for bit, the heads learn from the trained
+ones.
+"""
 import pytest
 import torch
 from torch import nn
@@ -24,16 +26,24 @@ STAGE = {'fc_out_channels': 64, 'num_classes': CLASSES}
 BOXES = {'train_cfg.rcnn.sampler.num': 32,
          **{f'roi_head.bbox_head.{key}': value for key, value in STAGE.items()}}
 SMALLER = {
-    **dict.fromkeys(FAMILIES, {**DENSE, 'bbox_head.feat_channels': 64, 'bbox_head.stacked_convs': 2}),
+    **dict.fromkeys(FAMILIES, {
+        **DENSE, 'bbox_head.feat_channels': 64,
+        'bbox_head.stacked_convs': 2
+    }),
     'ssd': DENSE,
     'faster_rcnn': BOXES,
-    'mask_rcnn': {**BOXES, 'roi_head.mask_head.num_classes': CLASSES,
-                  'roi_head.mask_head.num_convs': 1},
+    'mask_rcnn': {
+        **BOXES, 'roi_head.mask_head.num_classes': CLASSES,
+        'roi_head.mask_head.num_convs': 1
+    },
     'cascade_rcnn': {
-        **{f'train_cfg.rcnn.{stage}.sampler.num': 32 for stage in range(3)},
-        **{f'roi_head.bbox_head.{stage}.{key}': value for stage in range(3)
-           for key, value in STAGE.items()}},
+        f'train_cfg.rcnn.{stage}.sampler.num': 32
+        for stage in range(3)
+    },
 }
+for stage in range(3):
+    SMALLER['cascade_rcnn'].update(
+        {f'roi_head.bbox_head.{stage}.{key}': value for key, value in STAGE.items()})
 """Besides ``detectors.SMALLER``; which outputs there are, and what they mean, is not touched."""
 
 
@@ -135,9 +145,12 @@ def test_the_trained_heads_have_nothing_to_learn_from_themselves(family, tmp_pat
     hook = HeadDistillHook(checkpoint=trained(family, tmp_path), reinit_head=False, precision=None)
     hook.attach(model)
     losses = losses_of(model.train())
-    assert all(loss_value({key: value}, 'loss') == 0 for key, value in losses.items() if 'loss' in key)
+    assert all(
+        loss_value({key: value}, 'loss') == 0 for key, value in losses.items() if 'loss' in key)
     detectors.total(losses).backward()
-    assert max(param.grad.abs().max() for param in model.parameters() if param.grad is not None) < 1e-6
+    assert max(param.grad.abs().max()
+               for param in model.parameters()
+               if param.grad is not None) < 1e-6
 
 
 STEPS = {**dict.fromkeys(FAMILIES, 100), 'ssd': 50, 'cascade_rcnn': 80, 'rtmdet': 200, 'yolox': 150}
@@ -170,7 +183,8 @@ def test_a_fresh_head_goes_to_the_level_of_the_trained_one(family, tmp_path):
     runs.assert_equal(dict(hook._distiller.teacher.state_dict()), teacher)
 
 
-@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'rtmdet', 'yolox'])  # mmcv's ops on a CPU know no bfloat16
+# mmcv's ops on a CPU know no bfloat16
+@pytest.mark.parametrize('family', ['retinanet', 'gfl', 'rtmdet', 'yolox'])
 def test_mixed_precision_compares_in_float32(family, tmp_path):
     model = build(family)
     hook = HeadDistillHook(checkpoint=trained(family, tmp_path))
@@ -236,17 +250,26 @@ def test_query_models_are_refused(family):
         HeadDistillHook(checkpoint='x.pth').attach(detectors.build(family))
 
 
-@pytest.mark.parametrize('family, changes, heads, message', [
-    ('retinanet', {'bbox_head.type': 'FreeAnchorRetinaHead'}, None,
-     'FreeAnchorRetinaHead\\) cannot learn from a trained head.*bag of anchors'),
-    ('faster_rcnn', {'roi_head.type': 'PISARoIHead'}, None, 'model.roi_head is PISARoIHead'),
-    ('faster_rcnn', {'roi_head.bbox_head.reg_decoded_bbox': True}, None, 'reg_decoded_bbox=True'),
-    ('faster_rcnn', {}, ['rpn_head'], r'model.rpn_head \(RPNHead\) cannot learn.*not known'),
-    ('faster_rcnn', {}, ['roi_head.mask_head'], 'has no roi_head.mask_head. .*: roi_head.bbox_head'),
-    ('fcos', {'bbox_head.loss_cls.type': 'EQLV2Loss'}, None, 'EQLV2Loss, has no soft-target form'),
-    ('fcos', {'bbox_head.loss_centerness': dict(type='L1Loss', _delete_=True)}, None,
-     'model.bbox_head.loss_centerness is L1Loss'),
-])
+@pytest.mark.parametrize(
+    'family, changes, heads, message',
+    [('retinanet', {
+        'bbox_head.type': 'FreeAnchorRetinaHead'
+    }, None, 'FreeAnchorRetinaHead\\) cannot learn from a trained head.*bag of anchors'),
+     ('faster_rcnn', {
+         'roi_head.type': 'PISARoIHead'
+     }, None, 'model.roi_head is PISARoIHead'),
+     ('faster_rcnn', {
+         'roi_head.bbox_head.reg_decoded_bbox': True
+     }, None, 'reg_decoded_bbox=True'),
+     ('faster_rcnn', {}, ['rpn_head'], r'model.rpn_head \(RPNHead\) cannot learn.*not known'),
+     ('faster_rcnn', {}, ['roi_head.mask_head'
+                          ], 'has no roi_head.mask_head. .*: roi_head.bbox_head'),
+     ('fcos', {
+         'bbox_head.loss_cls.type': 'EQLV2Loss'
+     }, None, 'EQLV2Loss, has no soft-target form'),
+     ('fcos', {
+         'bbox_head.loss_centerness': dict(type='L1Loss', _delete_=True)
+     }, None, 'model.bbox_head.loss_centerness is L1Loss'), ])
 def test_what_cannot_be_aligned_is_named(family, changes, heads, message, tmp_path):
     if 'bbox_head.loss_cls.type' in changes:
         model = build(family)
@@ -254,7 +277,9 @@ def test_what_cannot_be_aligned_is_named(family, changes, heads, message, tmp_pa
         model.bbox_head.loss_cls = EQLV2Loss(num_classes=80)
     else:
         model = detectors.build(family, **changes)
-    flags, state = requires_grad(model), {key: value.clone() for key, value in model.state_dict().items()}
+    flags, state = requires_grad(model), {
+        key: value.clone() for key, value in model.state_dict().items()
+    }
     with pytest.raises(ValueError, match=message):
         HeadDistillHook(checkpoint=saved(model, tmp_path), heads=heads).attach(model)
     assert requires_grad(model) == flags
@@ -307,7 +332,8 @@ def test_a_run_leaves_all_but_the_heads_bit_equal(data_root, checkpoints, tmp_pa
 
 @pytest.mark.parametrize('kind, loop, length, stop', [
     ('retinanet', 'epoch', 4, 'epoch_2.pth'), ('faster_rcnn', 'iter', 8, 'iter_6.pth')])
-def test_resumed_equals_never_interrupted(data_root, checkpoints, tmp_path, kind, loop, length, stop):
+def test_resumed_equals_never_interrupted(data_root, checkpoints, tmp_path, kind, loop, length,
+                                          stop):
     make = lambda name: config(  # noqa: E731
         kind, data_root, tmp_path / name, checkpoints[kind], loop, length, gt_weight=0.2)
     whole = runs.train(make('whole'))

@@ -1,4 +1,6 @@
-"""NKDLoss in DistillHook and PSKDHook, on the heads of detectors and pose estimators that have a softmax."""
+"""NKDLoss in DistillHook and PSKDHook, on the heads of detectors and pose estimators that have a
+softmax.
+"""
 import copy
 
 import pytest
@@ -20,8 +22,12 @@ SOFTMAX = ['faster_rcnn', 'cascade_rcnn', 'ssd', 'detr']
 CHANGES = {
     'ssd': {'train_cfg.neg_pos_ratio': 10**6},  # all negatives: else it sums over the hardest
     'faster_rcnn': {'roi_head.bbox_head.fc_out_channels': 64},
-    'cascade_rcnn': {key: value for stage in range(3) for key, value in (
-        (f'roi_head.bbox_head.{stage}.fc_out_channels', 64), (f'train_cfg.rcnn.{stage}.sampler.num', 64))},
+    'cascade_rcnn': {
+        key: value
+        for stage in range(3)
+        for key, value in ((f'roi_head.bbox_head.{stage}.fc_out_channels', 64),
+                           (f'train_cfg.rcnn.{stage}.sampler.num', 64))
+    },
 }
 
 
@@ -44,8 +50,8 @@ def listen(hook, calls):
     for head in hook.heads_taught:
         for loss in head.losses.values():
             loss.register_forward_pre_hook(
-                lambda module, args, kwargs: calls.append((module, args, kwargs)) if has_pair(args) else None,
-                with_kwargs=True)
+                lambda module, args, kwargs: calls.append((module, args, kwargs))
+                if has_pair(args) else None, with_kwargs=True)
 
 
 def nkd(student, teacher, label, gamma=1.5, tau=1., ignored=None):
@@ -183,7 +189,8 @@ def test_simcc(family, teach):
     stock = poses.losses(model, data)
     options = dict(type='mmskd.NKDLoss', gamma=1.5, tau=2.)
     if teach == 'other':
-        hook = DistillHook(teacher=poses.build(family, seed=1), losses=[options], schedule='constant')
+        hook = DistillHook(teacher=poses.build(family, seed=1), losses=[options],
+                           schedule='constant')
         hook.attach(model)
     else:
         hook = PSKDHook(loss=options)

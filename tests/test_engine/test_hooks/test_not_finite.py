@@ -8,8 +8,13 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook, TeachingHook  # noqa: E402
-from mmskd.engine.hooks import teaching_hook  # noqa: E402
+from mmskd.engine.hooks import (  # noqa: E402
+    DistillHook,
+    HeadDistillHook,
+    PSKDHook,
+    TeachingHook,
+    teaching_hook,  # noqa: E402
+)
 from mmskd.errors import RunStopped, UsageError  # noqa: E402
 from mmskd.models.teachers import past_self  # noqa: E402
 from mmskd.models.teachers.past_self import fingerprint, require_agreement  # noqa: E402
@@ -63,7 +68,8 @@ def test_a_past_self_that_says_nan_leaves_the_hard_targets(name, said):
         assert_equal(expected, losses(student))
     assert hook.counts == Counter(teacher_not_finite=2)
     line, = said
-    assert line.startswith('PSKDHook: what the teacher says is not finite') and 'teacher_not_finite' in line
+    assert line.startswith(
+        'PSKDHook: what the teacher says is not finite') and 'teacher_not_finite' in line
     hook.refresh_teacher()
     hook.alpha_t = 0.5
     losses(student)
@@ -78,7 +84,7 @@ def test_it_is_counted_in_the_log(said):
     poison(hook.teacher)
     logged = {}
     runner = SimpleNamespace(model=student, iter=0, message_hub=SimpleNamespace(
-        update_scalar=logged.__setitem__))
+        update_scalar=logged.__setitem__, log_scalars={}))
     for count in (1, 2):
         losses(student)
         TeachingHook.after_train_iter(hook, runner, 0)
@@ -147,15 +153,17 @@ def test_a_trained_head_that_says_nan_teaches_nothing(name, tmp_path, said):
                 for key, value in found.items() if 'loss' in key)
     assert total == 0
     total.backward()
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in student.parameters())
+    assert all(parameter.grad is None or not parameter.grad.any()
+               for parameter in student.parameters())
     assert hook.counts == Counter(teacher_not_finite=1) and len(said) == 1
 
 
 def test_a_teacher_whose_weights_are_not_finite_is_refused(tmp_path):
     student, teacher, _ = models('retinanet')
     poison(teacher)
-    with pytest.raises(UsageError, match='DistillHook: a model that was given cannot teach: its weight '
-                       r'bbox_head\S+ is not finite'):
+    with pytest.raises(
+            UsageError, match='DistillHook: a model that was given cannot teach: its weight '
+            r'bbox_head\S+ is not finite'):
         DistillHook(teacher).attach(student)
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'nan.pth')
     with pytest.raises(UsageError, match='nan.pth cannot teach: its weight bbox_head'):
@@ -168,7 +176,7 @@ def test_a_teacher_whose_weights_are_not_finite_is_refused(tmp_path):
 def test_a_fingerprint_knows_each_bit_and_the_order():
     tensors = [torch.randn(3, 4), torch.arange(5), torch.tensor(True), torch.randn(2).half()]
     known = {fingerprint(tensors).item()}
-    for index, tensor in enumerate(tensors):
+    for index in range(len(tensors)):
         changed = [each.clone() for each in tensors]
         flat = changed[index].view(-1)
         flat[-1] = ~flat[-1] if flat.dtype == torch.bool else flat[-1] + 1e-3 * (

@@ -1,8 +1,10 @@
-"""Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both stages."""
+"""Teachers with other keypoints, bins, sizes: stock models of MMPose with random weights, both
+stages.
+"""
 import copy
 import os
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,16 @@ DATA = os.environ.get('MMSKD_TEST_DATA')
 WHOLE = 'mmpose::wholebody_2d_keypoint/rtmpose/coco-wholebody'
 LARGE = f'{WHOLE}/rtmpose-l_8xb32-270e_coco-wholebody-384x288.py'
 NARROW = {'backbone.deepen_factor': 0.167, 'backbone.widen_factor': 0.25, 'head.in_channels': 256}
-REAL = {'head.input_size': (192, 256), 'head.in_featuremap_size': (6, 8), 'head.decoder.input_size': (192, 256)}
-EIGHT = ('snout', 'left_eye', 'right_eye', 'left_wrist', 'right_wrist', 'left_ankle', 'right_ankle', 'tail')
+REAL = {
+    'head.input_size': (192, 256),
+    'head.in_featuremap_size': (6, 8),
+    'head.decoder.input_size': (192, 256)
+}
+EIGHT = ('snout', 'left_eye', 'right_eye', 'left_wrist', 'right_wrist', 'left_ankle', 'right_ankle',
+         'tail')
 
 
-@lru_cache(maxsize=None)
+@cache
 def metainfo(name):
     return given_metainfo('test', f'configs/_base_/datasets/{name}.py')
 
@@ -41,8 +48,12 @@ def student(family='rtmpose', names='coco', **options):
 def files(folder, family, names, seed=1, **options):
     """A config and a checkpoint of a stock model with random weights."""
     model = poses.build(family, seed, **options)
-    paths = {key: str(folder / f'teacher{seed}.{end}') for key, end in (('config', 'py'), ('checkpoint', 'pth'))}
-    Config(dict(model=poses.stock_config(family, **options), default_scope='mmpose')).dump(paths['config'])
+    paths = {
+        key: str(folder / f'teacher{seed}.{end}')
+        for key, end in (('config', 'py'), ('checkpoint', 'pth'))
+    }
+    Config(dict(model=poses.stock_config(family, **options),
+                default_scope='mmpose')).dump(paths['config'])
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(metainfo(names)))),
                paths['checkpoint'])
     return paths
@@ -74,16 +85,22 @@ def assert_settled(model, hook, data):
 
 CASES = {
     '133 to 17, by name': (dict(), ('rtmw', 'coco_wholebody', {}), 'by_name', 17),
-    '133 to 8, by name': (dict(names=EIGHT, **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}),
-                          'by_name', 6),
-    '133 to 8, by dict': (dict(names=EIGHT, **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}),
-                          {'snout': 'nose', 3: 91, 'tail': 22}, 3),
+    '133 to 8, by name': (dict(
+        names=EIGHT, **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}), 'by_name', 6),
+    '133 to 8, by dict': (dict(names=EIGHT,
+                               **{'head.out_channels': 8}), ('rtmw', 'coco_wholebody', {}), {
+                                   'snout': 'nose',
+                                   3: 91,
+                                   'tail': 22
+                               }, 3),
     '384x288 to 256x192': (REAL, (LARGE, 'coco_wholebody', NARROW), 'by_name', 17),
     'HRNet to RTMPose': (dict(), ('hrnet', 'coco', {}), None, 17),
     'RTMPose to HRNet': (dict(family='hrnet'), ('rtmpose', 'coco', {}), 'by_name', 17),
     'HRNet to Hourglass, larger': (dict(family='hourglass'), ('hrnet', 'coco', {}), 'by_name', 17),
-    'other values': (dict(), ('rtmpose', 'coco', {'data_preprocessor.mean': [0., 0., 0.],
-                                                  'data_preprocessor.bgr_to_rgb': False}), None, 17),
+    'other values': (dict(), ('rtmpose', 'coco', {
+        'data_preprocessor.mean': [0., 0., 0.],
+        'data_preprocessor.bgr_to_rgb': False
+    }), None, 17),
 }
 
 
@@ -98,10 +115,12 @@ def test_stock_models(name, tmp_path):
     assert isinstance(hook._teacher, TranslatedTeacher)
     losses = poses.losses(model, data)
     assert set(losses) - set(stock) == {'loss_logit'} and losses['loss_logit'].isfinite()
-    assert losses['loss_logit'] > 0 and all(torch.equal(losses[key], value) for key, value in stock.items())
+    assert losses['loss_logit'] > 0 and all(
+        torch.equal(losses[key], value) for key, value in stock.items())
     losses['loss_logit'].backward()
     grads = [param.grad for param in model.parameters() if param.grad is not None]
-    assert grads and all(grad.isfinite().all() for grad in grads) and any(grad.abs().max() > 0 for grad in grads)
+    assert grads and all(grad.isfinite().all() for grad in grads) and any(grad.abs().max() > 0
+                                                                          for grad in grads)
     assert f'teaches {taught} of {model.head.out_channels} keypoints' in hook._teacher.describe()[0]
     assert_settled(model, hook, data)
     hook.detach()
@@ -110,7 +129,8 @@ def test_stock_models(name, tmp_path):
 
 def test_each_of_133_moves_the_keypoint_that_learns_from_it(tmp_path):
     model = student()
-    hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'), precision=None)
+    hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'),
+                                        keypoints='by_name'), precision=None)
     whole = hook._teacher.teachers[0].model
     whole.extract_feat = lambda images: images
     quiet = torch.zeros(1, 133, 192), torch.zeros(1, 133, 256)
@@ -140,10 +160,13 @@ def test_untaught_keypoints_learn_from_labels_alone(tmp_path):
     for key, taught in (('loss_kpt', range(1, 8)), ('loss_logit', range(1, 7))):
         grads = torch.autograd.grad(losses[key], seen['pred'], retain_graph=True)
         # The labels' first keypoint is invisible
-        moved = [index for index in range(8) if any(grad[:, index].abs().max() > 0 for grad in grads)]
+        moved = [
+            index for index in range(8) if any(grad[:, index].abs().max() > 0 for grad in grads)
+        ]
         assert moved == list(taught), key
     hook.detach()
-    with pytest.raises(UsageError, match='with gt_weight=0 nothing would teach 0 snout, 7 tail of the student'):
+    with pytest.raises(UsageError,
+                       match='with gt_weight=0 nothing would teach 0 snout, 7 tail of the student'):
         attached(model, teacher=teacher, gt_weight=0.)
 
 
@@ -155,7 +178,8 @@ def test_ensemble_flip_and_confidence_in_one(tmp_path):
     data = poses.batch(model)
     assert poses.losses(model, data)['loss_logit'] > 0
     assert_settled(model, hook, data)
-    assert hook.teacher == teachers and 'teacher 2 of 2 teaches 17' in ' '.join(hook._teacher.describe())
+    assert hook.teacher == teachers and 'teacher 2 of 2 teaches 17' in ' '.join(
+        hook._teacher.describe())
     hook.detach()
     features = [dict(type='mmskd.FeatureDistillLoss'), dict(type='mmskd.SimCCDistillLoss')]
     with pytest.raises(UsageError, match='features are compared with those of one model of MMPose'):
@@ -174,13 +198,15 @@ def test_features_of_a_teacher_with_other_keypoints(tmp_path):
     with torch.no_grad():
         mine, theirs = (side.extract_feat(data[0])[-1] for side in (model, inner.model))
     assert losses['loss_feature'] > 0
-    assert hook.losses[0](mine, theirs).item() == pytest.approx(losses['loss_feature'].item(), rel=1e-2)
+    assert hook.losses[0](mine, theirs).item() == pytest.approx(losses['loss_feature'].item(),
+                                                                rel=1e-2)
 
 
-@pytest.mark.parametrize('change,message', [
-    (dict(keypoints='by_names'), "teacher.keypoints must be 'by_name'"), (dict(flip=1), 'flip must be True or'),
-    (dict(weight_by='score'), "weight_by must be 'confidence' or None"),
-    (dict(keypoint='by_name'), 'teacher must be dict.config=.*got the keys')])
+@pytest.mark.parametrize('change,message',
+                         [(dict(keypoints='by_names'), "teacher.keypoints must be 'by_name'"),
+                          (dict(flip=1), 'flip must be True or'),
+                          (dict(weight_by='score'), "weight_by must be 'confidence' or None"),
+                          (dict(keypoint='by_name'), 'teacher must be dict.config=.*got the keys')])
 @pytest.mark.parametrize('several', [False, True])
 def test_options_are_checked(change, message, several):
     teacher = dict(config='a.py', checkpoint='b.pth', **change)
@@ -195,7 +221,8 @@ def test_what_only_keypoints_have_is_refused_elsewhere(tmp_path):
     teacher = dict(files(tmp_path, 'rtmpose', 'coco'), flip=True)
     with pytest.raises(UsageError, match='teacher.flip goes with losses of predictions'):
         attached(model, teacher=teacher, losses=[dict(type='mmskd.FeatureDistillLoss')])
-    with pytest.raises(UsageError, match="teacher of 3|17 keypoints.*keypoints='by_name'|and the teacher 133"):
+    with pytest.raises(UsageError,
+                       match="teacher of 3|17 keypoints.*keypoints='by_name'|and the teacher 133"):
         attached(model, teacher=files(tmp_path, 'rtmw', 'coco_wholebody', seed=2))
     with pytest.raises(UsageError, match='codec MegviiHeatmap, whose answers are not brought'):
         attached(model, teacher=dict(files(tmp_path, 'mspn', 'coco', seed=3), keypoints='by_name'))
@@ -213,13 +240,15 @@ def test_dsnt_learns_the_teachers_heatmaps():
     small = {**poses.R18, 'head.deconv_out_channels': (8, 8, 8)}
     model, teacher = (poses.build(config, seed, **small).eval() for seed in (0, 1))
     sample = PoseDataSample(
-        gt_instance_labels=InstanceData(keypoint_labels=torch.rand(1, 17, 2), keypoint_weights=torch.ones(1, 17)),
+        gt_instance_labels=InstanceData(keypoint_labels=torch.rand(1, 17, 2),
+                                        keypoint_weights=torch.ones(1, 17)),
         gt_fields=PixelData(heatmaps=torch.rand(17, 64, 64).flatten(1).softmax(1).view(17, 64, 64)))
     data = torch.randn(1, 3, 256, 256), [sample]
     stock = poses.losses(model, data)
     hook = attached(model, teacher=teacher, precision=None)
     losses = poses.losses(model, data)
-    assert set(losses) - set(stock) == {'loss_logit'} and torch.equal(losses['loss_kpt'], stock['loss_kpt'])
+    assert set(losses) - set(stock) == {'loss_logit'} and torch.equal(losses['loss_kpt'],
+                                                                      stock['loss_kpt'])
     with torch.no_grad():
         mine, theirs = (side.head(side.extract_feat(data[0]))[1] for side in (model, teacher))
     expected = (theirs * (theirs.log() - mine.log())).sum((2, 3)).mean()
@@ -249,18 +278,23 @@ def test_a_trained_head_with_other_keypoints_teaches_a_fresh_one(family, tmp_pat
     losses = poses.losses(model)
     pred = seen['pred'] if isinstance(seen['pred'], tuple) else [seen['pred']]
     grads = torch.autograd.grad(losses['loss_logit'], pred)
-    assert [index for index in range(8) if any(grad[:, index].abs().max() > 0 for grad in grads)] == list(range(7))
+    assert [index for index in range(8)
+            if any(grad[:, index].abs().max() > 0 for grad in grads)] == list(range(7))
     assert sum('<-' in line for line in hook.announce(None)) == 8
     hook.detach()
 
 
 def test_stage_2_shares_the_backbone(tmp_path):
     other = files(tmp_path, 'rtmpose', 'coco_wholebody', **{'head.out_channels': 133, **NARROW})
-    with pytest.raises(UsageError, match='backbone and neck of the teacher are not the student.s: backbone.stem'):
+    with pytest.raises(
+            UsageError,
+            match='backbone and neck of the teacher are not the student.s: backbone.stem'):
         HeadDistillHook(teacher=dict(other, keypoints='by_name')).attach(student())
     for options, message in ((dict(checkpoint='a', teacher=other), 'either checkpoint or teacher'),
-                             (dict(teacher=dict(other, flip=True)), 'features have no mirror image'),
-                             (dict(teacher=other, reinit_head=False), 'starts anew'), ({}, 'checkpoint must be')):
+                             (dict(teacher=dict(other, flip=True)),
+                              'features have no mirror image'), (dict(
+                                  teacher=other,
+                                  reinit_head=False), 'starts anew'), ({}, 'checkpoint must be')):
         with pytest.raises(UsageError, match=message):
             HeadDistillHook(**options)
 
@@ -284,10 +318,14 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
     codec = model_cfg.head.decoder
     loader.dataset = dict(
         type='CocoDataset', data_root=str(Path(DATA, 'coco_wholebody_tiny')), data_mode='topdown',
-        ann_file='annotations/person_keypoints.json', data_prefix=dict(img='images/'), indices=4, pipeline=[
-            dict(type='LoadImage'), dict(type='GetBBoxCenterScale'),
+        ann_file='annotations/person_keypoints.json', data_prefix=dict(img='images/'), indices=4,
+        pipeline=[
+            dict(type='LoadImage'),
+            dict(type='GetBBoxCenterScale'),
             dict(type='TopdownAffine', input_size=codec['input_size']),
-            dict(type='GenerateTarget', encoder=codec), dict(type='PackPoseInputs')])
+            dict(type='GenerateTarget', encoder=codec),
+            dict(type='PackPoseInputs')
+        ])
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     cfg.train_cfg.pop('val_interval')
     cfg.log_level = 'INFO'
@@ -306,13 +344,15 @@ def test_a_run_on_coco_wholebody(stage, tmp_path):
 
 
 def test_a_translated_teacher_is_compiled_too(tmp_path):
-    """Its model of MMPose answers in bfloat16; what becomes of the answers is float32, and close."""
+    """Its model of MMPose answers in bfloat16; what becomes of the answers is float32, and close.
+    """
     model = student().eval()
     data = poses.batch(model)
     terms = []
     for precision in (None, 'bfloat16'):
-        hook = attached(model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'),
-                        precision=precision)
+        hook = attached(
+            model, teacher=dict(files(tmp_path, 'rtmw', 'coco_wholebody'), keypoints='by_name'),
+            precision=precision)
         terms.append(poses.losses(model, data)['loss_logit'])
         asked = hook._teacher.teachers[0].asked
         assert {parameter.dtype for parameter in asked.backbone.parameters()} == (
@@ -324,7 +364,10 @@ def test_a_translated_teacher_is_compiled_too(tmp_path):
 def test_the_obstacle_is_named_and_not_what_would_be_converted():
     """Another mean alone would be no obstacle: grey images and a codec without one bump are."""
     other = {'data_preprocessor.mean': [127.5], 'data_preprocessor.std': [127.5]}
-    grey = poses.build('heatmap', 1, **other, **{'backbone.in_channels': 1, 'data_preprocessor.bgr_to_rgb': False})
+    grey = poses.build('heatmap', 1, **other, **{
+        'backbone.in_channels': 1,
+        'data_preprocessor.bgr_to_rgb': False
+    })
     with pytest.raises(UsageError, match='so many channels: 3 in the student, 1 in the teacher'):
         attached(student(), teacher=grey.eval())
     mspn = poses.build('mspn', 1, **other).eval()

@@ -93,12 +93,14 @@ def test_detached_leaves_no_trace():
 @pytest.mark.parametrize('change,options,message', [
     (None, {}, "TinyClassifier has no module 'head.loss_module'. Choose another `loss_module`; the "
      'model has: .*criterion'),
-    (nn.BCEWithLogitsLoss(), dict(loss_module='criterion'), 'model.criterion .*sigmoid loss.*PS-KD'),
+    (nn.BCEWithLogitsLoss(), dict(loss_module='criterion'),
+     'model.criterion .*sigmoid loss.*PS-KD'),
     (nn.NLLLoss(), dict(loss_module='criterion'),
-     'model.criterion: its criterion, NLLLoss, has no soft-target form. Make model.criterion one of '
-     'CrossEntropyLoss.*another loss in `loss_module`'),
-    (None, dict(loss_module='criterion', heads=['net.fc']),
-     "loss_module='criterion' names the loss of a classifier")])
+     'model.criterion: its criterion, NLLLoss, has no soft-target form. Make model.criterion one '
+     'of CrossEntropyLoss.*another loss in `loss_module`'),
+    (None, dict(loss_module='criterion',
+                heads=['net.fc']), "loss_module='criterion' names the loss of a classifier")
+])
 def test_what_cannot_be_taught_is_refused_by_name(change, options, message):
     model = TinyClassifier()
     model.criterion = change or model.criterion
@@ -121,7 +123,8 @@ def test_what_goes_another_way_is_refused_in_the_first_pass():
             times = 2 if self.way == 'twice' else 1
             return dict(loss=sum(self.criterion(logits, labels) for _ in range(times)))
 
-    for way, message in (('function', 'never called PSKDTorch.*another loss in the option `loss_module`'),
+    for way, message in (('function',
+                          'never called PSKDTorch.*another loss in the option `loss_module`'),
                          ('dict', "Beside returns a dict in mode='tensor', where the logits"),
                          ('twice', 'only 1 of 2 calls of PSKDTorch')):
         model = Beside()

@@ -14,8 +14,8 @@ from tests.support.detectors import FAMILIES, build, losses, total  # noqa: E402
 
 families = pytest.mark.parametrize('family', FAMILIES)
 
-# Calls of a classification loss in one step: levels, cascade stages, or decoder layers (DINO: matching
-# and denoising queries of two layers, and the encoder's proposals).
+# Calls of a classification loss in one step: levels, cascade stages, or decoder layers (DINO:
+# matching and denoising queries of two layers, and the encoder's proposals).
 LOSS_CALLS = {
     'retinanet': 5, 'fcos': 1, 'atss': 5, 'gfl': 5, 'tood': 5, 'vfnet': 1, 'rtmdet': 3, 'yolox': 1,
     'ssd': 1, 'faster_rcnn': 1, 'cascade_rcnn': 3, 'mask_rcnn': 1, 'detr': 2, 'deformable_detr': 2,
@@ -61,7 +61,9 @@ class ClassLogits:
         modules = dict(model.named_modules())
         heads = [module for name, module in modules.items() if name == 'bbox_head'
                  or name == 'roi_head.bbox_head' or name.startswith('roi_head.bbox_head.')]
-        heads = [head for head in heads if hasattr(head, 'loss_cls') or hasattr(head, 'loss_by_feat')]
+        heads = [
+            head for head in heads if hasattr(head, 'loss_cls') or hasattr(head, 'loss_by_feat')
+        ]
         if getattr(model, 'as_two_stage', False):
             heads.append(model.bbox_head.cls_branches[model.decoder.num_layers])
         self.handles = [head.register_forward_hook(self._keep) for head in heads]
@@ -190,10 +192,12 @@ def test_tood_is_taught_in_both_phases_of_its_assignment():
         {'PSKDFocalLoss', 'PSKDQualityFocalLoss'}
 
 
-# forms, and whose targets --------------------------------------------------------------------------
+# forms, and whose targets
+# --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('family,form', [('retinanet', 'rescaled'), ('gfl', 'kl'), ('faster_rcnn', 'kl')])
+@pytest.mark.parametrize('family,form', [('retinanet', 'rescaled'), ('gfl', 'kl'),
+                                         ('faster_rcnn', 'kl')])
 def test_no_gradient_where_both_agree_in_other_forms(family, form):
     model = build(family)
     hook = attached(model, alpha_t=1., form=form)

@@ -127,18 +127,21 @@ def test_attach_and_detach_leave_no_trace(family):
 BODY = 'mmpose::body_2d_keypoint'
 
 
-@pytest.mark.parametrize('config,head,reason', [
-    ('topdown_regression/coco/td-reg_res50_rle-8xb64-210e_coco-256x192.py', 'RLEHead', 'coordinates'),
-    ('topdown_regression/coco/td-reg_res50_8xb64-210e_coco-256x192.py', 'RegressionHead', 'coordinates'),
-    ('integral_regression/coco/ipr_res50_8xb64-210e_coco-256x256.py', 'DSNTHead|IntegralRegressionHead',
-     'coordinates'),
-    ('integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py', 'DSNTHead', 'DistillHook teaches'),
-    ('rtmo/body7/rtmo-s_8xb32-600e_body7-640x640.py', 'RTMOHead', 'DistillHook teaches its bins'),
-    ('yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py', 'YOLOXPoseHead', 'one stage'),
-    ('dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512.py', 'DEKRHead', 'one stage'),
-    ('topdown_heatmap/coco/td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192.py', 'HeatmapHead',
-     'CombinedTargetMSELoss, has no soft-target form.*gaussian'),
-])
+@pytest.mark.parametrize(
+    'config,head,reason',
+    [('topdown_regression/coco/td-reg_res50_rle-8xb64-210e_coco-256x192.py', 'RLEHead',
+      'coordinates'),
+     ('topdown_regression/coco/td-reg_res50_8xb64-210e_coco-256x192.py', 'RegressionHead',
+      'coordinates'),
+     ('integral_regression/coco/ipr_res50_8xb64-210e_coco-256x256.py',
+      'DSNTHead|IntegralRegressionHead', 'coordinates'),
+     ('integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py', 'DSNTHead',
+      'DistillHook teaches'),
+     ('rtmo/body7/rtmo-s_8xb32-600e_body7-640x640.py', 'RTMOHead', 'DistillHook teaches its bins'),
+     ('yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py', 'YOLOXPoseHead', 'one stage'),
+     ('dekr/coco/dekr_hrnet-w32_8xb10-140e_coco-512x512.py', 'DEKRHead', 'one stage'),
+     ('topdown_heatmap/coco/td-hm_hrnet-w32_udp-regress-8xb64-210e_coco-256x192.py', 'HeatmapHead',
+      'CombinedTargetMSELoss, has no soft-target form.*gaussian'), ])
 def test_what_has_no_distribution_is_refused_by_name(config, head, reason):
     model = poses.build(f'{BODY}/{config}')
     before = snapshot(model)
@@ -176,4 +179,6 @@ def test_a_past_self_in_half_precision():
         loss = poses.total(poses.losses(model))
     loss.backward()
     assert loss.isfinite() and hook.disagreement < 0.01
-    assert all(param.grad.isfinite().all() for param in model.parameters() if param.grad is not None)
+    assert all(param.grad.isfinite().all()
+               for param in model.parameters()
+               if param.grad is not None)

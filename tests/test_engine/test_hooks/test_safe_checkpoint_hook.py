@@ -71,7 +71,8 @@ def assert_same(first, second):
             'runtime_info'].get(kept)
     assert first['optimizer']['state'].keys() == second['optimizer']['state'].keys()
     for name, state in first['optimizer']['state'].items():
-        assert torch.equal(state['momentum_buffer'], second['optimizer']['state'][name]['momentum_buffer'])
+        assert torch.equal(state['momentum_buffer'],
+                           second['optimizer']['state'][name]['momentum_buffer'])
     assert first['param_schedulers'] == second['param_schedulers']
 
 
@@ -102,7 +103,9 @@ def test_options_and_files_are_those_of_the_original(tmp_path):
     for hook in ('CheckpointHook', 'mmskd.SafeCheckpointHook'):
         tiny_runner(tmp_path / hook, hook=hook, **settings).train()
     ours, theirs = tmp_path / 'mmskd.SafeCheckpointHook', tmp_path / 'CheckpointHook'
-    assert files(ours) == files(theirs) == ['best_score_e4.pth', 'e3.pth', 'e4.pth', 'last_checkpoint']
+    assert files(ours) == files(theirs) == [
+        'best_score_e4.pth', 'e3.pth', 'e4.pth', 'last_checkpoint'
+    ]
     for name in ('e4.pth', 'best_score_e4.pth'):
         first, second = (load_checkpoint_safely(str(folder / name)) for folder in (ours, theirs))
         assert first.keys() == second.keys()

@@ -1,4 +1,6 @@
-"""What a step with a past self does more than a stock one, counted: no times, which depend on the machine."""
+"""What a step with a past self does more than a stock one, counted: no times, which depend on the
+machine.
+"""
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +30,8 @@ class HostSyncs(TorchDispatchMode):
 def counts(model, monkeypatch):
     """Of one forward and backward."""
     found = dict(assigned=0, pairs=0)
-    assigner, assign, wrap = model.bbox_head.assigner, model.bbox_head.assigner.assign, pairing._wrap
+    assigner, wrap = model.bbox_head.assigner, pairing._wrap
+    assign = assigner.assign
 
     def counting(key, function):
         def call(*args, **kwargs):
@@ -61,8 +64,9 @@ def test_a_step_adds_one_pass_of_the_teacher_and_nothing_that_waits(monkeypatch)
         'backbone': 1, 'neck': 1, 'bbox_head': 1, 'bbox_head.cls_convs.0.conv': 5}
     assert not list(asked.bbox_head.reg_convs.parameters()), 'its boxes are compared with nothing'
     assert taught['assigned'] == stock['assigned']
-    assert taught['syncs'] <= stock['syncs'], 'the stock focal loss waits at each level, the soft one does not'
-    # 4 maps of the backbone, 5 of the neck; 5 of scores, which are permuted and reshaped, and are then
-    # put together and taken apart again as the loss has it
+    assert taught['syncs'] <= stock[
+        'syncs'], 'the stock focal loss waits at each level, the soft one does not'
+    # 4 maps of the backbone, 5 of the neck; 5 of scores, which are permuted and reshaped, and are
+    # then put together and taken apart again as the loss has it
     assert taught['pairs'] <= 4 + 5 + 5 * 4, taught
     assert hook.disagreement == 0, 'measuring it is left to the steps that are logged'

@@ -1,4 +1,6 @@
-"""What holds for every hook that teaches: no step passes untaught, and a resume is one only if it was."""
+"""What holds for every hook that teaches: no step passes untaught, and a resume is one only if it
+was.
+"""
 import copy
 
 import pytest
@@ -14,9 +16,14 @@ from mmdet.registry import MODELS as MMDET_MODELS  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
-from mmskd.engine.hooks import (DistillHook, HeadDistillHook, NKDHook, PSKDHook,  # noqa: E402
-                                USKDHook)
-from mmskd.engine.hooks import pskd_hook as pskd  # noqa: E402
+from mmskd.engine.hooks import (  # noqa: E402
+    DistillHook,
+    HeadDistillHook,
+    NKDHook,
+    PSKDHook,
+    USKDHook,
+    teaching_hook,  # noqa: E402
+)
 from mmskd.errors import UsageError  # noqa: E402
 from tests.support import classifiers, detectors, runs  # noqa: E402
 
@@ -53,7 +60,8 @@ def saved(model, folder) -> str:
 
 def test_a_training_step_that_does_not_call_the_model_is_an_error(data_root, tmp_path):
     cfg = runs.config(data_root, tmp_path, length=1, model__type='OwnStep')
-    with pytest.raises(UsageError, match='PSKDHook: a training step of OwnStep did not call the model'):
+    with pytest.raises(UsageError,
+                       match='PSKDHook: a training step of OwnStep did not call the model'):
         runs.train(cfg)
 
 
@@ -88,8 +96,10 @@ def test_recomputed_activations_are_those_of_the_teacher(kind, tmp_path):
         detectors.losses(student)
         assert hook.disagreement > 1e-4
         return
-    hook = HeadDistillHook(saved(other, tmp_path), reinit_head=True) if kind is HeadDistillHook else \
-        DistillHook(teacher=other)
+    if kind is HeadDistillHook:
+        hook = HeadDistillHook(saved(other, tmp_path), reinit_head=True)
+    else:
+        hook = DistillHook(teacher=other)
     hook.attach(student)
     losses = detectors.losses(student)
     term = losses['distill_loss_cls' if kind is HeadDistillHook else 'loss_logit']
@@ -98,16 +108,18 @@ def test_recomputed_activations_are_those_of_the_teacher(kind, tmp_path):
 
 @pytest.mark.parametrize('hook', [PSKDHook(), DistillHook(teacher=nn.Linear(1, 1))],
                          ids=['PSKDHook', 'DistillHook'])
-@pytest.mark.parametrize('config,reason', [
-    ('autoassign/autoassign_r50-caffe_fpn_1x_coco.py', 'AutoAssignHead.*cannot be taught: its losses weigh'),
-    ('maskformer/maskformer_r50_ms-16xb1-75e_coco.py', 'MaskFormerHead.*its decoder with its queries'),
-], ids=['autoassign', 'maskformer'])
+@pytest.mark.parametrize('config,reason', [('autoassign/autoassign_r50-caffe_fpn_1x_coco.py',
+                                            'AutoAssignHead.*cannot be taught: its losses weigh'),
+                                           ('maskformer/maskformer_r50_ms-16xb1-75e_coco.py',
+                                            'MaskFormerHead.*its decoder with its queries'), ],
+                         ids=['autoassign', 'maskformer'])
 def test_heads_that_no_teacher_can_reach_are_refused_by_every_hook(hook, config, reason):
     register_all_modules(init_default_scope=True)
     model = MMDET_MODELS.build(detectors.stock_config(f'mmdet::{config}'))
     with pytest.raises(UsageError, match=f'{type(hook).__name__}: model.*{reason}'):
         hook.attach(model)
-    assert not any(module._forward_pre_hooks for module in model.modules()) and not hook.heads_taught
+    assert not any(module._forward_pre_hooks
+                   for module in model.modules()) and not hook.heads_taught
 
 
 def test_many_batches_without_objects_do_not_stop_a_run():
@@ -127,7 +139,7 @@ def test_all_ranks_ask_the_past_self_until_all_have_been_taught(monkeypatch):
     hook = PSKDHook()
     hook.attach(model)
     others = iter([False, False, True])
-    monkeypatch.setattr(pskd, 'all_reduce', lambda value, op: value.mul_(next(others)))
+    monkeypatch.setattr(teaching_hook, 'all_reduce', lambda value, op: value.mul_(next(others)))
     asked = []
     start = hook._mirror.start
     hook._mirror.start = lambda teacher, *ask: (asked.append(teacher), start(teacher, *ask))
@@ -188,8 +200,8 @@ def test_a_teacher_that_equals_the_student_says_nothing_new():
     hook = DistillHook(teacher=copy.deepcopy(model), precision=None)
     hook.attach(model)
     scores = []
-    model.mask_head.loss_cls.register_forward_pre_hook(
-        lambda module, args: (args[0].student.retain_grad(), scores.append(args[0].student)) and None)
+    model.mask_head.loss_cls.register_forward_pre_hook(lambda module, args: (args[
+        0].student.retain_grad(), scores.append(args[0].student)) and None)
     detectors.losses(model, detectors.batch(64, 1, masks=True))['loss_logit'].backward()
     assert scores[0].grad.abs().max() < 1e-7
 
@@ -229,5 +241,6 @@ def test_a_wrapper_that_splits_the_model_is_refused():
     from mmskd.engine.hooks.preconditions import refuse_unsupported
     model = MMSeparateDistributedDataParallel.__new__(MMSeparateDistributedDataParallel)
     nn.Module.__init__(model)
-    with pytest.raises(UsageError, match='PSKDHook: the model wrapper MMSeparate.*model_wrapper_cfg'):
+    with pytest.raises(UsageError,
+                       match='PSKDHook: the model wrapper MMSeparate.*model_wrapper_cfg'):
         refuse_unsupported(SimpleNamespace(cfg=Config(), model=model), PSKDHook())

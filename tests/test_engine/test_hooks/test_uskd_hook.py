@@ -47,7 +47,8 @@ def test_the_loss_is_that_of_the_middle_feature_and_the_logits():
     model, hook = build()
     data = classifiers.batch()
     with torch.no_grad():
-        feature = model.net.stage3(model.net.stage2(model.net.maxpool(model.net.conv1(data['inputs']))))
+        feature = model.net.stage3(
+            model.net.stage2(model.net.maxpool(model.net.conv1(data['inputs']))))
         logits = model.net(data['inputs'])
     stock = losses(model)
     hook.attach(model)
@@ -150,7 +151,7 @@ def test_copies_of_an_attached_model_are_stock():
 def test_an_error_in_the_model_leaves_no_forward_pass_open():
     model, hook = build()
     hook.attach(model)
-    with pytest.raises(Exception):
+    with pytest.raises((ValueError, RuntimeError)):
         losses(model, labels=torch.zeros(3, dtype=torch.long))
     assert losses(model).keys() == {'loss', 'loss_uskd'}
 
@@ -183,7 +184,8 @@ def test_the_checkpoint_is_stock_but_for_one_key(tmp_path):
 
 
 def test_the_classifier_learns(tmp_path):
-    runner = classifiers.runner(config(tmp_path, dict(loss=dict(type='mmskd.USKDLoss', mu=1.)), length=2))
+    runner = classifiers.runner(
+        config(tmp_path, dict(loss=dict(type='mmskd.USKDLoss', mu=1.)), length=2))
     hook = hook_of(runner)
     seen = []
     attach = hook.attach
@@ -206,7 +208,8 @@ def test_the_model_starts_with_the_weights_that_it_has_without_the_hook(tmp_path
         runner.train_loop.run = stop
         with pytest.raises(Stop):
             runner.train()
-        return {name: value.clone() for name, value in runner.model.state_dict().items()}, torch.rand(3)
+        return {name: value.clone()
+                for name, value in runner.model.state_dict().items()}, torch.rand(3)
 
     with_hook, draw = start(config(tmp_path / 'uskd'))
     stock, stock_draw = start(classifiers.config(tmp_path / 'stock'))
@@ -259,9 +262,11 @@ def test_bad_options(options, message):
 
 
 @pytest.mark.parametrize('options,message', [
-    (dict(layer='net.layer3'), "no module 'net.layer3'.*`layer`; model.net has: conv1, maxpool, stage2"),
+    (dict(layer='net.layer3'),
+     "no module 'net.layer3'.*`layer`; model.net has: conv1, maxpool, stage2"),
     (dict(layer='backbone.layer3'), "no module 'backbone.layer3'.*the model has: .*net, criterion"),
-    (dict(loss_module='head.loss_module'), "no module 'head.loss_module'.*`loss_module`")])
+    (dict(loss_module='head.loss_module'), "no module 'head.loss_module'.*`loss_module`")
+])
 def test_names_that_the_model_does_not_have(options, message):
     model, hook = build(**options)
     with pytest.raises(ValueError, match=message):
@@ -301,7 +306,8 @@ def test_a_loss_of_a_tuple_is_refused():
 def test_a_sigmoid_loss_is_refused():
     model, hook = build()
     model.criterion = nn.BCEWithLogitsLoss()
-    with pytest.raises(ValueError, match=r'model.criterion \(BCEWithLogitsLoss\) is a sigmoid loss'):
+    with pytest.raises(ValueError,
+                       match=r'model.criterion \(BCEWithLogitsLoss\) is a sigmoid loss'):
         hook.attach(model)
 
 
@@ -337,7 +343,9 @@ def test_roi_head(ignore_background):
 
 @needs_mmdet
 def test_the_queries_of_detr():
-    """The weak logits are those of the first decoder layer, the final ones and labels those of the last."""
+    """The weak logits are those of the first decoder layer, the final ones and labels those of the
+    last.
+    """
     from tests.support import detectors
     model = detectors.build('detr')
     stock = detectors.losses(model)
@@ -345,7 +353,8 @@ def test_the_queries_of_detr():
                     loss_module='bbox_head.loss_cls')
     hook.attach(model)
     seen = {}
-    model.decoder.layers[0].register_forward_hook(lambda module, args, output: seen.update(query=output))
+    model.decoder.layers[0].register_forward_hook(
+        lambda module, args, output: seen.update(query=output))
     model.bbox_head.loss_cls.register_forward_hook(
         lambda module, args, kwargs, output: seen.update(call=args, factor=kwargs['avg_factor']),
         with_kwargs=True)
@@ -365,7 +374,8 @@ def test_beside_a_teacher(teaching):
     from tests.support import detectors
     model = detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64})
     teacher = hooks.PSKDHook(precision=None) if teaching == 'PSKDHook' else hooks.DistillHook(
-        detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}), precision=None)
+        detectors.build('faster_rcnn', **{'roi_head.bbox_head.fc_out_channels': 64}),
+        precision=None)
     teacher.attach(model)
     if teaching == 'PSKDHook':
         teacher.refresh_teacher()

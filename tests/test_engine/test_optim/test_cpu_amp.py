@@ -25,15 +25,17 @@ def model(stock):
 
 
 def wrapper_of(model, **options):
-    return OPTIM_WRAPPERS.build(dict(type='mmskd.CPUAmpOptimWrapper',
-                                     optimizer=torch.optim.SGD(model.parameters(), 1e-3), **options))
+    return OPTIM_WRAPPERS.build(
+        dict(type='mmskd.CPUAmpOptimWrapper', optimizer=torch.optim.SGD(model.parameters(), 1e-3),
+             **options))
 
 
 def test_what_runs_in_which_precision(model):
     wrapper = wrapper_of(model)
     assert isinstance(wrapper, CPUAmpOptimWrapper)
     seen = {}
-    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.retina_cls', 'bbox_head.retina_reg'):
+    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.retina_cls',
+                 'bbox_head.retina_reg'):
         model.get_submodule(name).register_forward_hook(
             lambda module, args, output, name=name: seen.update({name: output.dtype}))
     with wrapper.optim_context(model):
@@ -61,7 +63,8 @@ def test_a_step_is_close_to_one_in_float32_and_keeps_float32_weights(model):
 
 
 def test_weight_zero_is_stock_and_an_unchanged_past_self_agrees(model):
-    """With ``precision=None`` the past self says in bfloat16 exactly what the student says in it."""
+    """With ``precision=None`` the past self says in bfloat16 exactly what the student says in it.
+    """
     wrapper = wrapper_of(model)
     with wrapper.optim_context(model):
         stock = detectors.total(detectors.losses(model))
@@ -74,11 +77,13 @@ def test_weight_zero_is_stock_and_an_unchanged_past_self_agrees(model):
 
 
 def test_maps_narrower_than_a_stride_have_whole_gradients():
-    """torch's CPU kernels leave parts of them unwritten in bfloat16: an FPN's extra levels on small images."""
+    """torch's CPU kernels leave parts of them unwritten in bfloat16: an FPN's extra levels on small
+    images.
+    """
     model = nn.Module()
     model.backbone = nn.Conv2d(32, 32, 3, stride=2, padding=1)
     image = torch.randn(2, 32, 1, 1)
-    for step in range(4):
+    for _ in range(4):
         garbage = [torch.full((32 * 32 * 9, ), 1e30) for _ in range(8)]
         del garbage
         with wrapper_of(model).optim_context(model):

@@ -14,8 +14,11 @@ from mmskd.evaluation.report.charts import theme as themes
 from mmskd.evaluation.report.charts.confusion import MOST, confusion
 from mmskd.evaluation.report.charts.curves import Line, curves, limits, mean_line
 from mmskd.evaluation.report.charts.intervals import intervals
-from mmskd.evaluation.report.charts.reliability import (draw_reliability, reliability,
-                                                        reliability_by_size)
+from mmskd.evaluation.report.charts.reliability import (
+    draw_reliability,
+    reliability,
+    reliability_by_size,
+)
 from mmskd.evaluation.report.charts.shares import Curve, shares, shares_by_class
 
 RNG = np.random.default_rng(0)

@@ -10,13 +10,14 @@ HIGHER = [
     'coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/segm_mAP_s', 'coco/AR@100', 'coco/AR_l@1000',
     'coco/circle_precision', 'lvis/bbox_AP50', 'lvis/bbox_APr', 'lvis/ARs@300', 'lvis_fixed_ap/APf',
     'pascal_voc/AP50', 'pascal_voc/recall@100@0.5', 'cityscapes/AP@50', 'coco_panoptic/PQ',
-    'coco_panoptic/RQ_st', 'mIoU', 'aAcc', 'mAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall', 'cIoU',
-    'crowd_human/mAP', 'crowd_human/JI', 'dod/mAP_very_long', 'grefcoco/F1_score', 'grefcoco/T_acc',
-    'refexp/mean_precision', 'refexp/refcoco+_precision@1', 'reid-metric/R5', 'base_ap', 'novel_ap50',
-    'motchallenge-metric/HOTA', 'motchallenge-metric/MOTA', 'motchallenge-metric/IDF1',
-    'occluded_recall', 'coco/AP .5', 'coco/AP (M)', 'coco/AR .75', 'coco/AP(E)', 'PCK', 'PCK@0.1',
-    'PCKh', 'tPCK', 'Head PCK', 'Sho tPCK', 'AUC', 'posetrack18/Ankl AP', 'HandednessAcc',
-    'body/coco/AP', 'CIDEr', 'Bleu_4', 'accuracy/top1']
+    'coco_panoptic/RQ_st', 'mIoU', 'aAcc', 'mAcc', 'mDice', 'mFscore', 'mPrecision', 'mRecall',
+    'cIoU', 'crowd_human/mAP', 'crowd_human/JI', 'dod/mAP_very_long', 'grefcoco/F1_score',
+    'grefcoco/T_acc', 'refexp/mean_precision', 'refexp/refcoco+_precision@1', 'reid-metric/R5',
+    'base_ap', 'novel_ap50', 'motchallenge-metric/HOTA', 'motchallenge-metric/MOTA',
+    'motchallenge-metric/IDF1', 'occluded_recall', 'coco/AP .5', 'coco/AP (M)', 'coco/AR .75',
+    'coco/AP(E)', 'PCK', 'PCK@0.1', 'PCKh', 'tPCK', 'Head PCK', 'Sho tPCK', 'AUC',
+    'posetrack18/Ankl AP', 'HandednessAcc', 'body/coco/AP', 'CIDEr', 'Bleu_4', 'accuracy/top1'
+]
 LOWER = [
     'crowd_human/mMR', 'EPE', 'NME', 'MPJPE', 'P-MPJPE', 'N-MPJPE', 'MPJPE_all', 'MPJPE_Walking',
     'MRRPE', 'loss', 'loss_cls', 'motchallenge-metric/IDSW', 'motchallenge-metric/FN',

@@ -6,9 +6,9 @@ from mmskd.errors import UsageError
 from mmskd.evaluation.calibration import aurc, ece
 from mmskd.evaluation.detection import DetectionRule
 from mmskd.evaluation.matching import match
+from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report.judging import best_threshold, judge, verdicts
 from mmskd.evaluation.report.predictions import Predictions
-from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report.rules import common_rule, rule_of
 from mmskd.evaluation.report.runs import Run
 from tests.support.report_runs import write_run
@@ -225,12 +225,14 @@ def test_the_rule_is_that_of_the_evaluators(config, expected):
     assert rule_of(Config(config)) == expected
 
 
-@pytest.mark.parametrize('scope, options, message', [
-    ('mmdet', dict(n_bins=0), 'n_bins .* at least 1, got 0'),
-    ('mmdet', dict(score_thr=2), 'score_thr .* between 0 and 1, got 2'),
-    ('mmdet', dict(iou_thr=1), 'iou_thr'), ('mmdet', dict(max_dets=0), 'max_dets'),
-    ('mmpose', dict(thr=0), 'thr of an evaluator must be above 0'), ('mmpose', dict(hit='near'), "'pck' or 'oks'"),
-    ('mmpose', dict(norm_item='arm'), 'norm_item')])
+@pytest.mark.parametrize('scope, options, message',
+                         [('mmdet', dict(n_bins=0), 'n_bins .* at least 1, got 0'),
+                          ('mmdet', dict(score_thr=2), 'score_thr .* between 0 and 1, got 2'),
+                          ('mmdet', dict(iou_thr=1), 'iou_thr'),
+                          ('mmdet', dict(max_dets=0), 'max_dets'),
+                          ('mmpose', dict(thr=0), 'thr of an evaluator must be above 0'),
+                          ('mmpose', dict(hit='near'), "'pck' or 'oks'"),
+                          ('mmpose', dict(norm_item='arm'), 'norm_item')])
 def test_rules_out_of_range(scope, options, message):
     kind = 'mmskd.DetCalibrationMetric' if scope == 'mmdet' else 'mmskd.PoseCalibrationMetric'
     with pytest.raises(UsageError, match=message):
@@ -256,4 +258,3 @@ def test_best_threshold():
     found = best_threshold(judged)
     assert f1(found) == max(map(f1, scores)) > 0.2
     assert best_threshold(judged.above(2)) == 0
-

@@ -111,7 +111,8 @@ def test_tables_of_metrics(detection_report, detection_runs):
     assert [row[1].split('±')[0].strip() for row in rows] == [number(mean) for mean in means]
     assert rows[0][2] == ''
     assert rows[1][2].split('±')[0].strip(' ▲▼') == number(means[1] - means[0], signed=True)
-    assert {'metric_mAP', 'metric_LaECE_0_own_thr', 'metric_OCE_own_thr', 'metric_ECE'} <= set(tables)
+    assert {'metric_mAP', 'metric_LaECE_0_own_thr', 'metric_OCE_own_thr',
+            'metric_ECE'} <= set(tables)
     assert not any('circle' in str(name) for name in tables), 'classes are charts'
 
 
@@ -120,12 +121,14 @@ def test_the_diagram_and_the_table_say_the_same(detection_report, pose_report):
         content = Page(report)
         for i, row in enumerate(content.tables['metric_ECE'][1:]):
             value = row[1].split('±')[0].strip()
-            assert re.search(f'id="reliability_{i}".*?Calibration error {value}', content.text, re.S)
+            assert re.search(f'id="reliability_{i}".*?Calibration error {value}', content.text,
+                             re.S)
 
 
 def test_differences_of_the_configs(detection_report, pose_report):
     rows = Page(detection_report).tables['differences'][1:]
-    assert rows[0][0] == 'custom_hooks' and 'PSKDHook' not in rows[0][1] and 'PSKDHook' in rows[1][1]
+    assert rows[0][0] == 'custom_hooks'
+    assert 'PSKDHook' not in rows[0][1] and 'PSKDHook' in rows[1][1]
     assert [row[2] for row in rows] == ['baseline', 'pskd']
     rows = Page(pose_report).tables['differences'][1:]
     assert [row[:2] for row in rows] == [['optim_wrapper.optimizer.lr', '0.0001'], ['', '0.01']]
@@ -168,7 +171,8 @@ def test_runs_of_other_images_are_not_mixed(detection_runs, tmp_path):
         config.write_text(config.read_text().replace(
             str(detection_runs[0].parent / 'data'), str(data)))
     content = Page(report_of([detection_runs[0], tmp_path / 'other'], tmp_path / 'out', draw=False))
-    assert 'left out of means, differences and charts: its image ids are not those of' in content.text
+    assert ('left out of means, differences and charts: its image ids are not those of'
+            in content.text)
     assert 'reliability_0' in content.ids and 'reliability_1' not in content.ids
     assert all('▲' not in cell and '▼' not in cell for rows in content.tables.values()
                for row in rows for cell in row)
@@ -239,7 +243,7 @@ addEventListener('load', () => {
   document.body.innerHTML = '';
   document.body.dataset.probe = JSON.stringify(found);
 });
-</script>"""
+</script>"""  # noqa: E501 (JavaScript)
 
 
 def browse(path, folder, *options):
@@ -248,7 +252,7 @@ def browse(path, folder, *options):
         [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--enable-logging=stderr',
          '--allow-file-access-from-files', f'--user-data-dir={folder / "profile"}', *options,
          '--dump-dom', path.as_uri()],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300)
+        capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, [line for line in done.stderr.splitlines() if ':CONSOLE' in line]
 
@@ -331,9 +335,10 @@ class TestInABrowser:
     def test_what_sticks_out_is_noticed(self, tmp_path):
         """Else nothing would."""
         bad = tmp_path / 'bad.html'
-        bad.write_text('<div class="grid"><div id="x"><svg viewBox="0 0 9 9" width="80"><text x="7">'
-                       'cut off</text></svg></div></div><fieldset class="pager"></fieldset>'
-                       '<p style="width: 500px">wide</p>')
+        bad.write_text(
+            '<div class="grid"><div id="x"><svg viewBox="0 0 9 9" width="80"><text x="7">'
+            'cut off</text></svg></div></div><fieldset class="pager"></fieldset>'
+            '<p style="width: 500px">wide</p>')
         found = inspected(dict(bad=bad), tmp_path, dark=False)
         assert found['bad 1280']['out'] == [] and found['bad 1280']['cut'] == ['x: cut off']
         assert found['bad 390']['out'] == ['P. wide'] and found['bad 390']['wide'] > 0

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from mmskd.evaluation.detection import DetectionRule
+from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report import pictures
 from mmskd.evaluation.report.charts import chart as charts
 from mmskd.evaluation.report.judging import judge
 from mmskd.evaluation.report.mistakes import picture_of, surest_mistakes
 from mmskd.evaluation.report.predictions import Predictions
-from mmskd.evaluation.pose import PoseRule
 from tests.support.report_runs import detections, poses
 
 IMAGE = np.full((128, 160, 3), 90, np.uint8)
@@ -29,7 +29,8 @@ def test_counts_in_words():
     mine = judged.object_images == 0
     right = (judged.found[mine] > -np.inf).sum()
     wrong = ((judged.images == 0) & ~judged.hits).sum()
-    assert pictures.counts(judged, 0, 'detection') == f'{right} of {mine.sum()} found, {wrong} false'
+    assert pictures.counts(judged, 0,
+                           'detection') == f'{right} of {mine.sum()} found, {wrong} false'
 
 
 def label_boxes(figure):
@@ -88,7 +89,8 @@ def test_the_surest_come_first():
     judged = judge(predictions, rule)
     found = surest_mistakes(predictions, judged, rule, 7)
     assert [one.score for one in found] == sorted(judged.scores[~judged.hits])[:-8:-1]
-    assert surest_mistakes(predictions, judged._replace(hits=np.ones_like(judged.hits)), rule, 7) == []
+    assert surest_mistakes(predictions, judged._replace(hits=np.ones_like(judged.hits)), rule,
+                           7) == []
 
 
 def test_what_is_wrong_with_a_keypoint():

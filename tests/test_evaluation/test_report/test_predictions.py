@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mmskd.errors import UsageError
-from mmskd.evaluation.report import predictions as module
 from mmskd.evaluation.detection import DetectionRule
+from mmskd.evaluation.report import predictions as module
 from mmskd.evaluation.report.judging import verdicts
 from mmskd.evaluation.report.predictions import DataSets, Predictions, collate, predictions_of
 from mmskd.evaluation.report.rules import rule_of
@@ -233,7 +233,8 @@ def test_a_checkpoint_of_an_earlier_training_is_refused(run):
     with pytest.raises(UsageError, match="epoch_2.pth was saved at .* it is an earlier one's"):
         predictions_of(again)
     run.cfg.randomness.seed = 7
-    with pytest.raises(UsageError, match='is of seed 0, the last training in this folder of seed 7'):
+    with pytest.raises(UsageError,
+                       match='is of seed 0, the last training in this folder of seed 7'):
         predictions_of(run)
 
 

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from mmskd.evaluation.detection import DetectionRule
+from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report import members as module
 from mmskd.evaluation.report.members import data_difference, evaluator_differences, members_of
 from mmskd.evaluation.report.results import judged_table, number, own_table, summary
-from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report.runs import Run, group_runs
 from tests.support.report_runs import detections, poses, predict_from, write_run
 
@@ -17,7 +17,8 @@ METRIC = 'coco/bbox_mAP'
 class Study:
     """Two groups, the second one better, whatever else is the matter."""
 
-    def __init__(self, root, monkeypatch, seeds=SEEDS, make=detections, scope='mmdet', **evaluators):
+    def __init__(self, root, monkeypatch, seeds=SEEDS, make=detections, scope='mmdet',
+                 **evaluators):
         self.found, self.folders, self.scope = {}, [], scope
         for number_, (name, skill) in enumerate((('base', .3), ('better', .8))):
             for i, seed in enumerate(seeds):
@@ -93,7 +94,8 @@ def test_runs_with_other_evaluators(tmp_path, monkeypatch, setting):
 @pytest.mark.parametrize('first, second', [
     (dict(type='PCKAccuracy', thr=.05), dict(type='PCKAccuracy', thr=.2)),
     (dict(type='PCKAccuracy'), dict(type='PCKAccuracy', norm_item='head')),
-    (dict(type='mmskd.PoseCalibrationMetric'), dict(type='mmskd.PoseCalibrationMetric', hit='oks'))])
+    (dict(type='mmskd.PoseCalibrationMetric'), dict(type='mmskd.PoseCalibrationMetric', hit='oks'))
+])
 def test_poses_with_other_evaluators(tmp_path, monkeypatch, first, second):
     study = Study(tmp_path, monkeypatch, make=poses, scope='mmpose', base=[first], better=[second])
     judged, own = study.tables()

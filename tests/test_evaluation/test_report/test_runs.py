@@ -55,7 +55,9 @@ def test_a_start_from_other_weights_is_another_group(make_run):
 
 def test_stages_of_the_same_seed_are_one_group(make_run):
     """Each second stage goes on from the first stage of its own seed."""
-    runs = [make_run(f's2_{seed}', seed, load_from=f'work/s1_s{seed}/epoch_10.pth') for seed in (1, 2)]
+    runs = [
+        make_run(f's2_{seed}', seed, load_from=f'work/s1_s{seed}/epoch_10.pth') for seed in (1, 2)
+    ]
     assert len(group_runs(runs)) == 1
     runs = [make_run(f't{seed}', seed, load_from=f'work/{name}_s{seed}/epoch_10.pth')
             for seed, name in ((3, 'small'), (4, 'large'))]
@@ -164,7 +166,8 @@ def test_a_run_that_diverged(tmp_path):
     losses = [1., float('nan'), 0.5, float('nan'), float('inf')]
     folder = write_run(tmp_path / 'run', epochs=5, logged=[dict(loss=x) for x in losses])
     assert Run(folder).unfinished() == 'diverged: its loss is not a number from epoch 2 on'
-    folder = write_run(tmp_path / 'again', epochs=4, logged=[dict(loss=x) for x in losses[:3] + [1.]])
+    folder = write_run(tmp_path / 'again', epochs=4,
+                       logged=[dict(loss=x) for x in losses[:3] + [1.]])
     assert Run(folder).unfinished() == '', 'a step that was skipped is no end'
 
 

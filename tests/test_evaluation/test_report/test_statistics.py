@@ -2,8 +2,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmskd.evaluation.report.statistics import (difference, mean_interval, paired_difference,
-                                                unpaired_difference)
+from mmskd.evaluation.report.statistics import (
+    difference,
+    mean_interval,
+    paired_difference,
+    unpaired_difference,
+)
 
 
 @pytest.mark.parametrize('n', [2, 3, 10])

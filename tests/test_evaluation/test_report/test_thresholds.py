@@ -5,8 +5,12 @@ from mmskd.evaluation.average_precision import precision_at_recalls
 from mmskd.evaluation.detection import DetectionRule
 from mmskd.evaluation.matching import match
 from mmskd.evaluation.report.judging import judge
-from mmskd.evaluation.report.thresholds import (best_thresholds, mean_over_classes, mean_tradeoff,
-                                                tradeoff)
+from mmskd.evaluation.report.thresholds import (
+    best_thresholds,
+    mean_over_classes,
+    mean_tradeoff,
+    tradeoff,
+)
 from tests.support.report_runs import detections
 
 
@@ -46,7 +50,8 @@ def test_best_thresholds(judged):
     for label, one in enumerate(found):
         assert one.f1 == curves.f1[label].max() > 0.2
         assert one.objects == (of.object_labels == label).sum()
-        assert one.f1 == pytest.approx(2 * one.precision * one.recall / (one.precision + one.recall))
+        assert one.f1 == pytest.approx(2 * one.precision * one.recall /
+                                       (one.precision + one.recall))
 
 
 def test_means(judged):

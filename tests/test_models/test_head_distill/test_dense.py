@@ -1,4 +1,6 @@
-"""What is compared between two one-stage heads, against formulas and against the heads' own decoding."""
+"""What is compared between two one-stage heads, against formulas and against the heads' own
+decoding.
+"""
 import pytest
 import torch
 
@@ -54,7 +56,8 @@ def test_retinanet_by_the_formula():
     q = t.sigmoid()
     weight = q.amax(1)**2
     assert torch.allclose(terms['loss_cls'], focal(z, q).sum() / weight.sum())
-    assert torch.allclose(terms['loss_bbox'], (weight[:, None] * (d - e).abs()).sum() / weight.sum())
+    assert torch.allclose(terms['loss_bbox'], (weight[:, None] *
+                                               (d - e).abs()).sum() / weight.sum())
     assert list(terms) == ['loss_cls', 'loss_bbox']
 
 
@@ -78,9 +81,12 @@ def test_fcos_by_the_formula():
 def test_ssd_keeps_the_share_of_its_mining():
     head = build('ssd')
     generator = torch.Generator().manual_seed(0)
-    student, teacher = ([[torch.randn(1, count * width, size, size, generator=generator)
-                          for count, size in zip(head.prior_generator.num_base_priors, (5, 3, 2, 1, 1, 1))]
-                         for width in (CLASSES + 1, 4)] for _ in range(2))
+    student, teacher = ([[
+        torch.randn(1, count * width, size, size, generator=generator)
+        for count, size in zip(head.prior_generator.num_base_priors, (5, 3, 2, 1, 1, 1))
+    ]
+                         for width in (CLASSES + 1, 4)]
+                        for _ in range(2))
     term = DenseDistiller(adapter_of('bbox_head', head))(student, teacher)['loss_cls']
     z, t = (rows(side[0], CLASSES + 1) for side in (student, teacher))
     q = t.softmax(1)
@@ -99,18 +105,23 @@ def test_more_images_or_more_background_do_not_change_the_loss(family):
     once = distiller(student, teacher)
     twice = distiller(*([[torch.cat([level, level]) for level in levels] for levels in side]
                         for side in (student, teacher)))
-    larger = distiller(*(
-        [[torch.nn.functional.pad(level, (0, level.size(3), 0, level.size(2)),
-                                  value=-12. if index == 0 else 1.)
-          for level in levels] for index, levels in enumerate(side)] for side in (student, teacher)))
+    larger = distiller(*([[
+        torch.nn.functional.pad(level, (0, level.size(3), 0,
+                                        level.size(2)), value=-12. if index == 0 else 1.)
+        for level in levels
+    ]
+                          for index, levels in enumerate(side)]
+                         for side in (student, teacher)))
     for key, value in once.items():
         assert torch.allclose(twice[key], value) and torch.allclose(larger[key], value, rtol=1e-3)
 
 
 @pytest.mark.parametrize('family', DECODED)
 def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
-    """Train-mode outputs, as they are compared here, against eval-mode outputs decoded by the head."""
-    options = {'rtmdet': {'bbox_head.exp_on_reg': True}}.get(family, {})  # or half the boxes are inside out
+    """Train-mode outputs, as they are compared here, against eval-mode outputs decoded by the head.
+    """
+    # or half the boxes are inside out
+    options = {'rtmdet': {'bbox_head.exp_on_reg': True}}.get(family, {})
     head = build(family, **{'bbox_head.num_classes': 1, **options}).eval()
     adapter = adapter_of('bbox_head', head)
     if family != 'yolox':  # has no coder, and does not cut boxes at the image's edge
@@ -145,7 +156,8 @@ def test_overlaps_are_those_of_the_boxes_that_the_head_reports(family):
 
 
 def in_order(scores, family):
-    """Class scores that fall from prior to prior, so that the head reports the boxes in that order."""
+    """Class scores that fall from prior to prior, so that the head reports the boxes in that order.
+    """
     total = sum(level.numel() for level in scores)
     falling, begin = [], 0
     for level in scores:
@@ -158,7 +170,9 @@ def in_order(scores, family):
 
 
 def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
-    """RTMDet may predict negative distances; an overlap would reward a box for being more inside out."""
+    """RTMDet may predict negative distances; an overlap would reward a box for being more inside
+    out.
+    """
     head = build('rtmdet')
     scores = [torch.full((1, CLASSES, 1, 1), 20., dtype=torch.float64)]
     teacher = torch.tensor([3., 4., 5., 6.], dtype=torch.float64).view(1, 4, 1, 1)
@@ -171,6 +185,7 @@ def test_boxes_that_are_inside_out_are_drawn_to_the_teachers():
         assert (student.grad < 0).all()  # less negative is better
         assert before is None or loss > before
         before = loss
-    expected = (teacher + 100).mean() / 9 * head.loss_bbox.loss_weight  # extents 8 and 10; the teacher is sure
+    # extents 8 and 10; the teacher is sure
+    expected = (teacher + 100).mean() / 9 * head.loss_bbox.loss_weight
     assert torch.allclose(loss, expected)
     assert distiller([scores, [student]], [scores, [student]])['loss_bbox'] == 0  # no box to learn

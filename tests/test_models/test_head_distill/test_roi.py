@@ -19,7 +19,8 @@ def test_boxes_count_by_the_probability_of_their_class(agnostic):
         'roi_head.bbox_head.num_classes': CLASSES,
         'roi_head.bbox_head.reg_class_agnostic': agnostic}).roi_head.bbox_head
     boxes = 1 if agnostic else CLASSES
-    (z, d), (t, e) = ((torch.randn(ROIS, CLASSES + 1).double(), torch.randn(ROIS, boxes * 4).double())
+    (z, d), (t, e) = ((torch.randn(ROIS, CLASSES + 1).double(), torch.randn(ROIS,
+                                                                            boxes * 4).double())
                       for _ in range(2))
     terms = BoxDistiller(adapter_of('roi_head.bbox_head', head))((z, d), (t, e))
     q = t.softmax(1)

@@ -61,4 +61,5 @@ def test_heads_that_return_their_scores_elsewhere_or_keep_tensors(config, option
     with torch.no_grad():
         for parameter in hook.teacher.parameters():
             parameter.mul_(1.05)
-    assert not torch.equal(summed(detectors.losses(model, data)['loss_cls']), summed(stock['loss_cls']))
+    assert not torch.equal(summed(detectors.losses(model, data)['loss_cls']),
+                           summed(stock['loss_cls']))

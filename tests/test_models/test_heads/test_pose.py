@@ -15,7 +15,8 @@ from mmskd.models.heads import choose_heads  # noqa: E402
 from tests.support import poses  # noqa: E402
 
 BODY = poses.BODY
-INTERNET = 'mmpose::hand_3d_keypoint/internet/interhand3d/internet_res50_4xb16-20e_interhand3d-256x256.py'
+INTERNET = ('mmpose::hand_3d_keypoint/internet/interhand3d/'
+            'internet_res50_4xb16-20e_interhand3d-256x256.py')
 
 
 def build(config, **options):
@@ -32,14 +33,17 @@ def saved(model, folder) -> str:
 
 
 def test_a_teacher_of_another_temperature_is_read_in_its_own():
-    """RTMW is trained with beta 1, RTMPose with 10: the same distribution is beta times other logits."""
+    """RTMW is trained with beta 1, RTMPose with 10: the same distribution is beta times other
+    logits.
+    """
     student = poses.build('rtmpose').eval()
     teacher = poses.build('rtmpose', **{'head.loss.beta': 1.}).eval()
     teacher.load_state_dict(student.state_dict())
     head = teacher.head
     forward = head.forward
     head.forward = lambda feats: tuple(10. * axis for axis in forward(feats))
-    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')], precision=None)
+    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')],
+                       precision=None)
     hook.attach(student)
     assert poses.losses(student)['loss_logit'].abs() < 1e-6
     del head.forward

@@ -1,7 +1,8 @@
 """Every loss, with what training meets on its bad days: logits to 1e4, constant maps, no sample.
 
-It is finite, and so are its gradients; it is not negative where the maths says so; and it is what it
-is in float64 but for ``RELATIVE`` of its value and ``ABSOLUTE`` of the largest number that goes in.
+It is finite, and so are its gradients; it is not negative where the maths says so; and it is what
+it is in float64 but for ``RELATIVE`` of its value and ``ABSOLUTE`` of the largest number that goes
+in.
 """
 import inspect
 from typing import NamedTuple
@@ -105,7 +106,8 @@ def case(*names, least=0., half=True):
 
 
 def same_ranks(loss):
-    """A loss that ranks classes, with the ranks of its first call in all: ties may go either way."""
+    """A loss that ranks classes, with the ranks of its first call in all: ties may go either way.
+    """
     ranked, known = soft.zipf_weights, []
 
     def zipf_weights(z, weak, others):
@@ -143,8 +145,9 @@ def _(d):
 @case('pskd_binary_cross_entropy', half=False)
 def _(d):
     hard = d.certainties(d.n, d.c)
-    return (lambda z, past: soft.pskd_binary_cross_entropy(z, hard.to(z), past, d.alpha, form_of(d)),
-            d.logits())
+    return (
+        lambda z, past: soft.pskd_binary_cross_entropy(z, hard.to(z), past, d.alpha, form_of(d)),
+        d.logits())
 
 
 @case('soft_quality_focal', 'soft_varifocal', half=False)
@@ -158,8 +161,8 @@ def _(d):
 @case('pskd_heatmap', half=False)
 def _(d):
     target = d.certainties(d.n, d.c, 2, 3)
-    return (lambda student, past: soft.pskd_heatmap(student, target.to(student), past, d.alpha, form_of(d)),
-            d.maps())
+    return (lambda student, past: soft.pskd_heatmap(student, target.to(student), past, d.alpha,
+                                                    form_of(d)), d.maps())
 
 
 @case('focal_to_target', 'quality_focal_to_target', half=False)
@@ -327,7 +330,8 @@ def _(d):
 @case('RTMODistillLoss', half=False)
 def _(d):
     loss = MODELS.build(dict(type='mmskd.RTMODistillLoss'))
-    return lambda a, b: loss.of_call(LossCall(MLECCLoss(), ((pair(a, b), pair(a, b)), ), {})), d.densities()
+    return lambda a, b: loss.of_call(LossCall(MLECCLoss(),
+                                              ((pair(a, b), pair(a, b)), ), {})), d.densities()
 
 
 @case('ClassDistillLoss')

@@ -30,8 +30,8 @@ def test_gradcheck():
     torch.manual_seed(0)
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda z: soft_focal_rows(z, torch.tensor([0, 4, 2]), torch.randn(3, 4, generator=torch.Generator(
-        ).manual_seed(1)), 0.5), logits)
+        lambda z: soft_focal_rows(z, torch.tensor(
+            [0, 4, 2]), torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), 0.5), logits)
 
 
 @pytest.mark.parametrize('value', [0., 60., -60., 200.])

@@ -90,7 +90,8 @@ def test_rounding_teaches_nothing():
     student = teacher * (1 + torch.finfo(torch.float32).eps)
     value, slope = gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), student)
     assert not torch.equal(student, teacher) and value.abs() < 1e-6 and (slope == 0).all()
-    assert gradient(lambda s: loss([BoxLesson(s, teacher, weight)]), teacher * 1.001)[1].abs().sum() > 0
+    assert gradient(lambda s: loss([BoxLesson(s, teacher, weight)]),
+                    teacher * 1.001)[1].abs().sum() > 0
 
 
 def test_the_teacher_gets_no_gradient():

@@ -2,8 +2,16 @@
 import pytest
 import torch
 
-from mmskd.models.losses import (ClassDistillLoss, FeatureDistillLoss, HeatmapDistillLoss, LossCall,
-                                 SimCCDistillLoss, feature_l2, heatmap_l2, simcc_kl)
+from mmskd.models.losses import (
+    ClassDistillLoss,
+    FeatureDistillLoss,
+    HeatmapDistillLoss,
+    LossCall,
+    SimCCDistillLoss,
+    feature_l2,
+    heatmap_l2,
+    simcc_kl,
+)
 from mmskd.models.pairing import pair
 
 N, K = 3, 5
@@ -40,8 +48,8 @@ def test_feature_is_mmposes_fea_loss(channels):
     teacher = torch.randn(N, channels[1], 6, 5, dtype=torch.float64)
     mine, reference = ours(student, teacher), theirs(student, teacher)
     assert torch.allclose(mine, reference, rtol=0, atol=1e-10)
-    assert torch.allclose(*torch.autograd.grad(mine, student), *torch.autograd.grad(reference, student),
-                          rtol=0, atol=1e-10)
+    assert torch.allclose(*torch.autograd.grad(mine, student),
+                          *torch.autograd.grad(reference, student), rtol=0, atol=1e-10)
 
 
 def test_formulas_by_hand():
@@ -52,7 +60,8 @@ def test_formulas_by_hand():
             for k in range(K):
                 t, s = (torch.exp(2 * v[n, k]) / torch.exp(2 * v[n, k]).sum() for v in (q, z))
                 by_hand += (t * (t / s).log()).sum() / N / K
-    assert torch.allclose(simcc_kl(student, teacher, beta=2., weight=0.3), 0.3 * by_hand, rtol=1e-12)
+    assert torch.allclose(simcc_kl(student, teacher, beta=2., weight=0.3), 0.3 * by_hand,
+                          rtol=1e-12)
     a, b = torch.randn(2, N, 4, 3, 2, dtype=torch.float64)
     assert torch.allclose(feature_l2(a, b, 0.5), 0.5 * ((a - b)**2).sum() / N)
     assert torch.allclose(heatmap_l2(a, b, 0.5), 0.5 * ((a - b)**2).mean())

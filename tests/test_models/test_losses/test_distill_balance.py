@@ -89,5 +89,6 @@ def test_for_batch_size_beside_a_mean_is_refused():
 
 @pytest.mark.parametrize('loss', [FeatureDistillLoss, SimCCDistillLoss])
 def test_for_batch_size_is_checked(loss):
-    with pytest.raises(ValueError, match=f'{loss.__name__}: for_batch_size must be a whole number, at least 1'):
+    with pytest.raises(ValueError,
+                       match=f'{loss.__name__}: for_batch_size must be a whole number, at least 1'):
         loss(for_batch_size=0)

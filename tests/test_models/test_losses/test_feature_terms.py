@@ -51,7 +51,8 @@ def test_scale_batch_and_agreement(loss, maps):
 
 @pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss()], ids=['pkd', 'cwd'])
 def test_a_dead_channel_has_no_gradient(loss, maps):
-    """What is left of it is rounding, which divided by its size would be a gradient beyond measure."""
+    """What is left of it is rounding, which divided by its size would be a gradient beyond measure.
+    """
     student, teacher = (side.float() for side in maps)
     scale = torch.tensor([1e-20, 1., 1., 1.]).view(1, C, 1, 1)
     student = (student * scale).requires_grad_()
@@ -73,7 +74,8 @@ def test_a_wider_teacher_of_a_detector(kind):
     from mmskd.engine.hooks import DistillHook
     from tests.support import detectors
     student = detectors.build('retinanet')
-    teacher = detectors.build('retinanet', **{'neck.out_channels': 128, 'bbox_head.in_channels': 128})
+    teacher = detectors.build('retinanet',
+                              **{'neck.out_channels': 128, 'bbox_head.in_channels': 128})
     hook = DistillHook(teacher=teacher, losses=[dict(type=f'mmskd.{kind}')])
     hook.attach(student)
     losses = detectors.losses(student)

@@ -41,7 +41,8 @@ LINEAR = ('softmax', 'class_weight', 'sigmoid', 'simcc', 'heatmap')
 def inputs(name):
     """Predictions of student and past self, and what follows in the call, float64."""
     torch.manual_seed(0)
-    weight, quality = torch.rand(N).double(), torch.rand(N).double()  # mmdet takes weights to float32
+    # mmdet takes weights to float32
+    weight, quality = torch.rand(N).double(), torch.rand(N).double()
     if name in ('simcc', 'heatmap', 'hardest'):
         shapes = [(N, K, 6), (N, K, 5)] if name == 'simcc' else [(N, K, 4, 5)]
         student, past, target = ([draw(shape, dtype=torch.float64) for shape in shapes]
@@ -81,7 +82,7 @@ def reference(name, form, alpha, student, past, rest):
         for z, past_z, y in zip(student, past, targets):
             y, logp, q = (10. * y).softmax(-1), (3. * z).log_softmax(-1), (3. * past_z).softmax(-1)
 
-            def kl(t):
+            def kl(t, logp=logp):
                 return t * (t.log() - logp)
 
             total = total + (mix(form, alpha, y, q, kl, kl) * factor).mean(-1).mul(weight).sum() / K
@@ -124,13 +125,15 @@ def reference(name, form, alpha, student, past, rest):
         if name == 'quality':
             return (t - p).abs()**1.5
         if 'varifocal' in name:
-            return torch.where(y > 0, t if name == 'varifocal' else torch.ones_like(t), .75 * (p - t)**2)
+            return torch.where(y > 0, t if name == 'varifocal' else torch.ones_like(t), .75 *
+                               (p - t)**2)
         a, gamma = (.3, 2.) if name == 'focal' else (.25, .5)
         return (a * t + (1 - a) * (1 - t)) * (t - p).abs()**gamma
 
     exponent = dict(quality=1.5, focal_plain=.5, sigmoid=0.).get(name, 2.)
-    loss = mix(form, alpha, y, q, lambda t: weigh(t) * bce(t), lambda t: weigh(y) * (bce(t) - entropy(t)),
-               lambda t: (t - p).abs()**exponent * (bce(t) - (entropy(t) if name == 'sigmoid' else 0.)))
+    loss = mix(
+        form, alpha, y, q, lambda t: weigh(t) * bce(t), lambda t: weigh(y) * (bce(t) - entropy(t)),
+        lambda t: (t - p).abs()**exponent * (bce(t) - (entropy(t) if name == 'sigmoid' else 0.)))
     loss = loss * factor * (weight if weight.dim() == 2 else weight.unsqueeze(1))
     return loss.sum() / N if name == 'quality' else loss.mean()
 
@@ -200,11 +203,15 @@ def test_kl_is_linear_in_alpha(name):
     at = [called(softened(name, 'kl', alpha), student, past, rest)[1][0] for alpha in (.2, .5, .8)]
     assert torch.allclose((at[0] + at[2]) / 2, at[1], atol=1e-12)
     if name in ('focal', 'quality', 'varifocal'):
-        at = [called(softened(name, 'paper', alpha), student, past, rest)[1][0] for alpha in (.2, .5, .8)]
+        at = [
+            called(softened(name, 'paper', alpha), student, past, rest)[1][0]
+            for alpha in (.2, .5, .8)
+        ]
         assert not torch.allclose((at[0] + at[2]) / 2, at[1], atol=1e-4)
 
 
-# whose targets are softened ------------------------------------------------------------------------
+# whose targets are softened
+# ------------------------------------------------------------------------
 
 
 def alphas(name, about, student, past, rest):
@@ -275,11 +282,14 @@ def test_a_sample_that_is_left_out_has_the_stock_gradient_and_a_positive_the_sof
 def test_no_sample_and_half_precision(name, form):
     student, past, rest = inputs(name)
     for about in ('positives', 'confidence'):
-        few = [[each[:0] for each in one] if isinstance(one, (list, tuple)) else one[:0] for one in rest]
+        few = [[each[:0]
+                for each in one] if isinstance(one, (list, tuple)) else one[:0]
+               for one in rest]
         _, gradients = called(softened(name, form, about=about), [z[:0] for z in student],
                               [q[:0] for q in past], few)
         assert all(gradient.shape[0] == 0 for gradient in gradients)
-        value, gradients = called(softened(name, form, about=about), [z.bfloat16() for z in student],
+        value, gradients = called(softened(name, form,
+                                           about=about), [z.bfloat16() for z in student],
                                   [q.bfloat16() for q in past], rest)
         assert value.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
 
@@ -291,21 +301,27 @@ def test_a_loss_of_ones_own_that_knows_no_other_form_is_refused():
 
     head = TaughtHead.__new__(TaughtHead)
     head.losses, head.adapter = {'bbox_head.loss_cls': Own()}, 'model.bbox_head (OwnHead)'
-    with pytest.raises(UsageError, match="OwnHead.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
+    with pytest.raises(UsageError,
+                       match="OwnHead.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
         head.set_form('kl', 'all')
     with pytest.raises(UsageError, match="knows no about 'confidence', only 'all'"):
         head.set_form('paper', 'confidence')
     head.set_form('paper', 'all')
 
 
-# what the documentation says -----------------------------------------------------------------------
+# what the documentation says
+# -----------------------------------------------------------------------
 
 
 def shares(name, form):
-    """What remains of the hard gradient at alpha 0.8 where the past self agrees, in percent, of one class."""
+    """What remains of the hard gradient at alpha 0.8 where the past self agrees, in percent, of one
+    class.
+    """
     found = []
     for p, y in ((.1, 1.), (.5, 1.), (.01, 0.), (.5, 0.)):
-        z, y = torch.logit(torch.tensor([[p]], dtype=torch.float64)), torch.tensor([[y]], dtype=torch.float64)
+        z, y = torch.logit(torch.tensor([[p]],
+                                        dtype=torch.float64)), torch.tensor([[y]],
+                                                                            dtype=torch.float64)
         soft_one, hard_one = (called(softened(name, form, alpha), [z], [z], (y, ))[1][0].item()
                               for alpha in (.8, 0.))
         found.append(100 * soft_one / hard_one)
@@ -331,7 +347,9 @@ def test_the_table_of_what_remains_of_the_hard_gradient():
 
 
 def test_a_focal_loss_towards_the_mix_shifts_the_balance_to_the_background():
-    """The numbers of PS-KD's paper form: 6.5 % of a hard positive's gradient, 62 % of an easy negative's."""
+    """The numbers of PS-KD's paper form: 6.5 % of a hard positive's gradient, 62 % of an easy
+    negative's.
+    """
     positive, _, negative, _ = shares('focal_default', 'paper')
     assert (round(positive, 1), round(negative)) == (6.5, 62)
     assert shares('sigmoid', 'paper') == pytest.approx([20.] * 4)

@@ -81,7 +81,8 @@ def test_binary_cross_entropy(alpha_t):
     target = mixed(labels, sigmoid(past), alpha_t)
     reference = scalar_sum(lambda n, c: bce(sigmoid(logits[n, c]), target(n, c)))
     hard = soft.one_hot(labels, C, torch.float64)
-    assert_equal(soft.pskd_binary_cross_entropy(logits, hard, past, alpha_t).sum(), reference, logits)
+    assert_equal(
+        soft.pskd_binary_cross_entropy(logits, hard, past, alpha_t).sum(), reference, logits)
 
 
 @ALPHAS

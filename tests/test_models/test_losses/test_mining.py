@@ -36,8 +36,8 @@ def test_hard_keypoints_are_those_of_the_hard_target():
         error = ((heatmaps - target) * weights[..., None, None])**2
         chosen.append(error[each].mean((1, 2)).topk(2).indices)
     soft = 0.4 * target + 0.6 * past
-    expected = torch.stack([(((heatmaps - soft) * weights[..., None, None])**2)[each, index].mean((1, 2))
-                            for each, index in enumerate(chosen)]).mean() * 3
+    expected = torch.stack([(((heatmaps - soft) * weights[..., None, None])**2)[each, index].mean(
+        (1, 2)) for each, index in enumerate(chosen)]).mean() * 3
     assert torch.allclose(ours(pair(heatmaps, past), target, weights), expected)
     assert torch.equal(ours(heatmaps, target, weights), stock(heatmaps, target, weights))
     assert isinstance(stock, nn.Module)

@@ -21,7 +21,8 @@ def numbers(seed=0):
 
 
 def mixtures():
-    """Soft labels of mixup: two classes each, but for one sample that was mixed with its own class."""
+    """Soft labels of mixup: two classes each, but for one sample that was mixed with its own class.
+    """
     labels = torch.zeros(N, C, dtype=torch.float64)
     for n in range(N):
         labels[n, n % C] += 0.7
@@ -82,7 +83,8 @@ def uskd_reference(logits, weak, labels, alpha, beta, mu):
         weights = zipf_reference(s, w, targets)
         n_s = dict(zip(weights, softmax([s[i] for i in weights])))
         total = total - beta * sum(weights[i] * torch.log(n_s[i]) for i in weights)
-        total = total - mu * sum((0.9 * y[i] + 0.1 / C) * torch.log(softmax(w)[i]) for i in range(C))
+        total = total - mu * sum(
+            (0.9 * y[i] + 0.1 / C) * torch.log(softmax(w)[i]) for i in range(C))
     return total / len(logits)
 
 
@@ -115,7 +117,8 @@ def test_gradients_pass_gradcheck():
     student, teacher, labels = numbers()
     target = labels.unsqueeze(1)
     others = ~soft.mask_of(labels, student)
-    bracket = soft.uskd_target(student, labels) / -student.log_softmax(1).gather(1, target).squeeze(1)
+    bracket = soft.uskd_target(student,
+                               labels) / -student.log_softmax(1).gather(1, target).squeeze(1)
     assert torch.autograd.gradcheck(lambda z: nkd(z, teacher, labels, 1.5, 2.), student)
     # The parts whose targets do not depend on the argument
     assert torch.autograd.gradcheck(lambda w: uskd(student.detach(), w, labels), teacher)
@@ -159,8 +162,10 @@ def test_nkd_has_its_minimum_over_the_others_where_they_agree_whatever_the_targe
 def test_temperature_leaves_the_size_of_the_gradient_alone():
     student, teacher, labels = numbers()
     others = ~soft.mask_of(labels, student)
-    grads = [torch.autograd.grad(soft.nkd_nontarget(student, teacher, others, tau).sum(), student)[0]
-             for tau in (100., 200.)]
+    grads = [
+        torch.autograd.grad(soft.nkd_nontarget(student, teacher, others, tau).sum(), student)[0]
+        for tau in (100., 200.)
+    ]
     assert torch.allclose(*grads, rtol=0.1, atol=1e-3)
 
 
@@ -319,7 +324,8 @@ def test_half_precision_is_computed_in_float32(name, function):
 @LOSSES
 def test_shapes_that_do_not_fit_are_refused(name, function):
     first, second, labels = numbers()
-    with pytest.raises(ValueError, match=rf'{name}: cls_score and \w+_score .*\(6, 5\) and \(6, 4\)'):
+    with pytest.raises(ValueError,
+                       match=rf'{name}: cls_score and \w+_score .*\(6, 5\) and \(6, 4\)'):
         build(name)(first, second[:, :4], labels)
     with pytest.raises(ValueError, match='two classes or more'):
         build(name)(first[:, :1], second[:, :1], labels)

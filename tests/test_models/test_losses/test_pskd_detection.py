@@ -1,7 +1,7 @@
 """The drop-ins against their namesakes in mmdet.
 
-The soft target equals the hard one if the past self was certain and right, whatever alpha_t is; then the
-drop-in has to return what mmdet returns, with every weight, factor and reduction.
+The soft target equals the hard one if the past self was certain and right, whatever alpha_t is;
+then the drop-in has to return what mmdet returns, with every weight, factor and reduction.
 """
 import pytest
 import torch
@@ -55,8 +55,10 @@ def assert_same(ours, ours_grad, stock, stock_grad):
 
 def test_each_is_a_subclass_of_its_namesake_and_registered():
     for stock, counterpart in SOFT_FORMS.items():
-        prefix = 'PSKDTorch' if stock.__module__.startswith('torch.') else 'PSKD'  # both have a CrossEntropyLoss
-        assert issubclass(counterpart, stock) and counterpart.__name__ == f'{prefix}{stock.__name__}'
+        # both have a CrossEntropyLoss
+        prefix = 'PSKDTorch' if stock.__module__.startswith('torch.') else 'PSKD'
+        assert issubclass(counterpart,
+                          stock) and counterpart.__name__ == f'{prefix}{stock.__name__}'
         assert MODELS.get(counterpart.__name__) is counterpart
 
 

@@ -1,4 +1,5 @@
-"""The PS-KD drop-ins of MMPose's losses: stock numbers without a past self, the formula with one."""
+"""The PS-KD drop-ins of MMPose's losses: stock numbers without a past self, the formula with one.
+"""
 import pytest
 import torch
 
@@ -55,8 +56,10 @@ def test_simcc_without_a_past_self_is_the_stock_loss(options, paired):
     ours, stock = build('KLDiscretLoss', **options)
     logits, labels, past, weight = simcc(torch.float32)
     pred = [pair(z, q) for z, q in zip(logits, past)] if paired else logits
-    mine, theirs = ours(tuple(pred), tuple(labels), weight), stock(tuple(logits), tuple(labels), weight)
-    assert_same((mine.detach(), gradients(mine, *logits)), (theirs.detach(), gradients(theirs, *logits)))
+    mine, theirs = ours(tuple(pred), tuple(labels), weight), stock(tuple(logits), tuple(labels),
+                                                                   weight)
+    assert_same((mine.detach(), gradients(mine, *logits)),
+                (theirs.detach(), gradients(theirs, *logits)))
 
 
 @pytest.mark.parametrize('options', SIMCC)
@@ -106,7 +109,8 @@ def test_heatmaps_without_a_past_self_are_the_stock_loss(options, paired):
     weight = weight if options.get('use_target_weight') else None
     mine = ours(pair(output, past) if paired else output, target, weight)
     theirs = stock(output, target, weight)
-    assert_same((mine.detach(), gradients(mine, output)), (theirs.detach(), gradients(theirs, output)))
+    assert_same((mine.detach(), gradients(mine, output)),
+                (theirs.detach(), gradients(theirs, output)))
 
 
 @pytest.mark.parametrize('options', HEATMAP)
@@ -123,7 +127,8 @@ def test_heatmap_loss_by_hand(options, with_mask):
         scale = scale * mask
     if options.get('skip_empty_channel'):
         scale = scale * (target.flatten(2).max(-1).values > 0)[..., None, None]
-    reference = (scale * (output - 0.6 * target - 0.4 * past)**2).mean() * options.get('loss_weight', 1.)
+    reference = (scale *
+                 (output - 0.6 * target - 0.4 * past)**2).mean() * options.get('loss_weight', 1.)
 
     loss = ours(pair(output, past), target, weight, mask)
     assert torch.allclose(loss, reference, rtol=1e-12)

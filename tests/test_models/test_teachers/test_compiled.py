@@ -1,4 +1,6 @@
-"""The teacher compiled for inference says what the teacher says, and follows what it was compiled from."""
+"""The teacher compiled for inference says what the teacher says, and follows what it was compiled
+from.
+"""
 import copy
 
 import pytest
@@ -12,7 +14,8 @@ from mmskd.models.teachers.folding import folded
 
 
 class Block(nn.Module):
-    """Named as in residual networks, with a norm of each kind and a convolution that is used twice."""
+    """Named as in residual networks, with a norm of each kind and a convolution that is used twice.
+    """
 
     def __init__(self):
         super().__init__()
@@ -74,7 +77,9 @@ def test_norms_are_folded_where_one_follows_one(source, images):
 
 
 class Residual(nn.Module):
-    """A convolution and a norm layer behind it, by names that say so; what happens is up to a function."""
+    """A convolution and a norm layer behind it, by names that say so; what happens is up to a
+    function.
+    """
 
     def __init__(self, forward, norm=nn.BatchNorm2d):
         super().__init__()
@@ -126,9 +131,10 @@ def weights_shared(net, x):
     return net.bn2(net.conv2(net.bn1(net.conv1(x))))
 
 
-@pytest.mark.parametrize('forward, pairs', [
-    (straight, 2), (norm_first, 1), (looked_at_on_the_way, 0), (norm_of_two, 0), (not_always_normalised, 0),
-    (weights_used_by_themselves, 0), (weights_shared, 0)])
+@pytest.mark.parametrize('forward, pairs', [(straight, 2), (norm_first, 1),
+                                            (looked_at_on_the_way, 0), (norm_of_two, 0),
+                                            (not_always_normalised, 0),
+                                            (weights_used_by_themselves, 0), (weights_shared, 0)])
 def test_only_a_norm_that_gets_all_of_a_convolution_is_folded(forward, pairs, images):
     torch.manual_seed(0)
     net = Residual(forward)
@@ -225,7 +231,8 @@ def test_half_precision_is_close_and_costs_half(source, images):
     weights = [layer.weight for layer in teacher.model.modules() if isinstance(layer, nn.Conv2d)]
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
     assert source.conv1.weight.dtype == torch.float32
-    assert is_folded(teacher.model.bn1), 'the first convolution too: nothing else may look at its weight'
+    assert is_folded(
+        teacher.model.bn1), 'the first convolution too: nothing else may look at its weight'
 
 
 class Stubborn(nn.Linear):
@@ -268,14 +275,16 @@ def test_the_source_is_not_changed(source, images):
     assert isinstance(source.bn1, nn.BatchNorm2d)
 
 
-# Real models -----------------------------------------------------------------------------------------
+# Real models
+# -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('family, tolerance', [
-    ('retinanet', 1e-3), ('tood', 1e-3), ('ssd', 5e-3), ('faster_rcnn', 1e-3), ('deformable_detr', 1e-2),
-    ('rtmdet', 0.1)])
+@pytest.mark.parametrize('family, tolerance', [('retinanet', 1e-3), ('tood', 1e-3), ('ssd', 5e-3),
+                                               ('faster_rcnn', 1e-3), ('deformable_detr', 1e-2),
+                                               ('rtmdet', 0.1)])
 def test_detectors_are_answered_the_same(family, tolerance):
-    """Float32: up to rounding. Bfloat16: the mean error of a probability (batch statistics of 2x2 places on noise
-    through untrained weights, as of RTMDet here, blow errors up)."""
+    """Float32: up to rounding. Bfloat16: the mean error of a probability (batch statistics of 2x2
+    places on noise through untrained weights, as of RTMDet here, blow errors up).
+    """
     pytest.importorskip('mmdet')
     from mmskd.engine.hooks import PSKDHook
     from tests.support import detectors
@@ -297,8 +306,9 @@ def test_detectors_are_answered_the_same(family, tolerance):
 
 
 def test_the_first_pass_says_what_all_others_say():
-    """Else a resumed run, whose first pass teaches, would not be exact. A part that gives up bfloat16 (RoIAlign does)
-    writes weights, which is no use of them."""
+    """Else a resumed run, whose first pass teaches, would not be exact. A part that gives up
+    bfloat16 (RoIAlign does) writes weights, which is no use of them.
+    """
     pytest.importorskip('mmdet')
     from mmskd.engine.hooks import PSKDHook
     from tests.support import detectors

@@ -41,7 +41,8 @@ def test_a_place_is_found_again(mine, theirs, scaled, margin):
 def test_fine_stripes_become_grey():
     """Not other stripes: it is anti-aliased."""
     stripes = torch.arange(128) % 2 * 255.
-    image = Crops(Images((128, 128), **RAW), Images((48, 48), **RAW))(stripes.expand(1, 3, 128, 128))
+    image = Crops(Images((128, 128), **RAW), Images((48, 48),
+                                                    **RAW))(stripes.expand(1, 3, 128, 128))
     assert (image[..., 4:-4] - 127.5).abs().max() < 15
 
 
@@ -59,7 +60,8 @@ def test_values_and_channels_are_converted():
 
 
 def test_what_is_added_is_black_as_the_teacher_sees_black():
-    found = Crops(Images((32, 32), **RAW), Images((32, 48), **IMAGENET))(torch.full((1, 3, 32, 32), 255.))
+    found = Crops(Images((32, 32), **RAW), Images((32, 48), **IMAGENET))(torch.full((1, 3, 32, 32),
+                                                                                    255.))
     black = -torch.tensor(IMAGENET['mean']) / torch.tensor(IMAGENET['std'])
     assert torch.allclose(found[0, :, 0, 0], black) and torch.allclose(found[0, :, -1, -1], black)
     assert (found[0, :, 24] > 2).all()

@@ -4,8 +4,14 @@ import torch
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import nn
 
-from mmskd.models.teachers.frozen import (FixedModes, FollowedModes, device_of, freeze,
-                                          frozen_copy, is_random)
+from mmskd.models.teachers.frozen import (
+    FixedModes,
+    FollowedModes,
+    device_of,
+    freeze,
+    frozen_copy,
+    is_random,
+)
 
 
 class Keeps(nn.Sequential):
@@ -44,7 +50,8 @@ def test_modes_are_followed_but_for_what_is_random():
             return x + 1 if self.training else x
 
     def build():
-        return nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), Branches(), nn.MultiheadAttention(4, 2))
+        return nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), Branches(),
+                             nn.MultiheadAttention(4, 2))
 
     original, copied = build().train(), build()
     modes = FollowedModes(original, freeze(copied))
@@ -66,7 +73,8 @@ def test_a_fixed_teacher_answers_in_the_students_form_with_its_own_statistics():
 
 def test_drop_path_is_random():
     mmcv = pytest.importorskip('mmcv.cnn.bricks')
-    assert is_random(mmcv.DropPath(0.1)) and is_random(nn.Dropout2d()) and not is_random(nn.Linear(1, 1))
+    assert is_random(mmcv.DropPath(0.1)) and is_random(
+        nn.Dropout2d()) and not is_random(nn.Linear(1, 1))
 
 
 def test_the_device_of_a_model_without_parameters():

@@ -22,14 +22,17 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('vitpose')
     torch.manual_seed(0)
     backbone = transformers.VitPoseBackboneConfig(
-        image_size=[128, 96], patch_size=[16, 16], hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        mlp_ratio=1, out_indices=[1])
-    config = transformers.VitPoseConfig(
-        backbone_config=backbone, id2label=dict(enumerate(NAMES)), label2id={name: index for index, name in
-                                                                            enumerate(NAMES)})
+        image_size=[128, 96], patch_size=[16, 16], hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, mlp_ratio=1, out_indices=[1])
+    config = transformers.VitPoseConfig(backbone_config=backbone, id2label=dict(enumerate(NAMES)),
+                                        label2id={
+                                            name: index for index, name in enumerate(NAMES)
+                                        })
     transformers.VitPoseForPoseEstimation(config).save_pretrained(folder)
-    (folder / 'preprocessor_config.json').write_text(json.dumps(dict(
-        image_processor_type='VitPoseImageProcessor', image_mean=[0.5, 0.25, 0.1], image_std=[0.2, 0.2, 0.2])))
+    (folder / 'preprocessor_config.json').write_text(
+        json.dumps(
+            dict(image_processor_type='VitPoseImageProcessor', image_mean=[0.5, 0.25, 0.1],
+                 image_std=[0.2, 0.2, 0.2])))
     return folder
 
 
@@ -40,7 +43,8 @@ def test_it_says_what_it_is(folder):
     assert answers.keypoints == 7 and answers.beta is None
     columns, rows = answers.axes
     assert (columns.count, rows.count) == (24, 32)
-    assert columns.step * 23 == pytest.approx(95) and rows.variance == pytest.approx((2 * 127 / 31)**2)
+    assert columns.step * 23 == pytest.approx(95) and rows.variance == pytest.approx(
+        (2 * 127 / 31)**2)
     inputs = torch.randn(2, 3, 128, 96)
     with torch.no_grad():
         assert torch.equal(teacher(inputs), teacher.model(pixel_values=inputs).heatmaps)
@@ -50,7 +54,8 @@ def test_it_teaches_bins_by_name(folder):
     student = poses.build('rtmpose')
     student.dataset_meta = dict(keypoint_id2name=dict(enumerate(
         ['nose', 'left_eye', 'right_eye', *(f'other{index}' for index in range(14))])))
-    hook = DistillHook(teacher=dict(type='mmskd.HFPoseTeacher', model=str(folder), keypoints='by_name', flip=True))
+    hook = DistillHook(
+        teacher=dict(type='mmskd.HFPoseTeacher', model=str(folder), keypoints='by_name', flip=True))
     hook.attach(student)
     assert hook._teacher.describe()[1:4] == [
         '  0 nose      <- 0 Nose', '  1 left_eye  <- 1 L_Eye', '  2 right_eye <- 2 R_Eye']
@@ -71,5 +76,6 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="model='.*' is no VitPoseForPoseEstimation"):
         HFPoseTeacher(str(tmp_path))
     monkeypatch.setitem(__import__('sys').modules, 'transformers', None)
-    with pytest.raises(UsageError, match='needs the package transformers.*pip install transformers'):
+    with pytest.raises(UsageError,
+                       match='needs the package transformers.*pip install transformers'):
         hf_pose._transformers()

@@ -7,8 +7,8 @@ pytest.importorskip('mmdet')
 
 from mmskd.models.heads import TaughtHead, choose_heads  # noqa: E402
 from mmskd.models.pairing import Pair, unpair  # noqa: E402
-from mmskd.models.teachers import Mirror  # noqa: E402
 from mmskd.models.taps import Tap  # noqa: E402
+from mmskd.models.teachers import Mirror  # noqa: E402
 from mmskd.models.teachers.mirror import feature_links  # noqa: E402
 from tests.support import detectors  # noqa: E402
 

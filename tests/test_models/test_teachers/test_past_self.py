@@ -59,7 +59,8 @@ def test_refresh_copies_what_the_student_is_now_and_nothing_later(student):
     past.refresh()
     expected = copy.deepcopy(past.state_dict())
     for name, tensor in past.state_dict().items():
-        assert torch.equal(tensor, dict([*student.named_parameters(), *student.named_buffers()])[name])
+        assert torch.equal(tensor,
+                           dict([*student.named_parameters(), *student.named_buffers()])[name])
     with torch.no_grad():
         student.learning[0].weight.add_(1)
     assert all(torch.equal(value, expected[name]) for name, value in past.state_dict().items())
@@ -83,7 +84,8 @@ def test_state_goes_round(student):
 
 
 def test_a_forward_patched_on_the_student_is_not_called(student, images):
-    """Activation checkpointing replaces ``forward`` on the instance by a closure over the student."""
+    """Activation checkpointing replaces ``forward`` on the instance by a closure over the student.
+    """
     calls = []
     stock = student.frozen.forward
     student.frozen.forward = lambda x: calls.append(1) or stock(x)
@@ -126,7 +128,8 @@ def test_an_average_moves_the_weights_and_copies_the_buffers(student):
     past.average(0.75)
     student.frozen.requires_grad_(False)
     past.average(0.75)  # frozen at last, while the average is on its way there
-    torch.testing.assert_close(past.state_dict()['frozen.0.weight'], before['frozen.0.weight'] + 0.4375)
+    torch.testing.assert_close(past.state_dict()['frozen.0.weight'],
+                               before['frozen.0.weight'] + 0.4375)
 
 
 def test_an_average_with_what_is_not_finite_stays_as_it_was(student):

@@ -112,7 +112,8 @@ def test_a_forward_of_ones_own_is_not_known():
 
 def test_efficientnet_lite_shares_its_frozen_stages(monkeypatch):
     pytest.importorskip('timm')
-    backbone = dict(_delete_=True, type='mmskd.EfficientNetLite', out_indices=(1, 2, 3, 4), frozen_stages=2)
+    backbone = dict(_delete_=True, type='mmskd.EfficientNetLite', out_indices=(1, 2, 3, 4),
+                    frozen_stages=2)
     options = {'backbone': backbone, 'neck.in_channels': [24, 40, 112, 320]}
     model, hook = taught(**options)
     blocks = calls_of(hook.teacher.backbone.features.blocks[0])
@@ -120,4 +121,5 @@ def test_efficientnet_lite_shares_its_frozen_stages(monkeypatch):
     assert blocks[0].shape[1] == 3
     monkeypatch.setattr(SharedPrefix, 'holds', lambda self: False)
     asked = gradients(taught(**options)[0])[1]
-    assert all(shared[name] is asked[name] is None or torch.equal(shared[name], asked[name]) for name in shared)
+    assert all(shared[name] is asked[name] is None or torch.equal(shared[name], asked[name])
+               for name in shared)

@@ -1,4 +1,6 @@
-"""Bins of x, y and z, as RTMW3D's: its head, losses and codec are a project beside MMPose and made here in small."""
+"""Bins of x, y and z, as RTMW3D's: its head, losses and codec are a project beside MMPose and made
+here in small.
+"""
 import copy
 
 import pytest
@@ -39,8 +41,10 @@ class SpaceLoss(KLDiscretLoss):
     """A weight for each axis."""
 
     def forward(self, pred_simcc, gt_simcc, target_weight):
-        losses = [self.criterion(pred.flatten(0, 1), target.flatten(0, 1)).mul(weight.flatten()).sum()
-                  for pred, target, weight in zip(pred_simcc, gt_simcc, target_weight)]
+        losses = [
+            self.criterion(pred.flatten(0, 1), target.flatten(0, 1)).mul(weight.flatten()).sum()
+            for pred, target, weight in zip(pred_simcc, gt_simcc, target_weight)
+        ]
         return sum(losses) / pred_simcc[0].size(1)
 
 
@@ -58,7 +62,8 @@ class SpaceHead(RTMCCHead):
     def __init__(self, input_size, loss, decoder, **kwargs):
         flat = dict(type='KLDiscretLoss', use_target_weight=True)
         super().__init__(input_size=input_size[:2], loss=flat, decoder=None, **kwargs)
-        self.cls_z = nn.Linear(self.cls_x.in_features, int(input_size[2] * self.simcc_split_ratio), bias=False)
+        self.cls_z = nn.Linear(self.cls_x.in_features, int(input_size[2] * self.simcc_split_ratio),
+                               bias=False)
         self.decoder = KEYPOINT_CODECS.build(decoder)
         self.loss_module = nn.ModuleList(map(MODELS.build, loss))
 
@@ -66,10 +71,12 @@ class SpaceHead(RTMCCHead):
         feats = self.gau(self.mlp(self.final_layer(feats[-1]).flatten(2)))
         return self.cls_x(feats), self.cls_y(feats), self.cls_z(feats)
 
-    def loss(self, feats, batch_data_samples, train_cfg={}):
+    def loss(self, feats, batch_data_samples, train_cfg=None):
         bins = self.forward(feats)
         labels = [sample.gt_instance_labels for sample in batch_data_samples]
-        given = [torch.cat([getattr(one, f'keypoint_{axis}_labels') for one in labels]) for axis in 'xyx']
+        given = [
+            torch.cat([getattr(one, f'keypoint_{axis}_labels') for one in labels]) for axis in 'xyx'
+        ]
         weights = torch.cat([one.keypoint_weights for one in labels])
         given[2] = given[2][..., :bins[2].size(-1)]
         places = [axis.softmax(-1).mean(-1) for axis in bins]
@@ -78,13 +85,21 @@ class SpaceHead(RTMCCHead):
 
 
 def build(seed=0, size=(96, 128, 64), **changes):
-    codec = dict(type='SpaceLabel', input_size=size, sigma=(4.9, 5.6, 4.), **changes.pop('codec', {}))
+    codec = dict(type='SpaceLabel', input_size=size, sigma=(4.9, 5.6, 4.),
+                 **changes.pop('codec', {}))
     # A model in space has one codec, and data for the tests come by that of the plane
-    return poses.build('rtmpose', seed, **{
-        'head.type': 'SpaceHead', 'head.input_size': size, 'head.in_featuremap_size': (size[0] // 32, size[1] // 32),
-        'head.decoder': dict(codec, _delete_=True),
-        'head.loss': [dict(type='SpaceLoss', beta=10., label_softmax=True, use_target_weight=True),
-                      dict(type='LengthLoss')], **changes}).eval()
+    return poses.build(
+        'rtmpose', seed, **{
+            'head.type': 'SpaceHead',
+            'head.input_size': size,
+            'head.in_featuremap_size': (size[0] // 32, size[1] // 32),
+            'head.decoder': dict(codec, _delete_=True),
+            'head.loss': [
+                dict(type='SpaceLoss', beta=10., label_softmax=True, use_target_weight=True),
+                dict(type='LengthLoss')
+            ],
+            **changes
+        }).eval()
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +113,8 @@ def data():
 
 
 def terms(student, teacher, data, **options):
-    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')], precision=None, **options)
+    hook = DistillHook(teacher=teacher, losses=[dict(type='mmskd.SimCCDistillLoss')],
+                       precision=None, **options)
     hook.attach(student)
     try:
         return poses.losses(student, data)
@@ -110,7 +126,8 @@ def test_all_three_axes_are_taught(student, data):
     teacher, stock = build(1), poses.losses(student, data)
     found = terms(student, teacher, data)
     mine, theirs = (model.head(model.extract_feat(data[0])) for model in (student, teacher))
-    assert torch.allclose(found.pop('loss_logit'), simcc_kl(mine, theirs, 10., 0.1)) and len(mine) == 3
+    assert torch.allclose(found.pop('loss_logit'), simcc_kl(mine, theirs, 10.,
+                                                            0.1)) and len(mine) == 3
     assert all(torch.equal(found[key], value) for key, value in stock.items())
     assert terms(student, copy.deepcopy(student), data)['loss_logit'].abs() < 1e-6
 
@@ -127,5 +144,6 @@ def test_another_depth_is_refused(student, data, size, codec):
 
 
 def test_a_teacher_of_the_plane_is_refused(student, data):
-    with pytest.raises(UsageError, match='an axis more or less cannot be made up|has the codec|predicts'):
+    with pytest.raises(UsageError,
+                       match='an axis more or less cannot be made up|has the codec|predicts'):
         terms(student, poses.build('rtmpose', 1), data)

@@ -21,8 +21,9 @@ def simcc(images, keypoints, beta, sigma=3., ratio=2.):
 
 
 def heatmaps(images, keypoints, cells=4, sigma=2.):
-    return Answers(tuple(Axis(side // cells, float(cells), 0., (sigma * cells)**2) for side in images.size),
-                   keypoints, None, names(keypoints))
+    return Answers(
+        tuple(Axis(side // cells, float(cells), 0., (sigma * cells)**2) for side in images.size),
+        keypoints, None, names(keypoints))
 
 
 def names(count):
@@ -57,7 +58,8 @@ class Fires(PoseTeacher):
         if self._said.beta is None:
             x, y = (bump.exp() for bump in bumps)
             return self.sure * (y[:, :, None] * x[:, None]).expand(len(images), -1, -1, -1)
-        return tuple(self.sure * bump.expand(len(images), -1, -1) / self._said.beta for bump in bumps)
+        return tuple(self.sure * bump.expand(len(images), -1, -1) / self._said.beta
+                     for bump in bumps)
 
 
 def places_of(answer, said):
@@ -88,14 +90,16 @@ def says(kind, images, keypoints):
 @pytest.mark.parametrize('mine', KINDS)
 @pytest.mark.parametrize('theirs', KINDS)
 @pytest.mark.parametrize('size', [SMALL, LARGE], ids=['same', 'larger'])
-@pytest.mark.parametrize('option', ['by_name', {0: 4, 3: 1, 'right_0': 'right_2'}], ids=['name', 'dict'])
+@pytest.mark.parametrize('option', ['by_name', {0: 4, 3: 1, 'right_0': 'right_2'}],
+                         ids=['name', 'dict'])
 def test_each_keypoint_learns_from_its_own(mine, theirs, size, option):
     student, said = says(mine, SMALL, 5), says(theirs, size, 8)
     mapped = {index: index for index in range(5)} if option == 'by_name' else {0: 4, 3: 1, 2: 6}
     factor = size.size[0] / SMALL.size[0]
     for mine_index, theirs_index in mapped.items():
         place = (30.2 * factor, 81.7 * factor)
-        teacher = TranslatedTeacher([Asked(Fires(size, said, {theirs_index: place}), option)], SMALL, student)
+        teacher = TranslatedTeacher([Asked(Fires(size, said, {theirs_index: place}), option)],
+                                    SMALL, student)
         answer, weights = ask(teacher)
         found = places_of(answer, student)[0]
         shift = 0.5 / factor - 0.5  # of the centres of pixels
@@ -105,15 +109,16 @@ def test_each_keypoint_learns_from_its_own(mine, theirs, size, option):
         assert torch.allclose(found[others], middle.expand(len(others), 2), atol=0.1)
         taught = torch.tensor([index in mapped for index in range(5)])
         assert (weights[:, ~taught] == 0).all()
-        assert torch.allclose(weights[:, taught], torch.full_like(weights[:, taught], 5 / len(mapped)), atol=1e-3)
+        assert torch.allclose(weights[:, taught],
+                              torch.full_like(weights[:, taught], 5 / len(mapped)), atol=1e-3)
 
 
 @pytest.mark.parametrize('mine', KINDS)
 @pytest.mark.parametrize('theirs', KINDS)
 def test_a_student_that_agrees_has_nothing_to_learn(mine, theirs):
     student = says(mine, SMALL, 5)
-    teacher = TranslatedTeacher([Asked(Fires(LARGE, says(theirs, LARGE, 8), {2: (50., 70.)}), 'by_name')],
-                                SMALL, student)
+    teacher = TranslatedTeacher(
+        [Asked(Fires(LARGE, says(theirs, LARGE, 8), {2: (50., 70.)}), 'by_name')], SMALL, student)
     answer, weights = ask(teacher)
     if student.beta is None:
         logits = [answer.clone().requires_grad_()]
@@ -163,7 +168,9 @@ def test_ensembles_average_over_those_that_know(kind):
 @pytest.mark.parametrize('mine', ['rtmpose', 'heatmap'])
 @pytest.mark.parametrize('theirs', ['rtmpose', 'heatmap'])
 def test_the_mirror_is_looked_into_and_out_of(mine, theirs):
-    """What it says of the mirrored crop is mirrored back: left is right, and 10 from the left is from the right."""
+    """What it says of the mirrored crop is mirrored back: left is right, and 10 from the left is
+    from the right.
+    """
 
     class Eyes(Fires):
         """Sees the left keypoint where the image is white, the right one where it is black."""
@@ -193,8 +200,11 @@ def test_flip_needs_to_know_the_sides():
 @pytest.mark.parametrize('kind', KINDS)
 def test_what_is_unsure_counts_less(kind):
     said = says(kind, SMALL, 3)
-    weights = [ask(TranslatedTeacher([Asked(Fires(SMALL, said, {}, sure), weight_by='confidence')], SMALL, said))[1]
-               for sure in (1., 0.2, 0.)]
+    weights = [
+        ask(
+            TranslatedTeacher([Asked(Fires(SMALL, said, {}, sure), weight_by='confidence')], SMALL,
+                              said))[1] for sure in (1., 0.2, 0.)
+    ]
     assert (weights[0] > 0.9).all() and (weights[0] <= 1).all()
     assert (weights[1] < 0.6 * weights[0]).all() and (weights[2] < 0.1).all()
     # In an ensemble the surer one is heard
@@ -214,7 +224,8 @@ def test_keypoints_outside_of_the_students_crop_do_not_count():
 
 def test_all_stages_are_taught_and_a_copy_answers_the_same():
     said = heatmaps(SMALL, 3)
-    teacher = TranslatedTeacher([Asked(Fires(LARGE, heatmaps(LARGE, 3), {}))], SMALL, said, stages=4)
+    teacher = TranslatedTeacher([Asked(Fires(LARGE, heatmaps(LARGE, 3), {}))], SMALL, said,
+                                stages=4)
     answers, _ = teacher(torch.zeros(1, 3, 128, 96))
     assert len(answers) == 4
     again, _ = copy.deepcopy(teacher)(torch.zeros(1, 3, 128, 96))
@@ -241,6 +252,12 @@ def test_depth_cannot_be_made_up():
     other = deep._replace(axes=(*deep.axes[:2], Axis(96, 0.5, 0., 1.)))
     with pytest.raises(UsageError, match='bins of depth'):
         TranslatedTeacher([Asked(Fires(SMALL, other, {}))], SMALL, deep)
-    teacher = TranslatedTeacher([Asked(Fires(LARGE, simcc(LARGE, 8, 1.)._replace(
-        axes=(*simcc(LARGE, 8, 1.).axes, Axis(64, 0.5, 0., 1.))), {3: (45., 60., 12.)}), {1: 3})], SMALL, deep)
+    teacher = TranslatedTeacher([
+        Asked(
+            Fires(
+                LARGE,
+                simcc(LARGE, 8,
+                      1.)._replace(axes=(*simcc(LARGE, 8, 1.).axes, Axis(64, 0.5, 0., 1.))),
+                {3: (45., 60., 12.)}), {1: 3})
+    ], SMALL, deep)
     assert [axis.shape[-1] for axis in ask(teacher)[0]] == [192, 256, 64]

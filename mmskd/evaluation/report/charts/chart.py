@@ -93,7 +93,8 @@ def _for_page(chart: Chart, svg: str) -> str:
     width, height = (72 * side for side in chart.size)
     return re.sub(r'<svg [^>]*>', lambda _: (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {width:g} {height:g}" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'), svg, 1)
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'),
+        svg, count=1)
 
 
 def to_array(figure: Figure) -> np.ndarray:
@@ -140,8 +141,10 @@ def short(name: str, length: int = 30) -> str:
 
 
 def short_names(names: Sequence[str], length: int) -> List[str]:
-    """Names of at most so many letters, with that in which they differ rather than what all of them
-    begin and end with."""
+    """Names of at most so many letters.
+
+    They keep that in which they differ rather than what all of them begin and end with.
+    """
     start = len(os.path.commonprefix(list(names)))
     end = len(os.path.commonprefix([name[start:][::-1] for name in names]))
     longest = max((len(name) - start - end for name in names), default=0)
@@ -154,8 +157,10 @@ def short_names(names: Sequence[str], length: int) -> List[str]:
 
 def facets(figure: Figure, shown: Sequence[int], names: Sequence[str],
            theme: Theme) -> List[Tuple[Axes, List[int]]]:
-    """Axes to draw groups in: one for all of a few; of many, one for each but the first, which is
-    drawn in all of them. With a legend outside of them.
+    """Axes to draw groups in: one for all of a few.
+
+    Of many, one for each but the first, which is drawn in all of them. With a legend outside of
+    them.
 
     Args:
         figure (Figure): An empty one, of the size that :func:`faceted_size` says.

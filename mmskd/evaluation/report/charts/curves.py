@@ -80,8 +80,10 @@ def mean_line(lines: Sequence[Line]) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def limits(values: np.ndarray) -> Tuple[float, float]:
-    """A range for an axis: around the values, not narrower than what matters, and not beyond 0 and
-    1 (0 and 100) where all values lie within."""
+    """A range for an axis: around the values, and not narrower than what matters.
+
+    It does not go beyond 0 and 1 (0 and 100) where all values lie within.
+    """
     low, high = float(values.min()), float(values.max())
     least = 0.04 if 0 <= low and high <= 1 else 0.04 * max(abs(low), abs(high), 1e-6)
     pad = max(0.06 * (high - low), (least - (high - low)) / 2)

@@ -4,8 +4,18 @@ from typing import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, label_axes, legend_rows,
-                    line_style, short)
+from .chart import (
+    ROW,
+    SIZE,
+    TOGETHER,
+    Chart,
+    faceted_size,
+    facets,
+    label_axes,
+    legend_rows,
+    line_style,
+    short,
+)
 from .curves import limits
 from .theme import Theme
 

@@ -4,8 +4,20 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .chart import (ROW, SIZE, TOGETHER, Chart, faceted_size, facets, label_axes, legend,
-                    legend_rows, line_style, short, small_axes)
+from .chart import (
+    ROW,
+    SIZE,
+    TOGETHER,
+    Chart,
+    faceted_size,
+    facets,
+    label_axes,
+    legend,
+    legend_rows,
+    line_style,
+    short,
+    small_axes,
+)
 from .theme import Theme
 
 POINTS = 300  # of a curve; the eye sees no more
