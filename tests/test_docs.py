@@ -108,7 +108,8 @@ def test_each_option_that_a_table_names_is_one():
     tables = {}
     for page in PAGES:
         text = page.read_text(encoding='utf-8')
-        for name, rows in re.findall(r'^\| option of `mmskd\.(\w+)` \|.*\n\| ---.*\n((?:\|.*\n)+)', text, re.M):
+        for name, rows in re.findall(r'^\| option of `mmskd\.(\w+)` \|.*\n\| ---.*\n((?:\|.*\n)+)',
+                                     text, re.M):
             cells = ''.join(row.split('|')[1] for row in rows.splitlines())
             tables.setdefault(name, []).extend(re.findall(r'`(\w+)`', cells))
     assert {'DistillHook', 'HeadDistillHook', 'USKDHook', 'NKDHook'} <= set(tables)

@@ -1,7 +1,7 @@
 """Draw the pictures of the README and the documentation, for light and for dark pages.
 
-    python tools/draw_pictures.py                        # from results/, without a training
-    python tools/draw_pictures.py --detector RUN_DIR     # a run of configs/bccd/retinanet_r18_bccd.py
+    python tools/draw_pictures.py                        # from results/, without a training python
+    tools/draw_pictures.py --detector RUN_DIR     # a run of configs/bccd/retinanet_r18_bccd.py
     python tools/draw_pictures.py --demo DEMO_DIR        # what tools/demo.sh wrote, its --work-dir
     python tools/draw_pictures.py --report report.html   # a page of tools/analysis/report.py
 
@@ -50,7 +50,8 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--detector', type=Path, metavar='RUN_DIR', help='look at this run anew')
     parser.add_argument('--demo', type=Path, metavar='DEMO_DIR', help='look at this demo anew')
-    parser.add_argument('--report', type=Path, metavar='PAGE', help='take a screenshot of this page')
+    parser.add_argument('--report', type=Path, metavar='PAGE',
+                        help='take a screenshot of this page')
     parser.add_argument('--out', type=Path, default=OUT, help='default: docs/_static/pictures')
     add_traceback(parser)
     return parser.parse_args()

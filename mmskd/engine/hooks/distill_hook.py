@@ -1,6 +1,6 @@
 """Distillation from another model's checkpoint: DWPose's first stage, and logits of detectors."""
 from contextlib import ExitStack
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from mmengine.runner import IterBasedTrainLoop
@@ -8,8 +8,14 @@ from torch import nn
 
 from mmskd.errors import UsageError
 from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
-from mmskd.models.distill_terms import (FeatureTerm, LogitTerms, build_losses, check_losses,
-                                        compares_features, default_losses)
+from mmskd.models.distill_terms import (
+    FeatureTerm,
+    LogitTerms,
+    build_losses,
+    check_losses,
+    compares_features,
+    default_losses,
+)
 from mmskd.models.finite import require_finite
 from mmskd.models.heads import HeadAdapter, choose_heads
 from mmskd.models.teachers import FixedModes, mirror_of
@@ -33,20 +39,20 @@ from .teaching_hook import TeachingHook
 class DistillHook(TeachingHook):
     """A trained teacher adds terms to the student's losses; the student stays a stock model.
 
-    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW 2023,
-    first stage, for every SimCC and heatmap head of MMPose and for the detectors that PSKDHook supports:
-    ``L = L_ori + r(t) (L_feature + L_logit)`` with ``r(t) = 1 - (t - 1) / T`` in epoch t of T. Visible and
-    invisible keypoints count alike in ``L_logit``. The teacher is in eval mode all the time, sees the
-    student's batch, and is asked about the student's priors, RoIs or queries (see
-    :mod:`mmskd.models.teachers.mirror`).
+    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW
+    2023, first stage, for every SimCC and heatmap head of MMPose and for the detectors that
+    PSKDHook supports: ``L = L_ori + r(t) (L_feature + L_logit)`` with ``r(t) = 1 - (t - 1) / T`` in
+    epoch t of T. Visible and invisible keypoints count alike in ``L_logit``. The teacher is in eval
+    mode all the time, sees the student's batch, and is asked about the student's priors, RoIs or
+    queries (see :mod:`mmskd.models.teachers.mirror`).
 
-    The teacher and the projections of the features are no part of the student: its checkpoint has the
-    keys of the stock model. The projections are trained by the student's optimizer and saved for a
-    resume under the key ``mmskd_distill``.
+    The teacher and the projections of the features are no part of the student: its checkpoint has
+    the keys of the stock model. The projections are trained by the student's optimizer and saved
+    for a resume under the key ``mmskd_distill``.
 
-    With the student's own previous generation as the teacher ("born-again", Furlanello et al., ICML 2018),
-    a constant mix of hard and soft target is ``schedule='constant', gt_weight=1 - a`` and a logit loss of
-    weight ``a``.
+    With the student's own previous generation as the teacher ("born-again", Furlanello et al., ICML
+    2018), a constant mix of hard and soft target is ``schedule='constant', gt_weight=1 - a`` and a
+    logit loss of weight ``a``.
 
     Works without a Runner too::
 
@@ -61,24 +67,27 @@ class DistillHook(TeachingHook):
     (``loss_nkd``) and ``loss_box``.
 
     Args:
-        teacher (dict | nn.Module | list): ``config``, a file or ``package::path``, looked for beside the config of
-            the run first, as ``_base_`` is; and ``checkpoint``, a file or URL. Or ``type`` and arguments of a
-            registered :class:`~mmskd.models.teachers.pose_teacher.PoseTeacher`; or a model that is built. Of a list
-            the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and ``weight_by`` (see
-            :class:`~mmskd.models.teachers.option.TeacherOption`).
+        teacher (dict | nn.Module | list): ``config``, a file or ``package::path``, looked for
+            beside the config of the run first, as ``_base_`` is; and ``checkpoint``, a file or URL.
+            Or ``type`` and arguments of a registered
+            :class:`~mmskd.models.teachers.pose_teacher.PoseTeacher`; or a model that is built. Of a
+            list the answers are averaged. For keypoints a dict may have ``keypoints``, ``flip`` and
+            ``weight_by`` (see :class:`~mmskd.models.teachers.option.TeacherOption`).
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
             ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
-            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for SimCC
-            heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for detectors, with ``PKDLoss`` and
-            ``BoxDistillLoss`` where features and boxes can be compared; ``NKDLoss`` for
-            classifiers.
-        schedule (str): How r moves from epoch to epoch (from iteration to iteration in an iteration-based loop):
-            'falling' linearly, to 1 / T, 'cosine', 'constant' or 'rising' (see
-            :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'falling', DWPose's.
-        begin (int): How many epochs (iterations) the teacher is silent at first; the stock losses count in full
-            then, whatever ``gt_weight``. Defaults to 0.
-        stop (int, optional): After how many epochs (iterations) it is silent again. Defaults to None.
+            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for
+            SimCC heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for
+            detectors, with ``PKDLoss`` and ``BoxDistillLoss`` where features and boxes can be
+            compared; ``NKDLoss`` for classifiers.
+        schedule (str): How r moves from epoch to epoch (from iteration to iteration in an
+            iteration-based loop): 'falling' linearly, to 1 / T, 'cosine', 'constant' or 'rising'
+            (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'falling',
+            DWPose's.
+        begin (int): How many epochs (iterations) the teacher is silent at first; the stock losses
+            count in full then, whatever ``gt_weight``. Defaults to 0.
+        stop (int, optional): After how many epochs (iterations) it is silent again. Defaults to
+            None.
         gt_weight (float): Factor of the losses whose target the teacher answers too (``loss_kpt``,
             ``loss_cls``). Defaults to 1.0.
         heads (sequence[str], optional): As in PSKDHook.
@@ -90,13 +99,14 @@ class DistillHook(TeachingHook):
 
     Raises:
         UsageError: If an option is out of range; in :meth:`attach` if student and teacher differ in
-            keypoints, bins, input size, classes or strides, with both sides named, or if a loss does not go with
-            the head; in the first iteration if a head computes its loss in a way that the teacher cannot follow.
+            keypoints, bins, input size, classes or strides, with both sides named, or if a loss
+            does not go with the head; in the first iteration if a head computes its loss in a way
+            that the teacher cannot follow.
         FileNotFoundError: In :meth:`attach`, if config or checkpoint are not there.
     """
 
     state_key = 'mmskd_distill'
-    binding = ('losses', )
+    binding: Tuple[str, ...] = ('losses', )
 
     def __init__(self, teacher: Given, losses: Optional[Sequence[dict]] = None,
                  schedule: str = 'falling', gt_weight: float = 1.0,
@@ -147,7 +157,7 @@ class DistillHook(TeachingHook):
         logit_losses = [loss for loss in losses if loss not in (*feature_losses, *box_losses)]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
-        self._asked = teacher_to_ask(teacher, self.precision,
+        self._asked: Any = teacher_to_ask(teacher, self.precision,
                                      [head.adapter for head in self.heads_taught],
                                      boxes=bool(box_losses))
         self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
@@ -160,7 +170,7 @@ class DistillHook(TeachingHook):
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
         super().detach()
-        self._teacher = self._asked = self.losses = None
+        self._teacher = self.losses = self._asked = None
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the teacher."""
@@ -184,7 +194,8 @@ class DistillHook(TeachingHook):
         self._mirror.stop()
         terms = {**self._logits.take(), **self._boxes.take()}
         for feature in self._features:
-            with torch.set_grad_enabled(self.r_t > 0 and torch.is_grad_enabled()):  # 0 is no gradient either
+            # 0 is no gradient either
+            with torch.set_grad_enabled(self.r_t > 0 and torch.is_grad_enabled()):
                 taken = feature.take()
             for name, value in taken.items():
                 terms[name] = terms.get(name, 0) + value * self.r_t
@@ -196,27 +207,31 @@ class DistillHook(TeachingHook):
 
     def refusals(self) -> int:
         """Also of the terms."""
-        return super().refusals() + sum(part.refused for part in (self._logits, self._boxes,
-                                                            *self._features))
+        parts: List[Any] = [self._logits, self._boxes, *self._features]
+        return super().refusals() + sum(part.refused for part in parts)
 
     def _choose_heads(self, model: nn.Module) -> List[HeadAdapter]:
         return choose_heads(model, self.heads)
 
     @property
     def teacher(self) -> Any:
-        """dict | nn.Module | list: The option."""
+        """The option: a dict, a model or a list."""
         return self._given.value
 
     def _require_lessons(self, teacher: TranslatedTeacher) -> None:
         """Raise UsageError if a keypoint would learn from nobody."""
         if teacher.untaught and not self.gt_weight:
-            raise UsageError(f'with gt_weight=0 nothing would teach {", ".join(teacher.untaught)} of the student, '
-                             'which the teacher does not know. Set gt_weight above 0, or map them too')
+            raise UsageError(
+                f'with gt_weight=0 nothing would teach {", ".join(teacher.untaught)} of the '
+                'student, which the teacher does not know. Set gt_weight above 0, or map them too')
 
     # In a Runner -------------------------------------------------------------------------------
 
     def before_run(self, runner) -> None:
-        """Attach, before a checkpoint is resumed: the optimizer has to know the projections by then."""
+        """Attach, before a checkpoint is resumed.
+
+        The optimizer has to know the projections by then.
+        """
         super().before_run(runner)
         if not is_training(runner) or self._model is not None:
             return
@@ -253,7 +268,8 @@ class DistillHook(TeachingHook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Go on with the projections of the run that is being resumed.
 
-        MMEngine's FlexibleRunner resumes before ``before_run``, so the optimizer learns of the projections here.
+        MMEngine's FlexibleRunner resumes before ``before_run``, so the optimizer learns of the
+        projections here.
 
         Raises:
             UsageError: If that run was trained without them.
@@ -263,8 +279,9 @@ class DistillHook(TeachingHook):
             return
         self.before_run(runner)
         if self.state() is not None and self._restored is None:
-            raise UsageError(f'{type(self).__name__}: the checkpoint to resume from has no {self.state_key}: it '
-                             'was saved without this hook. Start from it with load_from instead.')
+            raise UsageError(
+                f'{type(self).__name__}: the checkpoint to resume from has no {self.state_key}: it '
+                'was saved without this hook. Start from it with load_from instead.')
         self.require_same_state()
 
     def state(self) -> Optional[Dict[str, torch.Tensor]]:
@@ -285,8 +302,8 @@ class DistillHook(TeachingHook):
         by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
         fading = self.schedule.describe('iteration' if by_iteration else 'epoch')
         return [
-            f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by {names}, {fading}, '
-            f'and runs in {name_of(self._asked.dtype)}',
+            f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by '
+            f'{names}, {fading}, and runs in {name_of(self._asked.dtype)}',
             *(f'Distillation: {head.describe()}' for head in self.heads_taught),
             *(f'Distillation: {line}' for line in (self._teacher.describe() if translated else ()))
         ]

@@ -11,16 +11,20 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
-from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.finite import named_weights
+from mmskd.models.head_distill import distil, heads_to_distill
 from mmskd.models.heads import HeadAdapter, is_pose_estimator
 from mmskd.models.teachers.answering import answering_on_features
 from mmskd.models.teachers.compiled import PRECISIONS, name_of
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import TeacherOption
 from mmskd.models.teachers.question import check_names
-from mmskd.models.teachers.trained_head import (FastFeatures, FrozenParts, feature_weights,
-                                                trained_copy)
+from mmskd.models.teachers.trained_head import (
+    FastFeatures,
+    FrozenParts,
+    feature_weights,
+    trained_copy,
+)
 from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
 from mmskd.registry import HOOKS
@@ -34,17 +38,17 @@ from .teaching_hook import TeachingHook, unwrapped
 class HeadDistillHook(TeachingHook):
     """The heads of a trained model teach fresh heads of the same kind.
 
-    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW 2023,
-    second stage: backbone and neck of the trained model are frozen, the head starts anew and minimises
-    ``gamma * L_logit`` alone, for a fifth of the epochs of the training. SimCC heads (RTMPose, RTMW, SimCC)
-    compare distributions (``mmskd.SimCCDistillLoss``), heatmap heads heatmaps (``mmskd.HeatmapDistillLoss``).
-    Detectors learn class scores, boxes, qualities and masks (see :mod:`mmskd.models.head_distill`), with the
-    RPN frozen as well.
+    Yang et al., "Effective Whole-body Pose Estimation with Two-stages Distillation" (DWPose), ICCVW
+    2023, second stage: backbone and neck of the trained model are frozen, the head starts anew and
+    minimises ``gamma * L_logit`` alone, for a fifth of the epochs of the training. SimCC heads
+    (RTMPose, RTMW, SimCC) compare distributions (``mmskd.SimCCDistillLoss``), heatmap heads
+    heatmaps (``mmskd.HeatmapDistillLoss``). Detectors learn class scores, boxes, qualities and
+    masks (see :mod:`mmskd.models.head_distill`), with the RPN frozen as well.
 
-    Frozen means: in eval mode even after ``model.train()``, no gradient, hence no weight decay, and the
-    statistics of norm layers stay as they are. The features are computed once, without a graph, and go
-    to both heads. The teacher is the trained head alone; nothing of it is saved, and the checkpoint is that of
-    the stock model.
+    Frozen means: in eval mode even after ``model.train()``, no gradient, hence no weight decay, and
+    the statistics of norm layers stay as they are. The features are computed once, without a graph,
+    and go to both heads. The teacher is the trained head alone; nothing of it is saved, and the
+    checkpoint is that of the stock model.
 
     Works without a Runner too::
 
@@ -54,24 +58,27 @@ class HeadDistillHook(TeachingHook):
         hook.detach()
 
     Args:
-        checkpoint (str, optional): The trained model, a file or URL; of the same config. This or ``teacher``.
+        checkpoint (str, optional): The trained model, a file or URL; of the same config. This or
+            ``teacher``.
         gamma (float): Factor of ``L_logit``. Defaults to 1.0, the paper's.
-        gt_weight (float): Factor of the model's stock losses to the labels. Defaults to 0.0, the paper's.
-        reinit_head (bool): Whether the head starts as the config initialises it; else it starts from
-            the trained one. Defaults to True, the paper's.
-        heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults to
-            None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box and mask
-            heads of a two-stage one.
-        precision (str, optional): In which the frozen backbone and neck run while the heads learn, and the
-            trained heads of a detector: 'auto', 'bfloat16', 'float16', or None for that of the model, as in
-            PSKDHook. Defaults to 'auto'.
-        teacher (dict, optional): In place of ``checkpoint``, a trained estimator with other keypoints but the same
-            backbone and neck: ``config``, ``checkpoint`` and ``keypoints``, as in DistillHook, and ``weight_by`` if
-            wanted. The head always starts anew. Defaults to None.
+        gt_weight (float): Factor of the model's stock losses to the labels. Defaults to 0.0, the
+            paper's.
+        reinit_head (bool): Whether the head starts as the config initialises it; else it starts
+            from the trained one. Defaults to True, the paper's.
+        heads (sequence[str], optional): Names of the heads that learn; all else is frozen. Defaults
+            to None: ``head`` of a pose estimator, ``bbox_head`` of a one-stage detector, the box
+            and mask heads of a two-stage one.
+        precision (str, optional): In which the frozen backbone and neck run while the heads learn,
+            and the trained heads of a detector: 'auto', 'bfloat16', 'float16', or None for that of
+            the model, as in PSKDHook. Defaults to 'auto'.
+        teacher (dict, optional): In place of ``checkpoint``, a trained estimator with other
+            keypoints but the same backbone and neck: ``config``, ``checkpoint`` and ``keypoints``,
+            as in DistillHook, and ``weight_by`` if wanted. The head always starts anew. Defaults to
+            None.
 
     Raises:
-        UsageError: If an option is out of range; in :meth:`attach` if a head is not supported (named,
-            with the reason), or the checkpoint is that of another model.
+        UsageError: If an option is out of range; in :meth:`attach` if a head is not supported
+            (named, with the reason), or the checkpoint is that of another model.
         FileNotFoundError: In :meth:`attach`, if there is no such checkpoint.
     """
 
@@ -89,7 +96,8 @@ class HeadDistillHook(TeachingHook):
         self.gamma = options.number('gamma', gamma, least=0)
         self.gt_weight = options.number('gt_weight', gt_weight, least=0)
         if not gamma + gt_weight:
-            raise UsageError('HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
+            raise UsageError(
+                'HeadDistillHook: gamma and gt_weight are both 0, so nothing would be learnt')
         self.reinit_head = options.flag('reinit_head', reinit_head)
         self.heads = options.names('heads', heads, optional=True)
         self.precision = options.choice('precision', precision, PRECISIONS)
@@ -158,13 +166,14 @@ class HeadDistillHook(TeachingHook):
                 if not key.startswith(fresh)}
 
     def _other_keypoints(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> Any:
-        """The head of a trained model with other keypoints, and the weights of its backbone and neck."""
+        """The head of a trained model with other keypoints; the weights of backbone and neck."""
         built, = self._given.build(self._folder)
         weights = feature_weights(model, built.model, [head.name for head in heads])
         teacher = answering_on_features(built, model, heads, self._metainfo).to(device_of(model))
         if teacher.untaught and not self.gt_weight:
-            raise UsageError(f'the teacher does not know {", ".join(teacher.untaught)} of the student, which would '
-                             'learn nothing. Set gt_weight above 0, so that they learn from their labels')
+            raise UsageError(
+                f'the teacher does not know {", ".join(teacher.untaught)} of the student, which '
+                'would learn nothing. Set gt_weight above 0, so that they learn from their labels')
         return teacher, weights
 
     @property
@@ -174,15 +183,16 @@ class HeadDistillHook(TeachingHook):
 
     def _require_same_features(self, model: nn.Module, theirs: Mapping[str, Tensor],
                                heads: Sequence[HeadAdapter]) -> None:
-        """Raise UsageError if the frozen parts of a run that is resumed are not the trained model's."""
+        """Raise UsageError if the frozen parts of a resumed run are not the trained model's."""
         learning = tuple(f'{head.name}.' for head in heads)
         mine = dict(named_weights(model))
         for name, value in theirs.items():
             # An average of what does not move may differ in the last digits
             if value.is_floating_point() and not name.startswith(learning) and not torch.allclose(
                     mine[name], value, rtol=1e-3, atol=1e-5):
-                raise UsageError(f'the run that is resumed learns on other features than those of {self.source}: '
-                                 f'{name} differs. Give the checkpoint that it began with')
+                raise UsageError(
+                    'the run that is resumed learns on other features than those of '
+                    f'{self.source}: {name} differs. Give the checkpoint that it began with')
 
     def _freeze(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> None:
         if self._frozen is None:
@@ -195,7 +205,7 @@ class HeadDistillHook(TeachingHook):
     # In a Runner -------------------------------------------------------------------------------
 
     def before_run(self, runner) -> None:
-        """Freeze. DDP counts the parameters that learn when it wraps the model, so it does that anew."""
+        """Freeze; DDP counts the parameters that learn when it wraps, so it does that anew."""
         super().before_run(runner)
         if not is_training(runner):
             return
@@ -228,19 +238,22 @@ class HeadDistillHook(TeachingHook):
         teacher = self._distiller.teacher
         mapped = teacher.describe() if isinstance(teacher, TranslatedTeacher) else []
         dtype = self._features.dtype if self._features else None
-        return [f'Head distillation: {head} {start} and learns from that of {self.source} (gamma '
-                f'{self.gamma:g}, weight of the labels {self.gt_weight:g}); all else is frozen '
-                f'and runs in {name_of(dtype)}'
-                for head in self._distiller.describe()] + [f'Head distillation: {line}' for line in mapped]
+        return [
+            f'Head distillation: {head} {start} and learns from that of {self.source} (gamma '
+            f'{self.gamma:g}, weight of the labels {self.gt_weight:g}); all else is frozen '
+            f'and runs in {name_of(dtype)}' for head in self._distiller.describe()
+        ] + [f'Head distillation: {line}' for line in mapped]
 
 
 def _one_head(teacher: dict, checkpoint: Optional[str], reinit_head: bool) -> TeacherOption:
     if checkpoint is not None:
         raise UsageError('HeadDistillHook: give either checkpoint or teacher, not both')
     if not isinstance(teacher, dict) or 'type' in teacher or teacher.get('flip'):
-        raise UsageError('HeadDistillHook: teacher must be dict(config=..., checkpoint=..., keypoints=...) of one '
-                         'estimator; features have no mirror image and no other origin')
+        raise UsageError(
+            'HeadDistillHook: teacher must be dict(config=..., checkpoint=..., keypoints=...) of '
+            'one estimator; features have no mirror image and no other origin')
     if not reinit_head:
-        raise UsageError('HeadDistillHook: reinit_head=False does not go with teacher: the trained head has other '
-                         'keypoints, so the student\'s starts anew')
+        raise UsageError(
+            'HeadDistillHook: reinit_head=False does not go with teacher: the trained head has '
+            'other keypoints, so the student\'s starts anew')
     return TeacherOption('HeadDistillHook', teacher)

@@ -13,8 +13,7 @@ from torch import nn
 
 from mmskd.errors import UsageError
 from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
-from mmskd.models.distill_terms import (LogitTerms, build_losses, check_losses,
-                                        compares_features)
+from mmskd.models.distill_terms import LogitTerms, build_losses, check_losses, compares_features
 from mmskd.models.finite import first_not_finite
 from mmskd.models.heads import HeadAdapter, choose_heads, is_detector, is_pose_estimator
 from mmskd.models.heads.adapter import require_teachable_model
@@ -38,23 +37,25 @@ MOMENTUM = 0.98
 
 @HOOKS.register_module()
 class PSKDHook(TeachingHook):
-    """Progressive self-knowledge distillation for any detector, top-down pose estimator or softmax classifier,
-    in one line of its config.
+    """Progressive self-knowledge distillation, in one line of a config.
 
-    Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021. In epoch t
-    of T the target of each class score (SimCC distribution, heatmap) is ``(1 - alpha_t) y + alpha_t P_{t-1}`` with
-    ``alpha_t = alpha_T * t / T``, where ``P_{t-1}`` is what the model as it was at the end of epoch t - 1
-    predicts for the same augmented batch. In the first epoch there is no past self and the targets are
-    hard. Box regression is untouched.
+    It is for any detector, top-down pose estimator or softmax classifier.
 
-    What the past self's prediction is aligned to: the same priors for one-stage heads, the student's
-    sampled RoIs for two-stage heads, the student's queries for DETR-like models (see
-    :mod:`mmskd.models.teachers.mirror`); for pose estimators the same crop, keypoint by keypoint. The past self uses batch statistics where the student does (see
+    Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets", ICCV 2021. In
+    epoch t of T the target of each class score (SimCC distribution, heatmap) is
+    ``(1 - alpha_t) y + alpha_t P_{t-1}`` with ``alpha_t = alpha_T * t / T``, where ``P_{t-1}`` is
+    what the model as it was at the end of epoch t - 1 predicts for the same augmented batch. In the
+    first epoch there is no past self and the targets are hard. Box regression is untouched.
+
+    What the past self's prediction is aligned to: the same priors for one-stage heads, the
+    student's sampled RoIs for two-stage heads, the student's queries for DETR-like models (see
+    :mod:`mmskd.models.teachers.mirror`); for pose estimators the same crop, keypoint by keypoint.
+    The past self uses batch statistics where the student does (see
     :class:`~mmskd.models.teachers.past_self.PastSelf`).
 
-    For the duration of the training a classification loss that is named by its stock type is replaced by
-    its drop-in counterpart; the log says which. Checkpoints have the keys of the stock model. Works without a
-    Runner too::
+    For the duration of the training a classification loss that is named by its stock type is
+    replaced by its drop-in counterpart; the log says which. Checkpoints have the keys of the stock
+    model. Works without a Runner too::
 
         hook = PSKDHook()
         hook.attach(model)
@@ -63,56 +64,67 @@ class PSKDHook(TeachingHook):
         losses = model(inputs, data_samples, mode='loss')
         hook.detach()
 
-    Logged: ``pskd_alpha`` (alpha_t, 0 while there is no past self), and in the iterations that MMEngine's
-    LoggerHook writes down ``pskd_disagreement_percent`` (mean absolute difference between the class probabilities of
-    the present and the past self, over all predictions that enter a loss; in percent, since the log has four decimals).
+    Logged: ``pskd_alpha`` (alpha_t, 0 while there is no past self), and in the iterations that
+    MMEngine's LoggerHook writes down ``pskd_disagreement_percent`` (mean absolute difference
+    between the class probabilities of the present and the past self, over all predictions that
+    enter a loss; in percent, since the log has four decimals).
 
     Args:
         alpha_T (float): Weight of the past self in the last epoch, in [0, 1]: how far the model is
             trusted at the end. Defaults to 0.8, the paper's choice.
         interval (int, optional): Refresh the past self every so many epochs, or iterations in an
-            iteration-based loop. An "epoch" of an iteration-based loop is a matter of choice, so it has
-            to be possible to make one. Defaults to None: 1 epoch, or as many iterations as one pass
-            over the data set takes.
-        precision (str, optional): Of the past self, which needs no gradient and can do with less than the
-            student: 'bfloat16', 'float16', or None for the student's own, exactly. Defaults to 'auto': bfloat16
-            where the device is fast in it (see :func:`~mmskd.models.teachers.compiled.fast_dtype`), else float32.
-            All but None ask a copy that is compiled for inference (see
+            iteration-based loop. An "epoch" of an iteration-based loop is a matter of choice, so it
+            has to be possible to make one. Defaults to None: 1 epoch, or as many iterations as one
+            pass over the data set takes.
+        precision (str, optional): Of the past self, which needs no gradient and can do with less
+            than the student: 'bfloat16', 'float16', or None for the student's own, exactly.
+            Defaults to 'auto': bfloat16 where the device is fast in it (see
+            :func:`~mmskd.models.teachers.compiled.fast_dtype`), else float32. All but None ask a
+            copy that is compiled for inference (see
             :class:`~mmskd.models.teachers.compiled.CompiledTeacher`).
-        heads (sequence[str], optional): Names of the classification heads whose targets are softened,
-            e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well, or to leave
-            out a head that PS-KD cannot reach. Defaults to None: all that name an object's class
-            (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places keypoints (``head``).
-        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``, ``mmskd.BoxDistillLoss``) that is added with weight
-            alpha_t, where the targets stay hard. Defaults to None: the targets are softened.
-        form (str): How hard target and past self meet in each loss: 'paper' (the target above), 'kl', 'rescaled' or
-            'added' (see :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to 'paper'.
-        about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible keypoint)
-            and those to which the past self gives a class with a probability of 0.1 or more; 'confidence', all, each
-            with alpha_t times the past self's own largest probability of a class, or the height of its peak beside
-            the labels'. Of a softmax the last class is background, and counts in neither. Defaults to 'all'.
-        schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine' from it (see
-            :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'rising', the paper's.
-        begin (int): How many epochs (intervals, in an iteration-based loop) have hard targets at first; the
-            schedule counts from there. Defaults to 0.
-        stop (int, optional): After how many epochs (intervals) the targets are hard again. Defaults to None.
-        past (str): Who the past self is. 'epoch': the model at the end of the last interval, as in the paper.
-            'average': an exponential average of its weights, which starts from those at the end of the first
-            interval and moves after each iteration. 'best': the best model validated so far, by the (first) metric
-            that CheckpointHook's ``save_best`` names; with EMAHook its average, which is what is validated. There is
-            none before the first validation. Defaults to 'epoch'.
-        past_momentum (float, optional): With ``past='average'``, the share of the average that an iteration
-            keeps, in [0, 1). Defaults to None: 0.98.
-        loss_module (str, optional): Of a classifier: the name of the module that computes its softmax loss when it is
-            called with logits and labels. Defaults to None: 'head.loss_module', where mmpretrain has it.
+        heads (sequence[str], optional): Names of the classification heads whose targets are
+            softened, e.g. ``['rpn_head', 'roi_head.bbox_head']`` to soften RPN objectness as well,
+            or to leave out a head that PS-KD cannot reach. Defaults to None: all that name an
+            object's class (``bbox_head``, ``roi_head.bbox_head`` with all stages), or places
+            keypoints (``head``).
+        loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``,
+            ``mmskd.BoxDistillLoss``) that is added with weight alpha_t, where the targets stay
+            hard. Defaults to None: the targets are softened.
+        form (str): How hard target and past self meet in each loss: 'paper' (the target above),
+            'kl', 'rescaled' or 'added' (see :func:`~mmskd.models.losses.functional.soft_loss`).
+            Defaults to 'paper'.
+        about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
+            keypoint) and those to which the past self gives a class with a probability of 0.1 or
+            more; 'confidence', all, each with alpha_t times the past self's own largest probability
+            of a class, or the height of its peak beside the labels'. Of a softmax the last class is
+            background, and counts in neither. Defaults to 'all'.
+        schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine'
+            from it (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to
+            'rising', the paper's.
+        begin (int): How many epochs (intervals, in an iteration-based loop) have hard targets at
+            first; the schedule counts from there. Defaults to 0.
+        stop (int, optional): After how many epochs (intervals) the targets are hard again. Defaults
+            to None.
+        past (str): Who the past self is. 'epoch': the model at the end of the last interval, as in
+            the paper. 'average': an exponential average of its weights, which starts from those at
+            the end of the first interval and moves after each iteration. 'best': the best model
+            validated so far, by the (first) metric that CheckpointHook's ``save_best`` names; with
+            EMAHook its average, which is what is validated. There is none before the first
+            validation. Defaults to 'epoch'.
+        past_momentum (float, optional): With ``past='average'``, the share of the average that an
+            iteration keeps, in [0, 1). Defaults to None: 0.98.
+        loss_module (str, optional): Of a classifier: the name of the module that computes its
+            softmax loss when it is called with logits and labels. Defaults to None:
+            'head.loss_module', where mmpretrain has it.
 
     Attributes:
         alpha_t (float): The present weight of the past self. Set by the hook in a Runner.
 
     Raises:
-        UsageError: If an option is out of range; in :meth:`attach` if a head or its loss cannot take a
-            soft target; in the first iteration, if a head computes its class loss in a way that the past
-            prediction cannot follow; before the run, if the runner's set-up rules PS-KD out.
+        UsageError: If an option is out of range; in :meth:`attach` if a head or its loss cannot
+            take a soft target; in the first iteration, if a head computes its class loss in a way
+            that the past prediction cannot follow; before the run, if the runner's set-up rules
+            PS-KD out.
     """
 
     state_key = 'mmskd_past_self'
@@ -133,18 +145,21 @@ class PSKDHook(TeachingHook):
         self.past = options.choice('past', past, PASTS)
         momentum = options.number('past_momentum', past_momentum, least=0, below=1, optional=True)
         if momentum is not None and past != 'average':
-            raise UsageError(f"PSKDHook: past_momentum is of past='average', and past is {past!r}; leave it out")
+            raise UsageError(
+                f"PSKDHook: past_momentum is of past='average', and past is {past!r}; leave it out")
         if interval is not None and past == 'best':
-            raise UsageError("PSKDHook: interval has no part in past='best', which changes with the validations "
-                             '(train_cfg.val_interval); leave it out')
+            raise UsageError(
+                "PSKDHook: interval has no part in past='best', which changes with the validations "
+                '(train_cfg.val_interval); leave it out')
         self.loss_module = options.text('loss_module', loss_module, optional=True)
         self.past_momentum = MOMENTUM if momentum is None else momentum
         self.form = options.choice('form', form, FORMS)
         self.about = options.choice('about', about, ABOUT)
         self.schedule = WeightSchedule('PSKDHook', schedule, begin, stop)
         if loss is not None and (form, about) != (FORMS[0], ABOUT[0]):
-            raise UsageError('PSKDHook: form and about say how targets are softened; with the option `loss` they '
-                             'stay hard. Leave out the one or the other.')
+            raise UsageError(
+                'PSKDHook: form and about say how targets are softened; with the option `loss` '
+                'they stay hard. Leave out the one or the other.')
         self._speaks = True
         self.alpha_t = 0.0
         self._past: Optional[PastSelf] = None
@@ -181,7 +196,8 @@ class PSKDHook(TeachingHook):
     def refresh_teacher(self) -> None:
         """Make the past self a frozen copy of the model's present weights.
 
-        Weights that are not finite are refused: the past self remains what it was, or there is none.
+        Weights that are not finite are refused: the past self remains what it was, or there is
+        none.
 
         Raises:
             UsageError: If the hook is not attached.
@@ -192,21 +208,23 @@ class PSKDHook(TeachingHook):
     def average_teacher(self) -> None:
         """Move the past self towards the model's present weights, by ``past_momentum``.
 
-        After each training step, with ``past='average'``, once :meth:`refresh_teacher` has made a past self.
-        Weights that are not finite are refused, as there.
+        After each training step, with ``past='average'``, once :meth:`refresh_teacher` has made a
+        past self. Weights that are not finite are refused, as there.
 
         Raises:
             UsageError: If there is no past self to move.
         """
         if not self._has_past:
-            raise UsageError('PSKDHook: there is no past self to average with; call refresh_teacher() first')
+            raise UsageError(
+                'PSKDHook: there is no past self to average with; call refresh_teacher() first')
         with record_function(REFRESH):
             self._accept(self._past.average(self.past_momentum))
 
     def _remember(self, model: Optional[nn.Module] = None) -> None:
         """Make the past self a copy of a model, or of the one that is taught."""
         if self._past is None:
-            raise UsageError('PSKDHook: there is no model to make a past self of; call attach(model) first')
+            raise UsageError(
+                'PSKDHook: there is no model to make a past self of; call attach(model) first')
         with record_function(REFRESH):
             accepted = self._accept(self._past.refresh(model))
         self._has_past = self._has_past or accepted
@@ -214,8 +232,12 @@ class PSKDHook(TeachingHook):
     def _accept(self, bad: Optional[str]) -> bool:
         """Whether weights were taken over; count it if not, because of ``bad``."""
         if bad is not None:
-            self.count('pskd_snapshots_refused', f'{bad} is not finite (NaN or infinity), so the model is no '
-                       f'teacher; {"the last good past self goes on" if self._has_past else "targets are hard"}')
+            self.count(
+                'pskd_snapshots_refused',
+                f'{bad} is not finite (NaN or infinity), so the model is no '
+                'teacher; '
+                f'{"the last good past self goes on" if self._has_past else "targets are hard"}'
+            )
         return bad is None
 
     @property
@@ -234,17 +256,18 @@ class PSKDHook(TeachingHook):
 
     @property
     def disagreement(self) -> float:
-        """float: Mean disagreement of past and present self in the last forward pass (see class)."""
+        """float: Mean disagreement of past and present self in the last pass (see class)."""
         seen = [each for head in self.heads_taught for loss in head.losses.values()
                 for each in loss.differences()]
         count = sum(number for _, number in seen)
-        return float(sum(mean * number for mean, number in seen) / count) if count and self._has_past else 0.
+        return float(sum(mean * number
+                         for mean, number in seen) / count) if count and self._has_past else 0.
 
     def begin(self, model: nn.Module) -> bool:
         """Ask the past self.
 
-        The first pass asks the untrained past self, with weight 0: a head that loses the prediction on
-        the way to its loss is to be refused now, not in the second epoch.
+        The first pass asks the untrained past self, with weight 0: a head that loses the prediction
+        on the way to its loss is to be refused now, not in the second epoch.
         """
         if self.silent(self._has_past and self._speaks):
             self.rest()
@@ -281,8 +304,9 @@ class PSKDHook(TeachingHook):
             require_teachable_model(model)
             return [classifier_head(model, self.loss_module or 'head.loss_module')]
         if self.loss_module is not None:
-            raise UsageError(f'loss_module={self.loss_module!r} names the loss of a classifier; the heads of '
-                             f'{type(model).__name__} are named by `heads`. Leave out one of the two')
+            raise UsageError(
+                f'loss_module={self.loss_module!r} names the loss of a classifier; the heads of '
+                f'{type(model).__name__} are named by `heads`. Leave out one of the two')
         return choose_heads(model, self.heads)
 
     def _loss_terms(self, undo: ExitStack) -> Union[LogitTerms, BoxTerms, None]:
@@ -291,8 +315,9 @@ class PSKDHook(TeachingHook):
             return None
         losses = build_losses('loss', [self.loss])
         if compares_features(losses[0]):
-            raise UsageError('the past self teaches predictions; FeatureDistillLoss in the option `loss` '
-                             'compares features, as DistillHook does')
+            raise UsageError(
+                'the past self teaches predictions; FeatureDistillLoss in the option `loss` '
+                'compares features, as DistillHook does')
         check_losses(losses, self.heads_taught)
         if compares_boxes(losses[0]):
             require_boxes(self.heads_taught)
@@ -350,7 +375,8 @@ class PSKDHook(TeachingHook):
         alpha_t = self.alpha_t if self._has_past else 0.0
         runner.message_hub.update_scalar('train/pskd_alpha', alpha_t)
         if self.measures:
-            runner.message_hub.update_scalar('train/pskd_disagreement_percent', 100 * self.disagreement)
+            runner.message_hub.update_scalar('train/pskd_disagreement_percent',
+                                             100 * self.disagreement)
         if not self._by_epoch:
             self._resting = (runner.iter + 1) % self._every == 0
 
@@ -364,7 +390,8 @@ class PSKDHook(TeachingHook):
 
         Of the best, which need not be those, an empty state says so.
         """
-        if self._best is not None and self._best.is_new and first_not_finite(self._best.model) is None:
+        if self._best is not None and self._best.is_new and first_not_finite(
+                self._best.model) is None:
             return {}
         rests = self.past == 'epoch' and self._resting and first_not_finite(self._model) is None
         if not self._has_past or rests:
@@ -386,9 +413,11 @@ class PSKDHook(TeachingHook):
             self._best.first, 'an earlier train_cfg.val_begin, a smaller val_interval')
         stop = (self.schedule.stop or self._total) * (1 if self._by_epoch else self._every)
         if min(stop, self._length) <= first:
-            print_log('PS-KD: the run ends, or stops to soften its targets, before the past self is refreshed for '
-                      f'the first time, so all its targets are hard. Train for longer, or set {sooner} or '
-                      'a larger `stop`.', 'current', logging.WARNING)
+            print_log(
+                'PS-KD: the run ends, or stops to soften its targets, before the past self is '
+                'refreshed for the first time, so all its targets are hard. Train for longer, or '
+                f'set {sooner} or '
+                'a larger `stop`.', 'current', logging.WARNING)
         means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
         means += f' in the form {self.form!r}' if self.form != FORMS[0] else ''
         means += f' about {self.about!r}' if self.about != ABOUT[0] else ''
@@ -403,8 +432,9 @@ class PSKDHook(TeachingHook):
 
     def _past_in_words(self, unit: str) -> str:
         if self.past == 'average':
-            return (f'an average of the weights, of which each iteration keeps {self.past_momentum:g}, from '
-                    f'{unit} {self._every} of {self._length} on')
+            return (
+                f'an average of the weights, of which each iteration keeps {self.past_momentum:g}, '
+                f'from {unit} {self._every} of {self._length} on')
         if self._best is not None:
             return f'the best model validated so far, by {self._best.metric}'
         return f'refreshed every {self._every} {unit}(s) of {self._length}'
@@ -440,11 +470,15 @@ class PSKDHook(TeachingHook):
 
 
 def _is_logged(runner, batch_idx: int) -> bool:
-    """Whether LoggerHook writes this iteration down. Measuring takes a pass over all predictions and a wait."""
+    """Whether LoggerHook writes this iteration down.
+
+    Measuring takes a pass over all predictions and a wait.
+    """
     loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
     last = batch_idx + 1 == len(runner.train_dataloader) or runner.iter + 1 == runner.max_iters
-    return last or any((batch_idx + 1) % hook.interval == 0 or (runner.iter + 1) % hook.interval == 0
-                       for hook in loggers)
+    return last or any(
+        (batch_idx + 1) % hook.interval == 0 or (runner.iter + 1) % hook.interval == 0
+        for hook in loggers)
 
 
 def _steps_per_pass(loader) -> int:

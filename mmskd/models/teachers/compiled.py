@@ -1,4 +1,7 @@
-"""A teacher in the form in which it answers fastest: folded, cast, in another layout, without idle branches."""
+"""A teacher in the form in which it answers fastest.
+
+Folded, cast, in another layout, without idle branches.
+"""
 import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
@@ -25,23 +28,26 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 class CompiledTeacher:
     """A copy of a frozen model for inference, which follows its source.
 
-    - A batch norm that uses its running statistics is folded into the convolution before it, where the first
-      pass shows that this changes nothing (see :class:`~mmskd.models.teachers.folding.FoldingWatch`). Which
-      ones use these is up to the modules of ``source`` and may change.
-    - Convolutions and linear layers hold their weights in ``dtype`` and in channels-last layout; the rest runs under
-      autocast. Operators of mmcv, of which some know no half precision and some read channels-last tensors in the
-      wrong order (RoIAlign), run in float32 on contiguous tensors. A part that turns out not to run in ``dtype``
-      runs in float32 too.
-    - What leads only to outputs that nobody compares (a dense head's boxes) is taken out. Where boxes are compared,
-      modules that add up coordinates (a DETR's decoder and head) run in float32.
+    - A batch norm that uses its running statistics is folded into the convolution before it, where
+      the first pass shows that this changes nothing (see
+      :class:`~mmskd.models.teachers.folding.FoldingWatch`). Which ones use these is up to the
+      modules of ``source`` and may change.
+    - Convolutions and linear layers hold their weights in ``dtype`` and in channels-last layout;
+      the rest runs under autocast. Operators of mmcv, of which some know no half precision and some
+      read channels-last tensors in the wrong order (RoIAlign), run in float32 on contiguous
+      tensors. A part that turns out not to run in ``dtype`` runs in float32 too.
+    - What leads only to outputs that nobody compares (a dense head's boxes) is taken out. Where
+      boxes are compared, modules that add up coordinates (a DETR's decoder and head) run in
+      float32.
 
-    It is written anew, in place, where the weights of ``source`` or the modes of its norm layers are not those of the
-    last time.
+    It is written anew, in place, where the weights of ``source`` or the modes of its norm layers
+    are not those of the last time.
 
     Args:
         source (nn.Module): A frozen model. Not changed.
-        precision (str, optional): 'bfloat16' or 'float16'; 'auto': bfloat16 where ``source`` is on a device that is
-            fast in it, as :func:`fast_dtype` says, else float32. Defaults to None: float32.
+        precision (str, optional): 'bfloat16' or 'float16'; 'auto': bfloat16 where ``source`` is on
+            a device that is fast in it, as :func:`fast_dtype` says, else float32. Defaults to None:
+            float32.
         heads (sequence[HeadAdapter]): The heads that are asked.
         boxes (bool): Whether for their boxes, too. Defaults to False: for class scores alone.
 
@@ -53,7 +59,8 @@ class CompiledTeacher:
                  heads: Sequence[HeadAdapter] = (), boxes: bool = False):
         self.model = frozen_copy(source)
         self._source = source
-        self.dtype = fast_dtype(device_of(source)) if precision == 'auto' else DTYPES.get(precision)
+        self.dtype = fast_dtype(device_of(source)) if precision == 'auto' else DTYPES.get(
+            precision or '')
         self._islands: Set[nn.Module] = set()
         for adapter in () if boxes else heads:
             _take_out(adapter, self.model)
@@ -119,8 +126,9 @@ class CompiledTeacher:
     def _give_up(self, question: Callable, error: RuntimeError) -> None:
         """Let a part that does not run in low precision run in float32 from here on."""
         part = question if isinstance(question, nn.Module) else self.model
-        print_log(f'the teacher\'s {type(part).__name__} runs in float32: {str(error).splitlines()[0]}',
-                  'current', logging.WARNING)
+        print_log(
+            f'the teacher\'s {type(part).__name__} runs in float32: {str(error).splitlines()[0]}',
+            'current', logging.WARNING)
         self._islands.add(question)
         self._watch.paused = True
         inside = set(part.modules())
@@ -198,7 +206,8 @@ def teacher_to_ask(source: nn.Module, precision: Optional[str],
                    boxes: bool = False) -> Union[CompiledTeacher, PlainTeacher]:
     """The form of a frozen model for a hook's option ``precision``: without one, the model itself.
 
-    A teacher with a method ``ask_in(precision)`` is asked as it is, and sees to the models within it.
+    A teacher with a method ``ask_in(precision)`` is asked as it is, and sees to the models within
+    it.
     """
     if hasattr(source, 'ask_in'):
         source.ask_in(precision)
@@ -214,7 +223,8 @@ class Layer:
         theirs (nn.Module): Of the source.
 
     Attributes:
-        norms (tuple[nn.Module, nn.Module], optional): The batch norm behind ``mine``, and that of the source.
+        norms (tuple[nn.Module, nn.Module], optional): The batch norm behind ``mine``, and that of
+            the source.
     """
 
     def __init__(self, mine: nn.Module, theirs: nn.Module):
@@ -222,7 +232,7 @@ class Layer:
         self.norms: Optional[Tuple[nn.Module, nn.Module]] = None
 
     def write(self) -> None:
-        """Take over the weights of the source, with its norm layer if that uses running statistics."""
+        """Take over the weights of the source, with its norm layer if that uses statistics."""
         weight, bias = self.theirs.weight, self.theirs.bias
         if self.norms:
             norm, theirs = self.norms
@@ -266,10 +276,11 @@ def name_of(dtype: Optional[torch.dtype]) -> str:
 
 
 def is_plain_layer(module: nn.Module) -> bool:
-    """Whether it is a convolution or a linear layer, and nothing that derives its weights in each pass."""
+    """Whether it is a convolution or a linear layer that does not derive its weights anew."""
     kind = type(module)
     wrapper = kind.__module__ == 'mmcv.cnn.bricks.wrappers' and issubclass(kind, LAYERS)
-    return (kind in LAYERS or wrapper) and not module._forward_pre_hooks and 'weight' in module._parameters
+    return (kind in LAYERS
+            or wrapper) and not module._forward_pre_hooks and 'weight' in module._parameters
 
 
 def _cpu_flags() -> Set[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmskd.checkpoint import load_weights
 from mmskd.errors import UsageError
+
 from ..finite import require_finite
 from ..heads.adapter import derives_from
 from ..low_precision import FEATURE_PARTS
@@ -16,7 +17,10 @@ from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
 ONE_IMAGE_AT_A_TIME = 'GuidedAnchorHead'
-"""Heads of this class run masked convolutions in eval mode, and these take one image: frozen, they stay in train mode."""
+"""Heads of this class run masked convolutions in eval mode, and these take one image.
+
+Frozen, they stay in train mode.
+"""
 
 
 def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
@@ -33,7 +37,8 @@ def trained_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     return trained
 
 
-def feature_weights(model: nn.Module, trained: nn.Module, learning: Sequence[str]) -> Dict[str, Tensor]:
+def feature_weights(model: nn.Module, trained: nn.Module,
+                    learning: Sequence[str]) -> Dict[str, Tensor]:
     """The weights of a model's frozen parts, of a trained model with other heads.
 
     Args:
@@ -53,9 +58,10 @@ def feature_weights(model: nn.Module, trained: nn.Module, learning: Sequence[str
         other = theirs.get(key)
         if other is None or other.shape != value.shape:
             there = 'not there' if other is None else f'of shape {tuple(other.shape)}'
-            raise UsageError(f'backbone and neck of the teacher are not the student\'s: {key} is of shape '
-                             f'{tuple(value.shape)} in the student and {there} in the teacher. They are frozen and '
-                             'shared here, so the two configs must agree in them')
+            raise UsageError(
+                f'backbone and neck of the teacher are not the student\'s: {key} is of shape '
+                f'{tuple(value.shape)} in the student and {there} in the teacher. They are frozen '
+                'and shared here, so the two configs must agree in them')
         found[key] = other
     return found
 
@@ -69,10 +75,10 @@ def without_features(trained: nn.Module) -> nn.Module:
 
 
 class FastFeatures:
-    """Lets a model whose backbone and neck are frozen compute its features in the form that is fastest.
+    """Lets a model with frozen backbone and neck compute its features in the fastest form.
 
-    Its own modules stay as they are: their ``forward`` is replaced between :meth:`start` and :meth:`stop`.
-    The features come out in float32.
+    Its own modules stay as they are: their ``forward`` is replaced between :meth:`start` and
+    :meth:`stop`. The features come out in float32.
 
     Args:
         model (nn.Module): The model.
@@ -125,8 +131,8 @@ class FrozenParts:
         above = {'.'.join(name.split('.')[:depth]) for name in heads
                  for depth in range(name.count('.') + 1)}
         self._modules: List[nn.Module] = [
-            module for name, module in model.named_modules()
-            if id(module) not in learning and name not in above and not derives_from(module, ONE_IMAGE_AT_A_TIME)
+            module for name, module in model.named_modules() if id(module) not in learning
+            and name not in above and not derives_from(module, ONE_IMAGE_AT_A_TIME)
         ]
         learns = {id(parameter) for name in heads
                   for parameter in model.get_submodule(name).parameters()}

@@ -67,7 +67,8 @@ def test_only_the_head_learns(family, tmp_path):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_the_trained_head_has_nothing_to_learn_from_itself(family, tmp_path):
     model = poses.build(family)
-    hook = HeadDistillHook(checkpoint=saved(poses.build(family, seed=1), tmp_path), reinit_head=False)
+    hook = HeadDistillHook(checkpoint=saved(poses.build(family, seed=1), tmp_path),
+                           reinit_head=False)
     hook.attach(model)
     head_norms(model, training=False)  # the teacher uses running statistics
     losses = poses.losses(model)
@@ -140,7 +141,8 @@ def test_a_run_leaves_backbone_and_statistics_bit_equal(data_root, trained, tmp_
     assert all(param.requires_grad for param in runner.model.parameters())
 
 
-@pytest.mark.parametrize('loop,length,stop', [('epoch', 4, 'epoch_2.pth'), ('iter', 8, 'iter_6.pth')])
+@pytest.mark.parametrize('loop,length,stop', [('epoch', 4, 'epoch_2.pth'),
+                                              ('iter', 8, 'iter_6.pth')])
 def test_resumed_equals_never_interrupted(data_root, trained, tmp_path, loop, length, stop):
     hook = dict(type='mmskd.HeadDistillHook', checkpoint=trained['simcc'], gt_weight=0.2)
     config = lambda name: pose_runs.config(  # noqa: E731
@@ -164,7 +166,8 @@ def test_what_stage_2_saves_is_what_it_loads(data_root, trained, tmp_path):
 def test_testing_needs_no_trained_model(data_root, tmp_path):
     hook = dict(type='mmskd.HeadDistillHook', checkpoint='gone.pth')
     cfg = pose_runs.config(data_root, tmp_path / 'run', [hook])
-    cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = cfg.val_dataloader, {}, cfg.val_evaluator
+    cfg.test_dataloader, cfg.test_cfg = cfg.val_dataloader, {}
+    cfg.test_evaluator = cfg.val_evaluator
     assert 'PCK' in str(runs.runner(cfg).test())
 
 

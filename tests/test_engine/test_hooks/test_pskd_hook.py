@@ -71,7 +71,9 @@ def record(cfg):
     ('iter', 9, dict(interval=2, begin=2, stop=4, form='rescaled', about='confidence'),
      [0] * 4 + [.4, .4, .8, .8, 0])])
 def test_silent_at_first_and_at_last(data_root, tmp_path, loop, length, options, alphas):
-    """The past self is asked once in the silence before, never in that after; resumed in each it is the same."""
+    """The past self is asked once in the silence before, never in that after; resumed in each it is
+    the same.
+    """
 
     def config(name):
         return runs.config(data_root, tmp_path / name, loop, length, hook=options, log_level='INFO')
@@ -116,7 +118,8 @@ def test_resumed_with_another_form_and_schedule_it_says_so(data_root, tmp_path):
     console = ''.join(path.read_text() for path in tmp_path.glob('run/*/*.log'))
     for option, before, now in (('form', "'paper'", "'added'"), ('about', "'all'", "'positives'"),
                                 ('schedule', "'rising'", "'constant'"), ('begin', '0', '1')):
-        assert f'PSKDHook.{option} was {before} when the checkpoint was saved, and is {now}' in console
+        assert (f'PSKDHook.{option} was {before} when the checkpoint was saved, and is {now}'
+                in console)
 
 
 def test_a_head_that_loses_the_prediction_is_refused_before_the_silence_ends():
@@ -133,8 +136,9 @@ def test_a_head_that_loses_the_prediction_is_refused_before_the_silence_ends():
         detectors.losses(model)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(begin=3), 'begin=3 leaves none of the 3 epochs'), (dict(stop=4), 'stop=4 is behind the last of the 3')])
+@pytest.mark.parametrize('options, message',
+                         [(dict(begin=3), 'begin=3 leaves none of the 3 epochs'),
+                          (dict(stop=4), 'stop=4 is behind the last of the 3')])
 def test_a_schedule_outside_of_the_run_is_refused(data_root, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         runs.train(runs.config(data_root, tmp_path / 'run', length=3, hook=options))
@@ -192,15 +196,18 @@ def test_training_with_alpha_zero_is_stock_training(data_root, tmp_path):
 
 
 def test_alpha_and_disagreement_are_logged(data_root, tmp_path):
-    runner = runs.train(runs.config(data_root, tmp_path / 'run', length=3, hook=dict(precision=None),
-                                     log_level='INFO'))
+    runner = runs.train(
+        runs.config(data_root, tmp_path / 'run', length=3, hook=dict(precision=None),
+                    log_level='INFO'))
     lines = next(tmp_path.glob('run/*/vis_data/scalars.json')).read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if 'pskd_alpha' in row]
     assert [row['pskd_alpha'] for row in rows] == pytest.approx(
         [0, 0, 1.6 / 3, 1.6 / 3, 0.8, 0.8], abs=1e-4)
-    assert [row['pskd_disagreement_percent'] > 0 for row in rows] == [False, False, False, True, False, True]
+    assert [row['pskd_disagreement_percent'] > 0
+            for row in rows] == [False, False, False, True, False, True]
     console = next(tmp_path.glob('run/*/*.log')).read_text()
-    assert 'pskd_alpha: 0.8000' in console and float(re.findall(r'pskd_disagreement_percent: (\S+)', console)[-1]) > 0
+    assert 'pskd_alpha: 0.8000' in console and float(
+        re.findall(r'pskd_disagreement_percent: (\S+)', console)[-1]) > 0
     assert 'and runs in the precision of the student' in console
     assert 'FocalLoss -> PSKDFocalLoss' in console
     assert 'loss' in rows[0] and rows[0]['loss'] == pytest.approx(
@@ -222,7 +229,8 @@ def test_a_checkpoint_holds_the_past_self_only_where_it_is_needed(data_root, tmp
     assert carried('epochs') == [False, False, True, False, True]
 
 
-def test_checkpoint_has_the_keys_of_the_stock_model_and_the_model_is_given_back(data_root, tmp_path):
+def test_checkpoint_has_the_keys_of_the_stock_model_and_the_model_is_given_back(
+        data_root, tmp_path):
     runner = runs.train(runs.config(data_root, tmp_path / 'run', length=2))
     saved = load_checkpoint_safely(str(tmp_path / 'run/epoch_2.pth'))
     stock = detectors.MODELS.build(runner.cfg.model)
@@ -307,11 +315,13 @@ def test_a_run_without_a_refresh_is_warned_about(data_root, tmp_path):
     assert 'before the past self is refreshed' in next(tmp_path.glob('run/*/*.log')).read_text()
 
 
-@pytest.mark.parametrize('options,message', [
-    (dict(alpha_T=1.5), r'alpha_T must be a number in \[0, 1\], got 1.5'),
-    (dict(alpha_T=-0.1), 'alpha_T'), (dict(interval=0), 'interval must be a whole number, at least 1'),
-    (dict(interval=1.5), 'interval'), (dict(precision='int8'), "precision.*'int8'"),
-    (dict(heads='bbox_head'), r"heads must be a list.*\['bbox_head'\]")])
+@pytest.mark.parametrize('options,message',
+                         [(dict(alpha_T=1.5), r'alpha_T must be a number in \[0, 1\], got 1.5'),
+                          (dict(alpha_T=-0.1), 'alpha_T'),
+                          (dict(interval=0), 'interval must be a whole number, at least 1'),
+                          (dict(interval=1.5), 'interval'),
+                          (dict(precision='int8'), "precision.*'int8'"),
+                          (dict(heads='bbox_head'), r"heads must be a list.*\['bbox_head'\]")])
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         PSKDHook(**options)
@@ -429,8 +439,9 @@ def test_a_soft_loss_that_the_config_names_is_used_as_it_is():
 
 
 def test_the_past_self_runs_in_the_norm_modes_of_the_student():
-    """The guard against the collapse: right after a refresh the two selves agree, whatever the running
-    statistics are; with a teacher in eval mode they would not."""
+    """The guard against the collapse: right after a refresh the two selves agree, whatever the
+    running statistics are; with a teacher in eval mode they would not.
+    """
     model = detectors.build('retinanet', **{'backbone.norm_eval': False,
                                             'backbone.frozen_stages': 1})
     for module in model.modules():
