@@ -1,5 +1,5 @@
 """PS-KD drop-in for the softmax loss of torch, and what it shares with those of MMPreTrain."""
-from typing import Tuple, Union
+from typing import Tuple
 
 import torch
 import torch.nn.functional as F
@@ -83,15 +83,17 @@ class PSKDTorchCrossEntropyLoss(SoftmaxLoss, nn.CrossEntropyLoss):
         loss = self.soften(hard, logits, past, weight)
         if self.reduction == 'none':
             return loss
-        return loss.sum() / count if self.reduction == 'mean' else loss.sum()
+        if self.reduction == 'mean':  # of no samples 0, where torch has NaN
+            return loss.sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
+        return loss.sum()
 
-    def _weigh(self, logits: Tensor, target: Tensor) -> Tuple[Tensor, Union[Tensor, int]]:
+    def _weigh(self, logits: Tensor, target: Tensor) -> Tuple[Tensor, Tensor]:
         """The weight of each sample, and what torch divides the sum of their losses by."""
         axis = _class_axis(logits)
         if target.shape == logits.shape:
             classes = logits.new_ones(logits.size(axis)) if self.weight is None else self.weight
             weight = (target.movedim(axis, -1) * classes.to(logits)).sum(-1)
-            return weight, weight.numel()
+            return weight, weight.new_tensor(weight.numel())
         weight = (target != self.ignore_index).to(logits)
         if self.weight is not None:
             weight = weight * self.weight.to(logits)[target.clamp(0, logits.size(axis) - 1)]

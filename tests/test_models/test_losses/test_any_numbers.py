@@ -248,6 +248,15 @@ def _(d):
     return lambda z, past: loss(pair(z, past), labels), d.logits()
 
 
+@case('PSKDTorchCrossEntropyLoss')
+def _(d):
+    loss = softened('PSKDTorchCrossEntropyLoss', d, label_smoothing=.1 * (d.seed % 2),
+                    weight=torch.full((d.c, ), 2.) if d.seed % 3 else None)
+    loss.about = loss.abouts[d.seed % len(loss.abouts)]
+    labels = d.labels()
+    return lambda z, past: loss(pair(z, past), labels), d.logits()
+
+
 @case('PSKDFocalLoss')
 def _(d):
     loss, labels = softened('PSKDFocalLoss', d), torch.randint(0, d.c + 1, (d.n, ))
