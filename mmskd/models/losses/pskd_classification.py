@@ -77,7 +77,8 @@ class PSKDTorchCrossEntropyLoss(SoftmaxLoss, nn.CrossEntropyLoss):
             return super().forward(logits, target)
         logits = at_least_float32(logits)
         target = target.to(logits) if target.is_floating_point() else target
-        hard = F.cross_entropy(logits, target, self.weight, ignore_index=self.ignore_index,
+        classes = None if self.weight is None else self.weight.to(logits)
+        hard = F.cross_entropy(logits, target, classes, ignore_index=self.ignore_index,
                                reduction='none', label_smoothing=self.label_smoothing)
         weight, count = self._weigh(logits, target)
         loss = self.soften(hard, logits, past, weight)
