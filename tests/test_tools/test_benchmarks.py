@@ -35,7 +35,9 @@ def test_studies_ask_for_what_there_is(path, load_tool, monkeypatch):
             if option != 'custom_imports':
                 node = before
                 for part in option.split('.'):  # an option that is misspelt would do nothing
-                    assert part in node, f'{path.name}: {key}: there is no {option}'
+                    part = int(part) if isinstance(node, list) else part
+                    known = range(len(node)) if isinstance(node, list) else node
+                    assert part in known, f'{path.name}: {key}: there is no {option}'
                     node = node[part]
         assert after.randomness.seed == key.seed
         for name in ('train_dataloader', 'val_dataloader'):
