@@ -1,9 +1,9 @@
 """Draw the pictures of the README and the documentation, for light and for dark pages.
 
-    python tools/draw_pictures.py                        # from results/, without a training python
-    tools/draw_pictures.py --detector RUN_DIR     # a run of configs/bccd/retinanet_r18_bccd.py
-    python tools/draw_pictures.py --demo DEMO_DIR        # what tools/demo.sh wrote, its --work-dir
-    python tools/draw_pictures.py --report report.html   # a page of tools/analysis/report.py
+    python tools/draw_pictures.py                          # from results/, without a training
+    python tools/draw_pictures.py --detector RUN_DIR       # a run of retinanet_r18_bccd.py
+    python tools/draw_pictures.py --demo DEMO_DIR          # what tools/demo.sh wrote, --work-dir
+    python tools/draw_pictures.py --report report.html     # a page of tools/analysis/report.py
 
 What is drawn of runs is kept in ``results/pictures.json``. The screenshot of a report is taken by
 Chromium or Chrome, without a window.

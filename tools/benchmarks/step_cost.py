@@ -6,16 +6,16 @@ A step is forward and backward on one random batch, without the optimizer. All w
 live in one process and take turns, so that a machine that is busy with something else slows all of
 them, and a ratio is the median of the ratios of steps that follow each other.
 
-    python tools/benchmarks/step_cost.py --out results/step_cost.json     # every work of the table
-    python tools/benchmarks/step_cost.py pskd_retinanet --steps 20        # one of them python
-    tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py python
-    tools/benchmarks/step_cost.py --render results/step_cost.json  # the table of docs/cost.md
+    python tools/benchmarks/step_cost.py --out results/step_cost.json  # every work of the table
+    python tools/benchmarks/step_cost.py pskd_retinanet --steps 20     # one of them
+    python tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py
+    python tools/benchmarks/step_cost.py --render results/step_cost.json  # docs/cost.md
 
-docs/own_dwpose.md has a table of its own:
+docs/own_dwpose.md has a table of its own, of the works own_rtmpose and own_mouse::
 
-    python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out
-    results/step_cost_own_dwpose.json python tools/benchmarks/step_cost.py --render
-    results/step_cost_own_dwpose.json --doc docs/own_dwpose.md
+    FILE=results/step_cost_own_dwpose.json
+    python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out $FILE
+    python tools/benchmarks/step_cost.py --render $FILE --doc docs/own_dwpose.md
 """
 import argparse
 import copy
