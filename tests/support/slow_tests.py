@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).resolve().parents[1] / 'slow.txt'
-LONG = 2.0
+LONG = 1.2
 """Seconds."""
 
 
