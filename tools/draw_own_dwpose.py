@@ -1,6 +1,6 @@
 """Draw the pictures of docs/own_dwpose.md, on a generated figure.
 
-python tools/draw_own_dwpose.py docs/_static
+Made by ``python tools/draw_own_dwpose.py docs/_static``.
 """
 import argparse
 from pathlib import Path

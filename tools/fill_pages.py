@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List
 
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.errors import UsageError
-from mmskd.evaluation.report.statistics import mean_interval, paired_difference
+from mmskd.evaluation.report.statistics import Interval, mean_interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'results'
@@ -64,6 +64,12 @@ def read(*parts: str) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
 
 
+def in_brackets(difference: Interval) -> str:
+    """A difference behind the value, bold where its interval leaves out 0."""
+    text = as_text(difference, sign=True)
+    return f' ({f"**{text}**" if difference.excludes_zero else text})'
+
+
 def study(name: str, config: str, *metrics: str) -> str:
     """A row for each method; a difference is bold where its interval leaves out 0."""
     found = StudyResults(RESULTS / 'studies' / f'{name}.json')
@@ -78,8 +84,7 @@ def study(name: str, config: str, *metrics: str) -> str:
         for one in compared:
             row.append(as_text(one.value))
             if method != found.baseline:
-                text = as_text(one.difference, sign=True)
-                row[-1] += f' ({f"**{text}**" if one.difference.excludes_zero else text})'
+                row[-1] += in_brackets(one.difference)
         rows.append(row)
     return table(['method', 'seeds', *(WORDS.get(metric, metric) for metric in metrics)], rows)
 
@@ -149,8 +154,7 @@ def demo(*names: str) -> str:
                 row.append(as_text(mean_interval(list(values.values()))))
                 if arm != baseline and len(values) > 1:
                     gain = paired_difference(values, {s: arms[baseline][s][metric] for s in values})
-                    shown = as_text(gain, sign=True)
-                    row[-1] += f' ({f"**{shown}**" if gain.excludes_zero else shown})'
+                    row[-1] += in_brackets(gain)
             rows.append(row)
         text += table([f'seeds {", ".join(seeds)}', *content['metrics']], rows) + '\n'
     return text

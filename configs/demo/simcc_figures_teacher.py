@@ -6,15 +6,21 @@ codec = dict(type='SimCCLabel', input_size=(64, 64), sigma=2.0, simcc_split_rati
 # Without the stride of ResNet's last stage: crops are small
 model = dict(
     type='TopdownPoseEstimator',
-    data_preprocessor=dict(type='PoseDataPreprocessor', mean=[127.5] * 3,
-                           std=[64.0] * 3, bgr_to_rgb=True), backbone=dict(
-                               type='ResNet', depth=18, stem_channels=32, base_channels=32,
-                               strides=(1, 2, 2, 1)),
-    head=dict(type='SimCCHead', in_channels=256, out_channels=13, input_size=codec['input_size'],
-              in_featuremap_size=(4, 4),
-              simcc_split_ratio=codec['simcc_split_ratio'], deconv_out_channels=None, loss=dict(
-                  type='KLDiscretLoss', use_target_weight=True, beta=10.,
-                  label_softmax=True), decoder=codec), test_cfg=dict(flip_test=False))
+    data_preprocessor=dict(
+        type='PoseDataPreprocessor', mean=[127.5] * 3, std=[64.0] * 3, bgr_to_rgb=True),
+    backbone=dict(
+        type='ResNet', depth=18, stem_channels=32, base_channels=32, strides=(1, 2, 2, 1)),
+    head=dict(
+        type='SimCCHead',
+        in_channels=256,
+        out_channels=13,
+        input_size=codec['input_size'],
+        in_featuremap_size=(4, 4),
+        simcc_split_ratio=codec['simcc_split_ratio'],
+        deconv_out_channels=None,
+        loss=dict(type='KLDiscretLoss', use_target_weight=True, beta=10., label_softmax=True),
+        decoder=codec),
+    test_cfg=dict(flip_test=False))
 
 dataset_type = 'mmskd.StickFigureDataset'
 data_root = 'data/figures/'

@@ -5,7 +5,7 @@ Training on a CPU.
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, ContextManager, Iterator, List
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .pairing import map_leaves
+from .taps import stand_ins
 
 FEATURE_PARTS = ('backbone', 'neck')
 _IN_LOW_PRECISION: ContextVar[bool] = ContextVar('features in low precision', default=False)
@@ -47,21 +48,14 @@ def as_the_student(teacher: nn.Module) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _patched(model: nn.Module) -> Iterator[None]:
-    parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
-             if isinstance(part, nn.Module)]
-    before = [(part, vars(part).get('forward')) for part in parts]
-    for part in parts:
-        part.forward = partial(_in_bfloat16, part.forward)
-    try:
-        yield
-    finally:
-        for part, forward in before:
-            if forward is None:
-                vars(part).pop('forward', None)
-            else:
-                part.forward = forward
+def feature_parts(model: nn.Module) -> List[nn.Module]:
+    """Backbone and neck of a model, as far as it has them."""
+    parts = (getattr(model, name, None) for name in FEATURE_PARTS)
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def _patched(model: nn.Module) -> ContextManager[None]:
+    return stand_ins({part: partial(_in_bfloat16, part.forward) for part in feature_parts(model)})
 
 
 def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:

@@ -4,6 +4,7 @@ from typing import Dict, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -166,3 +167,20 @@ def assert_equal(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> None:
     assert first.keys() == second.keys()
     different = [key for key in first if not torch.equal(first[key], second[key])]
     assert not different, f'{len(different)} of {len(first)} tensors differ, e.g. {different[:3]}'
+
+
+class Interruption(Exception):
+    pass
+
+
+class InterruptHook(Hook):
+    """Pulls the plug in the middle of an iteration."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            raise Interruption

@@ -1,6 +1,6 @@
 """The tables of docs/calibration.md, from the json files in results/.
 
-python tools/analysis/calibration_page.py
+Made by ``python tools/analysis/calibration_page.py``.
 """
 import argparse
 import json

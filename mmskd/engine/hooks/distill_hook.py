@@ -157,9 +157,8 @@ class DistillHook(TeachingHook):
         logit_losses = [loss for loss in losses if loss not in (*feature_losses, *box_losses)]
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
-        self._asked: Any = teacher_to_ask(teacher, self.precision,
-                                     [head.adapter for head in self.heads_taught],
-                                     boxes=bool(box_losses))
+        adapters = [head.adapter for head in self.heads_taught]
+        self._asked: Any = teacher_to_ask(teacher, self.precision, adapters, boxes=bool(box_losses))
         self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
                           for loss in feature_losses]
         for part in (self._mirror, self._logits, self._boxes, *self._features):
@@ -244,21 +243,15 @@ class DistillHook(TeachingHook):
 
     def before_train(self, runner) -> None:
         """Attach, unless that was done before."""
-        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
-        self.schedule.check(runner.max_iters if by_iteration else runner.max_epochs,
-                            'iteration' if by_iteration else 'epoch')
+        unit, _, total = _clock(runner)
+        self.schedule.check(total, unit)
         super().before_train(runner)
 
-    def before_train_epoch(self, runner) -> None:
-        """Epoch loop: the share of this epoch."""
-        if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.r_t = self.schedule.at(runner.epoch, runner.max_epochs)
-
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        """Iteration loop: the share of this iteration."""
+        """The share of this epoch, or of this iteration in an iteration-based loop."""
         super().before_train_iter(runner, batch_idx, data_batch)
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.r_t = self.schedule.at(runner.iter, runner.max_iters)
+        _, finished, total = _clock(runner)
+        self.r_t = self.schedule.at(finished, total)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Log the share."""
@@ -299,8 +292,7 @@ class DistillHook(TeachingHook):
         """Who teaches what, and by which losses."""
         translated = isinstance(self._teacher, TranslatedTeacher)
         names = ', '.join(f'{type(loss).__name__} ({loss.weight:g})' for loss in self.losses)
-        by_iteration = isinstance(runner.train_loop, IterBasedTrainLoop)
-        fading = self.schedule.describe('iteration' if by_iteration else 'epoch')
+        fading = self.schedule.describe(_clock(runner)[0])
         return [
             f'Distillation: {type(self._teacher).__name__} ({self._given.source}) teaches by '
             f'{names}, {fading}, and runs in {name_of(self._asked.dtype)}',
@@ -316,3 +308,10 @@ class DistillHook(TeachingHook):
         wrapped = wrap_for_ddp(runner, loss)
         join_optimizer(runner, wrapped)
         return wrapped
+
+
+def _clock(runner) -> Tuple[str, int, int]:
+    """What a schedule counts in this run, how many are over, and how many there are."""
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        return 'iteration', runner.iter, runner.max_iters
+    return 'epoch', runner.epoch, runner.max_epochs

@@ -64,9 +64,8 @@ class BoxHeadAdapter(HeadAdapter):
                                                                  ('bbox', ))
             if getattr(roi_head, name, None) is not None and fused:
                 return (
-                    f"what model.roi_head.{name} finds is added to the features of its RoIs, and a "
-                    "teacher's "
-                    'answer does not survive a sum. Leave that branch out (HTC: '
+                    f'what model.roi_head.{name} finds is added to the features of its RoIs, and a '
+                    "teacher's answer does not survive a sum. Leave that branch out (HTC: "
                     'htc-without-semantic_r50_fpn_1x_coco.py), or train without a teacher.')
         return ''
 

@@ -109,10 +109,9 @@ class TaughtHead:
         """
         if self.paired < self.calls:
             raise UsageError(
-                f"{self}: only {self.paired} of {self.calls} calls of {self._loss_names()} got the "
-                "teacher's "
-                'prediction along with its own. The head computes something between its scores and '
-                f'its loss; {self.adapter.way_out}.')
+                f'{self}: only {self.paired} of {self.calls} calls of {self._loss_names()} got the '
+                "teacher's prediction along with its own. The head computes something between its "
+                f'scores and its loss; {self.adapter.way_out}.')
         self._taught = self._taught or self.calls > 0
         if self._taught or not objects or not torch.is_grad_enabled():
             return

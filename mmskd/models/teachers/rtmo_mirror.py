@@ -69,7 +69,6 @@ class RTMOMirror(OutputMirror):
             return None
         vectors, numbers = unpair(args[0])
         assert numbers is not None  # a Pair has two sides
-        assert numbers is not None  # a Pair has two sides
         self._places, self._bins = numbers[:, 0], []
         return (vectors, *args[1:])
 

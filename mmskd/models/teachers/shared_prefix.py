@@ -4,12 +4,13 @@ Computed once.
 """
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import torch
 from torch import Tensor, nn
 
-from ..taps import Tap
+from ..taps import Tap, stand_ins
+from .compiled import unchanged
 from .frozen import named_tensors
 
 Listener = Callable[[Tensor], None]
@@ -68,18 +69,10 @@ class SharedPrefix:
     @contextmanager
     def given(self, value: Tensor) -> Iterator[None]:
         """Within it the past self goes on from ``value``."""
-        before = [(module, vars(module).get('forward')) for module in self._patched]
-        for module in self._patched[:-1]:
-            module.forward = _unchanged
-        self._patched[-1].forward = partial(_instead, value)
-        try:
+        *skipped, last = self._patched
+        forwards: Dict[nn.Module, Callable] = dict.fromkeys(skipped, unchanged)
+        with stand_ins({**forwards, last: partial(_instead, value)}):
             yield
-        finally:
-            for module, forward in before:
-                if forward is None:
-                    vars(module).pop('forward', None)
-                else:
-                    module.forward = forward
 
 
 def prefix_of(backbone: nn.Module) -> List[str]:
@@ -112,10 +105,6 @@ _PREFIXES = {
     'mmskd.models.backbones.efficientnet_lite.EfficientNetLite': _efficientnet_lite,
 }
 """By the class whose ``forward`` a backbone has."""
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
 
 
 def _instead(value: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """A trained head that teaches another on the same frozen features: DWPose's second stage."""
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Dict, List, Sequence
 
@@ -10,8 +11,9 @@ from mmskd.errors import UsageError
 
 from ..finite import require_finite
 from ..heads.adapter import derives_from
-from ..low_precision import FEATURE_PARTS
+from ..low_precision import FEATURE_PARTS, feature_parts
 from ..pairing import map_leaves
+from ..taps import stand_ins
 from .compiled import CompiledTeacher, as_plain
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
@@ -89,28 +91,21 @@ class FastFeatures:
     """
 
     def __init__(self, model: nn.Module, precision: str):
-        parts = [part for part in (getattr(model, name, None) for name in FEATURE_PARTS)
-                 if isinstance(part, nn.Module)]
-        self._parts = [(part, CompiledTeacher(part, precision)) for part in parts]
-        self.dtype = self._parts[0][1].dtype if self._parts else None
-        self._before: List[tuple] = []
+        self._parts = {part: CompiledTeacher(part, precision) for part in feature_parts(model)}
+        self.dtype = next((fast.dtype for fast in self._parts.values()), None)
+        self._replaced = ExitStack()
 
     def start(self) -> None:
         """A forward pass begins in which they are frozen."""
         self.stop()
-        for part, fast in self._parts:
+        for fast in self._parts.values():
             fast.follow()
-            self._before.append((part, vars(part).get('forward')))
-            part.forward = partial(_features, fast)
+        self._replaced.enter_context(stand_ins(
+            {part: partial(_features, fast) for part, fast in self._parts.items()}))
 
     def stop(self) -> None:
         """From here on the modules compute what they computed before."""
-        for part, forward in self._before:
-            if forward is None:
-                vars(part).pop('forward', None)
-            else:
-                part.forward = forward
-        self._before.clear()
+        self._replaced.close()
 
 
 def _features(fast: CompiledTeacher, *args, **kwargs) -> Any:

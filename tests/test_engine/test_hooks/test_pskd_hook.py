@@ -21,23 +21,6 @@ def data_root(tmp_path_factory):
     return runs.data(tmp_path_factory.mktemp('shapes') / 'data')
 
 
-class Interruption(Exception):
-    pass
-
-
-class InterruptHook(Hook):
-    """Pulls the plug in the middle of an iteration."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            raise Interruption
-
-
 class Recorder(Hook):
     """What the hook did: alpha_t and past self of each iteration, and the student at each start."""
 
@@ -101,8 +84,8 @@ def test_silent_at_first_and_at_last(data_root, tmp_path, loop, length, options,
     for iteration in (3, 8):
         cfg = config(f'interrupted{iteration}')
         first = runs.runner(cfg)
-        first.register_hook(InterruptHook(iteration))
-        with pytest.raises(Interruption):
+        first.register_hook(runs.InterruptHook(iteration))
+        with pytest.raises(runs.Interruption):
             first.train()
         cfg = config(f'interrupted{iteration}')
         cfg.resume = True
@@ -155,8 +138,8 @@ def test_resumed_equals_never_interrupted(data_root, tmp_path, loop, length, int
     for iteration in (5, 8):
         name = f'interrupted{iteration}'
         first = runs.runner(config(name))
-        first.register_hook(InterruptHook(iteration))
-        with pytest.raises(Interruption):
+        first.register_hook(runs.InterruptHook(iteration))
+        with pytest.raises(runs.Interruption):
             first.train()
         cfg = config(name)
         cfg.resume = True

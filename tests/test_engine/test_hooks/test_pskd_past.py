@@ -11,26 +11,9 @@ from mmskd.models.teachers.past_self import named_tensors
 from mmskd.optional import HAS_MMDET
 from tests.support import classifiers
 from tests.support.classifiers import TinyClassifier
-from tests.support.runs import assert_equal, weights
+from tests.support.runs import InterruptHook, Interruption, assert_equal, weights
 
 SCORES = [2., 3., 1., 5., 4.]
-
-
-class Interruption(Exception):
-    pass
-
-
-class InterruptHook(Hook):
-    """Pulls the plug in the middle of an iteration."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            raise Interruption
 
 
 class Recorder(Hook):
