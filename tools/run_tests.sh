@@ -30,8 +30,9 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Pictures are written, no window is opened.
 export MPLBACKEND="${MPLBACKEND:-Agg}"
 
-# All tests: a process for each core, but not more than four, since each loads torch. A file's tests
-# share what its fixtures trained, so they stay together.
+# All tests: a process for each core, but not more than four, since each loads torch. Each takes files
+# that follow one another, whose tests share what their fixtures trained; who is done early takes from
+# another's end.
 parallel=()
 if [ "$*" = --fast ]; then
     set -- -m 'not slow'
@@ -43,7 +44,7 @@ if [ -n "${all:-}" ]; then
     # nproc would take OMP_NUM_THREADS for an answer
     cores="$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || echo 1)"
     if [ "$cores" -gt 4 ]; then cores=4; fi
-    if [ "$cores" -gt 1 ]; then parallel=(-n "$cores" --dist loadfile); fi
+    if [ "$cores" -gt 1 ]; then parallel=(-n "$cores" --dist worksteal); fi
 fi
 
 paths=(tests)

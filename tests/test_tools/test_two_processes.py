@@ -1,4 +1,4 @@
-"""PS-KD in two processes, started as a user starts them: bash tools/dist_train.sh CONFIG 2."""
+"""PS-KD in two processes; one of the runs is started as a user does: tools/dist_train.sh CONFIG 2."""
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ pytest.importorskip('mmdet')
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from tests.support import runs  # noqa: E402
-from tests.support.processes import dist_train  # noqa: E402
+from tests.support.processes import dist_train, train_in_two  # noqa: E402
 
 
 def ranks(folder: Path) -> list:
@@ -29,7 +29,7 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     config = tmp_path / 'config.py'
     cfg.dump(str(config))
 
-    dist_train(config)
+    train_in_two(config)
     first, second = ranks(tmp_path / 'whole')
     runs.assert_equal(first['weights'], second['weights'])
     runs.assert_equal(first['past'], second['past'])
@@ -47,8 +47,8 @@ def test_ranks_agree_and_the_run_resumes(data_root, tmp_path, loop, length):
     # Stopped after two thirds and taken up again, it ends in the same place.
     work_dir = tmp_path / 'resumed'
     if loop == 'iter':
-        dist_train(config, '--work-dir', str(work_dir), '--resume',
-                   str(tmp_path / 'whole' / 'iter_4.pth'))
+        train_in_two(config, '--work-dir', str(work_dir), '--resume',
+                     str(tmp_path / 'whole' / 'iter_4.pth'))
     else:  # a rank dies in the fifth iteration, and torchrun starts all again
         cfg.custom_hooks.append(dict(type='DyingRank', iteration=4))
         cfg.dump(str(config))
@@ -74,7 +74,7 @@ def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path
     config = tmp_path / 'config.py'
     cfg.dump(str(config))
 
-    dist_train(config)
+    train_in_two(config)
     first, second = ranks(tmp_path / 'whole')
     runs.assert_equal(first['weights'], second['weights'])
     assert (first['wrapper'], first['unused']) == ('MMDistributedDataParallel', False)
@@ -84,8 +84,8 @@ def test_a_fresh_head_is_all_that_learns_and_the_run_resumes(data_root, tmp_path
         name = name.replace('module.', '', 1)
         assert name.startswith(head) or torch.equal(value, before[name]), name
 
-    dist_train(config, '--work-dir', str(tmp_path / 'resumed'), '--resume',
-               str(tmp_path / 'whole' / 'epoch_1.pth'))
+    train_in_two(config, '--work-dir', str(tmp_path / 'resumed'), '--resume',
+                 str(tmp_path / 'whole' / 'epoch_1.pth'))
     for whole, resumed in zip((first, second), ranks(tmp_path / 'resumed')):
         runs.assert_equal(whole['weights'], resumed['weights'])
         assert resumed['losses'] == whole['losses'][2:]

@@ -1,4 +1,4 @@
-"""Both stages of DWPose in two processes: bash tools/dist_train.sh CONFIG 2."""
+"""Both stages of DWPose in two processes."""
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ pytest.importorskip('mmpose')
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from tests.support import pose_runs, runs  # noqa: E402
-from tests.support.processes import dist_train  # noqa: E402
+from tests.support.processes import train_in_two  # noqa: E402
 
 
 def ranks(folder: Path) -> list:
@@ -39,7 +39,7 @@ def run(data_root: Path, tmp_path: Path, hook: dict) -> list:
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     config = tmp_path / 'config.py'
     cfg.dump(str(config))
-    dist_train(config)
+    train_in_two(config)
     whole = ranks(tmp_path / 'whole')
     for rank in whole:
         assert (rank['wrapper'], rank['unused']) == ('MMDistributedDataParallel', False)
@@ -49,8 +49,8 @@ def run(data_root: Path, tmp_path: Path, hook: dict) -> list:
     runs.assert_equal(whole[0]['weights'], whole[1]['weights'])
     assert whole[0]['losses'] != whole[1]['losses']  # each rank has images of its own
 
-    dist_train(config, '--work-dir', str(tmp_path / 'resumed'), '--resume',
-               str(tmp_path / 'whole' / 'epoch_2.pth'))
+    train_in_two(config, '--work-dir', str(tmp_path / 'resumed'), '--resume',
+                 str(tmp_path / 'whole' / 'epoch_2.pth'))
     for first, second in zip(whole, ranks(tmp_path / 'resumed')):
         runs.assert_equal(first['weights'], second['weights'])
         assert second['losses'] == first['losses'][-len(second['losses']):]

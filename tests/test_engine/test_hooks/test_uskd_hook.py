@@ -14,7 +14,7 @@ from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 from mmskd.registry import HOOKS
 from tests.support import classifiers
 from tests.support.classifiers import CHANNELS, NUM_CLASSES, TinyClassifier
-from tests.support.processes import dist_train
+from tests.support.processes import train_in_two
 
 OPTIONS = dict(layer='net.stage3', channels=CHANNELS, num_classes=NUM_CLASSES,
                loss_module='criterion')
@@ -239,7 +239,7 @@ def test_two_processes_agree(tmp_path):
     cfg.pop('env_cfg')  # the backend is the tool's to choose
     cfg.dump(str(tmp_path / 'config.py'))
 
-    dist_train(tmp_path / 'config.py')
+    train_in_two(tmp_path / 'config.py')
     first, second = (torch.load(tmp_path / 'run' / f'rank{rank}.pt', weights_only=True)
                      for rank in (0, 1))
     assert first['wrapped'] and first['losses'] != second['losses']
