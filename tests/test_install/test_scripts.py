@@ -166,7 +166,7 @@ def test_callers_run_in_the_named_environment(checkout):
     assert done.returncode == 0 and '1 passed' in done.stdout
     write_program(checkout.bin / 'nproc', '#!/bin/bash\necho 64\n')
     done = checkout.run('tools/run_tests.sh', **env)  # without arguments on several cores
-    assert 'pytest tests -n 4 --dist loadfile' in done.stdout and '4 workers' in done.stdout
+    assert 'pytest tests -n 4 --dist worksteal' in done.stdout and '4 workers' in done.stdout
     assert done.returncode == 1 and '1 failed, 1 passed' in done.stdout.splitlines()[-1]
     done = checkout.run('tools/demo.sh', '--out', 'a b', **env)
     assert done.stdout.strip() == f"['--out', 'a b'] {checkout.root}"
