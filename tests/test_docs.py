@@ -161,13 +161,6 @@ def test_the_faq_reads_our_configs_where_nothing_has_imported_mmskd(tmp_path):
     assert done.stdout.strip() == 'mmskd.PSKDHook', done.stderr
 
 
-def test_the_tables_are_those_of_the_results():
-    done = subprocess.run([sys.executable, ROOT / 'tools' / 'fill_pages.py', '--check'],
-                          capture_output=True,
-                          text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope='module')
 def own():
     """What a user's own files define."""

@@ -11,8 +11,12 @@ A page asks for a table between two marks, and everything between them is writte
 ==============================  =================================================================
 ``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``, these metrics
 ``studies``                     all studies, with all their configs and metrics
-``cost FILE WORK..``            a step beside the stock one, of ``results/FILE.json``
-``calibrators NAME``            a detector of ``results/calibration_study.json``
+``step_cost FILE..``            all that ``tools/benchmarks/step_cost.py`` wrote to these files
+``cost FILE WORK..``            a step beside the stock one, of such a ``results/FILE.json``
+``calibration_reference``       of ``results/calibration_reference.json``
+``calibration_study``           all detectors of ``results/calibration_study.json``
+``calibrators NAME``            one of them, in short
+``reliability``                 what ``tools/stress/`` tried, of ``results/reliability.json``
 ``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
 ==============================  =================================================================
 """
@@ -29,9 +33,12 @@ from mmskd.evaluation.report.statistics import Interval, mean_interval, paired_d
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'results'
-sys.path += [str(ROOT / 'tools' / 'benchmarks'), str(ROOT / 'tools' / 'analysis')]
+sys.path += [str(ROOT / 'tools' / folder) for folder in ('analysis', 'benchmarks', 'stress')]
 
-from calibration_page import table  # noqa: E402
+from calibration_tables import reference_text, study_text  # noqa: E402
+from markdown_table import table  # noqa: E402
+from reliability_table import reliability_text  # noqa: E402
+from step_cost_tables import step_cost_text  # noqa: E402
 from study_report import StudyResults, as_text, provenance, unfinished  # noqa: E402
 
 PLACE = re.compile(
@@ -52,16 +59,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(*parts: str) -> Any:
-    """The content of a json file in results/.
-
-    Raises:
-        UsageError: If it is not there.
-    """
-    path = RESULTS.joinpath(*parts).with_suffix('.json')
-    if not path.is_file():
-        raise UsageError(f'there is no file {path}')
-    return json.loads(path.read_text(encoding='utf-8'))
+def read(name: str) -> Any:
+    """The content of a json file in results/."""
+    return json.loads((RESULTS / f'{name}.json').read_text(encoding='utf-8'))
 
 
 def in_brackets(difference: Interval) -> str:
@@ -105,7 +105,7 @@ def studies() -> str:
 
 def cost(name: str, *works: str) -> str:
     """Seconds, and the ratio to the stock step; all works of the file where none is named."""
-    content = read(*name.split('/'))
+    content = read(name)
     rows = []
     for work in works or content['works']:
         ways = content['works'][work]['ways']
@@ -142,7 +142,7 @@ def demo(*names: str) -> str:
     """Each arm's mean over its seeds, and the difference from the baseline."""
     text = ''
     for name in names or sorted(path.stem for path in (RESULTS / 'demo').glob('*.json')):
-        content = read('demo', name)
+        content = read(f'demo/{name}')
         seeds = [str(seed) for seed in content['seeds']]
         arms = content['arms']
         baseline = next(iter(arms))
@@ -161,20 +161,31 @@ def demo(*names: str) -> str:
 
 
 TABLES: Dict[str, Callable[..., str]] = dict(
-    study=study, studies=studies, cost=cost, calibrators=calibrators, demo=demo)
+    study=study, studies=studies, cost=cost, calibrators=calibrators, demo=demo,
+    step_cost=lambda *names: step_cost_text([read(name) for name in names]),
+    calibration_reference=lambda: reference_text(read('calibration_reference')),
+    calibration_study=lambda: study_text(read('calibration_study')['runs']),
+    reliability=lambda: reliability_text(read('reliability')))
 
 
 def filled(text: str) -> str:
     """A page with all its tables made anew.
 
     Raises:
-        UsageError: If it asks for a table that there is not.
+        UsageError: If it asks for a table that there is not, or a mark is alone.
     """
+    if text.count('<!-- table: ') != 2 * len(PLACE.findall(text)):
+        raise UsageError('each <!-- table: KIND --> needs a line of its own, and an '
+                         '<!-- table: end --> after it')
+
     def fill(match: 're.Match') -> str:
         kind, *arguments = match['asked'].split()
         if kind not in TABLES:
             raise UsageError(f'there is no table {kind}, only {", ".join(TABLES)}')
-        return f'{match[1]}{TABLES[kind](*arguments)}{match[4]}'
+        try:
+            return f'{match[1]}{TABLES[kind](*arguments)}{match[4]}'
+        except (KeyError, TypeError) as error:  # of what is asked for, or of what the file holds
+            raise UsageError(f'cannot make the table {match["asked"]}: {error!r}') from error
 
     return PLACE.sub(fill, text)
 
@@ -191,8 +202,8 @@ def main() -> None:
                 changed.append(page)
                 if not args.check:
                     page.write_text(new, encoding='utf-8')
-    except UsageError as error:
-        end_in_a_line('fill_pages.py', error, args.traceback)
+    except (UsageError, FileNotFoundError) as error:
+        end_in_a_line('fill_pages.py', UsageError(f'{page}: {error}'), args.traceback)
     for page in changed:
         print(f'{page}: {"is not what the results say" if args.check else "filled"}')
     sys.exit(1 if args.check and changed else 0)

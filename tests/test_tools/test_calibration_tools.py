@@ -172,9 +172,6 @@ def test_a_detectors_calibrator(run_tool, tiny, detector, calibrated, capsys):
             assert value == pytest.approx(rows[key][column], abs=1e-4, nan_ok=True), key
 
 
-PAGE = 'before\n<!-- study: begin -->\n(nothing yet)\n<!-- study: end -->\nafter\n'
-
-
 @pytest.fixture(scope='module')
 def studied(tiny_folder, detector, run_tool):
     """What a study of two runs prints, one by its config and one by its work dir."""
@@ -193,10 +190,9 @@ def study_of_two(detector, run_tool):
         (logs / 'scalars.json').write_text('{"loss": 1.0, "epoch": 1, "iter": 4, "step": 4}\n')
         if epoch:
             shutil.copy(detector, Path(name) / f'epoch_{epoch}.pth')
-    Path('page.md').write_text(PAGE)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--runs', 'study',
-                 '--out', 'study.json', '--bootstrap', '5', '--quiet', '--page', 'page.md')
+                 '--out', 'study.json', '--bootstrap', '5', '--quiet')
     return printed.getvalue()
 
 
@@ -243,11 +239,9 @@ def test_a_study_grows(tiny, studied, run_tool, monkeypatch):
                  '--bootstrap', '6', '--quiet')
 
 
-def test_the_page_of_a_study(tiny, studied):
-    text = Path('page.md').read_text()
-    assert text.startswith('before\n<!-- study: begin -->\n') and 'nothing yet' not in text
-    assert text.endswith('<!-- study: end -->\nafter\n')
-    run = json.loads(Path('study.json').read_text())['runs'][0]
+def test_the_table_of_a_study(tiny, studied, load_tool):
+    runs = json.loads(Path('study.json').read_text())['runs']
+    text, run = load_tool('analysis/calibration_tables').study_text(runs), runs[0]
     lines = [line.split(' | ') for line in text.splitlines() if line.startswith('| platt')]
     assert [line[0] for line in lines] == [
         f'| platt, {target}, {which}' for target in ('hits', 'IoU')
@@ -257,16 +251,11 @@ def test_the_page_of_a_study(tiny, studied):
     assert lines[2][1] == f'{value:.3f} / {value:.3f}'
 
 
-def test_pages_and_files_that_have_no_place_for_a_study(run_tool, tiny, detector):
-    Path('plain.md').write_text('nothing')
+def test_files_that_have_no_place_for_a_study(run_tool, tiny, detector):
     Path('list.json').write_text('[1]')
-    for options, message in (
-            (['--page', 'plain.md'], 'plain.md has no place for a table: <!-- study: begin -->'),
-            (['--page', 'none.md'], 'there is no file none.md'),
-            (['--out', 'list.json'], 'list.json is no file of this tool')):
-        with pytest.raises(SystemExit, match=message):
-            run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out',
-                     'x.json', *options)
+    with pytest.raises(SystemExit, match='list.json is no file of this tool'):
+        run_tool('analysis/calibration_study', '--run', 'held_out.py', detector, '--out',
+                 'list.json')
     Path('nothing').mkdir()
     for folder, message in (((), 'there is nothing to measure'),
                             (('--runs', 'nothing'), 'no work dir')):

@@ -1,5 +1,4 @@
 """A few of each of tools/stress, drawn by a seed, in one process that imports once."""
-import importlib.util
 import json
 import os
 import shutil
@@ -62,10 +61,6 @@ def test_a_few(name, results):
     assert next(iter(results[name]['counts'].values())) == COUNTS[name]
 
 
-def test_the_document_says_what_was_found():
-    spec = importlib.util.spec_from_file_location('report', ROOT / 'tools' / 'stress' / 'report.py')
-    report = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(report)
-    document, found = report.DOCUMENT.read_text(), json.loads(report.RESULTS.read_text())
-    assert report.insert(document, report.render(found)) == document
+def test_no_failure_is_kept():
+    found = json.loads((ROOT / 'results' / 'reliability.json').read_text())
     assert found.keys() <= COUNTS.keys() and not any(run['failures'] for run in found.values())

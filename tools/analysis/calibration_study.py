@@ -11,7 +11,8 @@ not measured again, so that the file grows with a study whose runs end one after
     python tools/analysis/calibration_study.py --run configs/bccd/retinanet_r18_bccd.py \
         work_dirs/retinanet_r18_bccd/epoch_24.pth --out results/calibration_study.json
     python tools/analysis/calibration_study.py --runs work_dirs/verdicts_r18 \
-        --out results/calibration_study.json --page docs/calibration.md
+        --out results/calibration_study.json
+    python tools/fill_pages.py  # docs/calibration.md
 """
 import argparse
 import contextlib
@@ -28,7 +29,6 @@ from itertools import product
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
-from calibration_page import MEASURES, fill, study_text
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
@@ -44,6 +44,9 @@ from mmskd.evaluation.calibrators import TARGETS, Calibrator
 from mmskd.evaluation.held_out import image_keys
 from mmskd.evaluation.report.runs import Run
 
+sys.path.append(str(Path(__file__).parents[1]))
+from calibration_tables import MEASURES  # noqa: E402
+
 MAPS = ('temperature', 'platt', 'isotonic')
 
 
@@ -55,8 +58,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--runs', type=Path, metavar='FOLDER', help='a folder with the work dirs '
                         'of trainings in it, at any depth; what has not ended is left out')
     parser.add_argument('--out', required=True, help='json file for the values')
-    parser.add_argument('--page', type=Path, help='markdown file whose tables are made anew of it, '
-                        'between its marks')
     parser.add_argument('--fit', choices=['val', 'test'], default='val',
                         help='images to fit on, default: val')
     parser.add_argument('--measure', choices=['val', 'test'], default='test',
@@ -104,8 +105,6 @@ def prepare(args: argparse.Namespace) -> List[Trained]:
     """What is to be measured, once all that the command line names is known to be there."""
     if not args.out.endswith('.json'):
         raise UsageError('--out writes a json file: its name must end in .json')
-    if args.page:
-        fill(args.page, 'study', '', write=False)
     detectors = [Trained(name, load_config(name), checkpoint) for name, checkpoint in args.run]
     detectors += trained_in(args.runs) if args.runs else []
     if not detectors:
@@ -206,8 +205,8 @@ def known_runs(path: str) -> Dict[str, dict]:
         raise UsageError(f'{path} is no file of this tool: give another --out') from error
 
 
-def measure(args: argparse.Namespace) -> List[dict]:
-    """All that the json file holds in the end. It is written after every run."""
+def measure(args: argparse.Namespace) -> None:
+    """All that the command line names. The json file is written after every run."""
     detectors, runs = prepare(args), known_runs(args.out)
     for name, cfg, checkpoint in detectors:
         run = dict(name=name, checkpoint=os.path.basename(checkpoint), sha256=digest_of(checkpoint),
@@ -221,16 +220,13 @@ def measure(args: argparse.Namespace) -> List[dict]:
         with open(args.out, 'w') as file:
             json.dump(dict(command=shlex.join(['python', *sys.argv]), runs=list(runs.values())),
                       file, indent=1)
-    return list(runs.values())
 
 
 def main() -> None:
     args = parse_args()
     use_safe_loading()
     try:
-        runs = measure(args)
-        if args.page:
-            fill(args.page, 'study', study_text(runs))
+        measure(args)
     except (ValueError, pickle.UnpicklingError, FileNotFoundError, ModuleNotFoundError) as error:
         end_in_a_line('calibration_study.py', error, args.traceback)
 

@@ -9,13 +9,13 @@ them, and a ratio is the median of the ratios of steps that follow each other.
     python tools/benchmarks/step_cost.py --out results/step_cost.json  # every work of the table
     python tools/benchmarks/step_cost.py pskd_retinanet --steps 20     # one of them
     python tools/benchmarks/step_cost.py --config mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py
-    python tools/benchmarks/step_cost.py --render results/step_cost.json  # docs/cost.md
 
 docs/own_dwpose.md has a table of its own, of the works own_rtmpose and own_mouse::
 
     FILE=results/step_cost_own_dwpose.json
     python tools/benchmarks/step_cost.py own_rtmpose own_mouse --out $FILE
-    python tools/benchmarks/step_cost.py --render $FILE --doc docs/own_dwpose.md
+
+``python tools/fill_pages.py`` puts the files into the pages.
 """
 import argparse
 import copy
@@ -50,8 +50,7 @@ FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 RTMPOSE = 'mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-{}_8xb256-420e_coco-256x192.py'
 sys.path.append(str(Path(__file__).parents[1]))
 from export_onnx import export  # noqa: E402
-
-DEFAULT_DOC = Path(__file__).parents[2] / 'docs' / 'cost.md'
+from step_cost_tables import table_of  # noqa: E402
 
 
 class Work(NamedTuple):
@@ -510,47 +509,6 @@ def _fast_bfloat16(device: str) -> bool:
     return fast_dtype(torch.device(device)) is not None
 
 
-def table(report: dict) -> str:
-    """The report in Markdown."""
-    lines = ['| work | way | s a step | ratio | quartiles | peak memory, MB | checkpoint, MB |',
-             '| --- | --- | --- | --- | --- | --- | --- |']
-    for work in report['works'].values():
-        for way, row in work['ways'].items():
-            peak = f'{row["peak_bytes"] / 1e6:.0f}' if 'peak_bytes' in row else ''
-            low, high = row['ratio_range']
-            lines.append(f'| {work["title"]} | {way} | {row["seconds"]:.3f} | {row["ratio"]:.3f} | '
-                         f'{low:.3f} - {high:.3f} | {peak} | {row["checkpoint_bytes"] / 1e6:.1f} |')
-    return '\n'.join(lines)
-
-
-MARKS = '<!-- step_cost: begin -->', '<!-- step_cost: end -->'
-
-
-def render(reports: Sequence[dict], doc: Path) -> None:
-    """Put the tables into a document, between its marks.
-
-    Raises:
-        SystemExit: If it has none.
-    """
-    text = doc.read_text()
-    if not all(mark in text for mark in MARKS):
-        sys.exit(f'step_cost.py: {doc} has no lines {" and ".join(MARKS)} to put the table between')
-    before, rest = text.split(MARKS[0])
-    parts = '\n\n'.join(f'{about(report["machine"])}\n\n{table(report)}' for report in reports)
-    doc.write_text(f'{before}{MARKS[0]}\n{parts}\n{MARKS[1]}{rest.split(MARKS[1])[1]}')
-
-
-def about(where: dict) -> str:
-    """A sentence on a machine."""
-    what = ', '.join(
-        filter(None, (f'{where["device"]} ({where["name"]})',
-                      '' if where['device'] == 'cuda' else f'{where["threads"]} thread(s)',
-                      f'torch {where["torch"]}',
-                      f'{"with" if where["bfloat16"] else "without"} fast bfloat16',
-                      'all ways under float16 autocast' if where['amp'] else '')))
-    return f'Measured on {what}. Ratios are to the first way of each work.'
-
-
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -570,9 +528,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--memory', action='store_true',
                         help='measure peak memory too; on a CPU in a process for each way')
     parser.add_argument('--out', type=Path, help='write the report here, as JSON')
-    parser.add_argument('--render', type=Path, nargs='+', metavar='JSON',
-                        help='measure nothing; put the tables of these reports into --doc')
-    parser.add_argument('--doc', type=Path, default=DEFAULT_DOC, help='default: docs/cost.md')
     args = parser.parse_args()
     unknown = [name for name in args.works if name not in WORKS]
     if unknown:
@@ -587,9 +542,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    if args.render:
-        render([json.loads(path.read_text()) for path in args.render], args.doc)
-        return
     works = {name: work_on(WORKS[name], args.device) for name in args.works or WORKS
              if args.device == 'cpu' or args.works or name != 'amp_retinanet'}
     if args.config:
@@ -603,7 +555,7 @@ def main() -> None:
     for name, work in works.items():
         report['works'][name] = measure(
             work, args.steps, args.warmup, args.device, args.memory, args.amp)
-        print(table(dict(works={name: report['works'][name]})), flush=True)
+        print(table_of({name: report['works'][name]}), end='', flush=True)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(report, indent=1) + '\n')

@@ -1,46 +1,9 @@
-"""The tables of docs/calibration.md, from the json files in results/.
-
-Made by ``python tools/analysis/calibration_page.py``.
-"""
-import argparse
-import json
-from pathlib import Path
+"""The tables of docs/calibration.md, which tools/fill_pages.py puts there."""
 from typing import Dict, List, Optional, Tuple
 
-from mmskd.ending import add_traceback, end_in_a_line
-from mmskd.errors import UsageError
+from markdown_table import table
 
-ROOT = Path(__file__).resolve().parents[2]
 MEASURES = ('LaECE_0', 'LaACE_0', 'ECE', 'NLL', 'OCE')
-
-
-def fill(page: Path, name: str, text: str, write: bool = True) -> None:
-    """Put a text between the marks of a page.
-
-    Args:
-        page (Path): A markdown file.
-        name (str): The marks are ``<!-- name: begin -->`` and ``<!-- name: end -->``.
-        text (str): Replaces what is between them.
-        write (bool): Else only look for the marks. Defaults to True.
-
-    Raises:
-        UsageError: If the file is not there, or the marks are not in it.
-    """
-    begin, end = f'<!-- {name}: begin -->\n', f'<!-- {name}: end -->'
-    if not page.is_file():
-        raise UsageError(f'there is no file {page}')
-    before, found, rest = page.read_text(encoding='utf-8').partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise UsageError(f'{page} has no place for a table: {begin.strip()} and {end}')
-    if write:
-        page.write_text(before + begin + text + end + after, encoding='utf-8')
-
-
-def table(head: List[str], rows: List[List[str]]) -> str:
-    """A markdown table."""
-    lines = [head, ['---'] * len(head), *rows]
-    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
 # ------------------------------------------------------------------ against the references
@@ -196,24 +159,3 @@ def beside(names: List[str], runs: List[dict]) -> str:
         said.append(f'{measure} without a calibrator: {plain}')
     return ('- ' + '. '.join(said) + '. Intervals are over images (95 %) of one training each: of '
             'other trainings they say nothing.\n')
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--page', type=Path, default=ROOT / 'docs/calibration.md',
-                        help='default: docs/calibration.md')
-    add_traceback(parser)
-    args = parser.parse_args()
-    try:
-        for name, file, text in (
-                ('reference', 'calibration_reference.json', reference_text),
-                ('study', 'calibration_study.json', lambda content: study_text(content['runs']))):
-            path = ROOT / 'results' / file
-            fill(args.page, name, text(json.loads(path.read_text())) if path.is_file() else '')
-    except UsageError as error:
-        end_in_a_line('calibration_page.py', error, args.traceback)
-
-
-if __name__ == '__main__':
-    main()
