@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         code = getattr(getattr(item, 'function', None), '__code__', None)
         names = code.co_names if code else ()
-        if {'dist_train', 'train_in_two'} & set(names) or code and 'dist_train.sh' in code.co_consts:
+        if {'dist_train', 'train_in_two'} & set(names) or (
+                code and 'dist_train.sh' in code.co_consts):
             item.add_marker('two_processes')
         if 'DATA' in names or any('MMSKD_TEST_DATA' in str(mark.kwargs.get('reason'))
                                   for mark in item.iter_markers('skipif')):

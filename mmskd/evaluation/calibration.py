@@ -98,6 +98,30 @@ def ece(scores, hits, n_bins: int = 25, weights=None) -> float:
     return float(_mean_gap(scores, hits, labels, 1, n_bins, weights, 'right')[0])
 
 
+def overconfidence(scores, hits, weights=None) -> float:
+    r"""Mean score minus mean hit: the sign that calibration errors do not have.
+
+    .. math:: \frac{1}{N} \sum_i p_i - h_i
+
+    The error of one bin over all scores, with its sign, and no larger than :func:`ece`. Softer
+    targets lower scores, so they mend a model that is overconfident and harm one that is not.
+
+    Args:
+        scores (array): Scores in [0, 1], shape (N,).
+        hits (array): Hits, or any targets in [0, 1], shape (N,).
+        weights (array, optional): How often each counts, shape (N,). Defaults to None, once.
+
+    Returns:
+        float: In [-1, 1]; above 0 the scores are too high, below too low; nan without predictions.
+
+    Example:
+        >>> round(overconfidence([0.9, 0.8], [1, 0]), 3)
+        0.35
+    """
+    scores, hits, weights = _as_arrays(scores, hits, weights)
+    return _mean(scores - hits, weights)
+
+
 def laece(scores, hits, ious, n_bins: int = 25) -> float:
     r"""Localisation-aware expected calibration error (LaECE) of one class.
 

@@ -202,10 +202,11 @@ class DetectionCalibration:
     def _kept_by_class(self, weights: np.ndarray) -> Dict[str, np.ndarray]:
         of = {name: matrix @ weights for name, matrix in self._sums.items()}
         error = lrp_of_sums(of['hits'], of['detections'], of['misfit'], of['objects'], 0.)
-        gaps = np.abs(of['gaps']).reshape(self.n_classes, self.rule.n_bins)
+        gaps = of['gaps'].reshape(self.n_classes, self.rule.n_bins)
         return dict(
-            LaECE_0=ratio(gaps.sum(1), of['detections']),
+            LaECE_0=ratio(np.abs(gaps).sum(1), of['detections']),
             LaACE_0=ratio(of['distance'], of['detections']),
+            overconfidence=ratio(gaps.sum(1), of['detections']),
             LRP=error.total, LRP_loc=error.localisation, LRP_FP=error.false_positives,
             LRP_FN=error.false_negatives, OCE=ratio(of['object_errors'], of['objects']),
             detections=of['detections'], objects=of['objects'])

@@ -8,7 +8,7 @@ from typing import Dict, NamedTuple, Optional, Tuple
 import numpy as np
 
 from .bootstrap import bootstrap
-from .calibration import aurc, brier, eaurc, ece, nll
+from .calibration import aurc, brier, eaurc, ece, nll, overconfidence
 from .calibrators import fit_calibrator
 from .held_out import random_half
 from .keypoint_hits import normalized_distances, oks_terms
@@ -96,8 +96,8 @@ def pose_measures(keypoints: Keypoints, n_bins: int = 25,
         weights (array, optional): How often each image counts, shape (I,). Defaults to None, once.
 
     Returns:
-        dict[str, float]: ``NLL``, ``ECE``, ``Brier``, and of the unclipped scores ``AURC`` and
-        ``EAURC``; nan where undefined.
+        dict[str, float]: ``NLL``, ``ECE``, ``overconfidence``, ``Brier``, and of the unclipped
+        scores ``AURC`` and ``EAURC``; nan where undefined.
     """
     counts = keypoints.counts
     scores, hits = keypoints.scores[counts], keypoints.hits[counts]
@@ -109,6 +109,7 @@ def pose_measures(keypoints: Keypoints, n_bins: int = 25,
     return dict(
         NLL=nll(probs, hits, weights),
         ECE=ece(probs, hits, n_bins, weights),
+        overconfidence=overconfidence(probs, hits, weights),
         Brier=brier(probs, hits, weights),
         AURC=aurc(ranks, hits, weights),
         EAURC=eaurc(ranks, hits, weights))

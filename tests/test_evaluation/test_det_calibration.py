@@ -20,7 +20,7 @@ from mmskd.registry import METRICS  # noqa: E402
 
 CLASSES = ('cell', 'cat', 'car')
 KEYS = ('NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP')
-POINT = ('LaECE_0', 'LaACE_0', 'LRP', 'LRP_loc', 'LRP_FP', 'LRP_FN', 'OCE')
+POINT = ('LaECE_0', 'LaACE_0', 'overconfidence', 'LRP', 'LRP_loc', 'LRP_FP', 'LRP_FN', 'OCE')
 COUNTS = ('detections', 'objects', 'emitted')
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmskd.evaluation import detection_calibration
-from mmskd.evaluation.calibration import laace, laece, lrp
+from mmskd.evaluation.calibration import laace, laece, lrp, overconfidence
 from mmskd.evaluation.calibrators import fit_calibrator
 from mmskd.evaluation.detection import (
     DetectionCalibration,
@@ -50,6 +50,7 @@ def test_values_by_hand():
     class_0, class_1 = (.1 + .6) / 2, (.25 + .7) / 2  # every detection in a bin of its own
     for key, expected in dict(
             LaECE_0=(class_0 + class_1) / 2, LaACE_0=(class_0 + class_1) / 2,
+            overconfidence=((.1 + .6) / 2 + (-.25 + .7) / 2) / 2,
             LRP=((.2 + 1 + 1) / 3 + (0 + 1) / 2) / 2, LRP_loc=(.2 + 0) / 2, LRP_FP=1 / 2,
             LRP_FN=(1 / 2 + 0) / 2, detections=4, objects=3,
             # Found at both IoUs; not found; found at both
@@ -73,6 +74,7 @@ def test_the_classes_are_measured_one_by_one():
         for key, expected in dict(
                 LaECE_0=laece(kept.scores, kept.hits, kept.ious),
                 LaACE_0=laace(kept.scores, kept.hits, kept.ious), LRP=error.total,
+                overconfidence=overconfidence(kept.scores, kept.hits * kept.ious),
                 LRP_loc=error.localisation, LRP_FP=error.false_positives,
                 LRP_FN=error.false_negatives, detections=len(kept.scores)).items():
             np.testing.assert_allclose(by_class[key + OWN_THR], expected, err_msg=key)

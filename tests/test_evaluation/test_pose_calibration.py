@@ -10,7 +10,7 @@ pytest.importorskip('mmpose')
 from mmengine.evaluator import DumpResults, Evaluator  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
-from mmskd.evaluation.calibration import aurc, brier, eaurc, ece, nll  # noqa: E402
+from mmskd.evaluation.calibration import aurc, brier, eaurc, ece, nll, overconfidence  # noqa: E402
 from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
 from mmskd.evaluation.keypoint_hits import oks_terms  # noqa: E402
 from mmskd.evaluation.results import load_results  # noqa: E402
@@ -20,7 +20,7 @@ NAMES = ('nose', 'left_ear', 'right_ear', 'tail', 'left_paw', 'right_paw')
 K = len(NAMES)
 META = dict(num_keypoints=K, keypoint_id2name=dict(enumerate(NAMES)),
             sigmas=np.linspace(.025, .107, K))
-KEYS = ('NLL', 'ECE', 'Brier', 'AURC', 'EAURC')
+KEYS = ('NLL', 'ECE', 'overconfidence', 'Brier', 'AURC', 'EAURC')
 OTHERS = ('NLL_mapped', 'clipped', 'keypoints')
 SIZE = 100.  # of the boxes, in pixels
 
@@ -125,7 +125,7 @@ def test_values_by_hand():
     expected = {}
     for name, scores, hits in (('', [.75, .25, .5], [1, 1, 0]), ('0_', [.75, .5], [1, 0]),
                                ('1_', [.25], [1]), ('2_', [], [])):
-        for key, metric in zip(KEYS, (nll, ece, brier, aurc, eaurc)):
+        for key, metric in zip(KEYS, (nll, ece, overconfidence, brier, aurc, eaurc)):
             expected[name + key] = metric(scores, hits)
     for key in KEYS:  # the third keypoint is never annotated
         expected[f'mean_{key}'] = (expected[f'0_{key}'] + expected[f'1_{key}']) / 2
@@ -194,7 +194,7 @@ def test_scores_are_clipped_and_the_share_is_told():
     scores = [1.5, -.25, .5, .25, 1., 0.]
     values = evaluate([sample([0, 50, 0, 50, 50, 0], scores)])
     clipped, hits = np.clip(scores, 0, 1), [1, 0, 1, 0, 0, 1]
-    for key, metric in dict(NLL=nll, ECE=ece, Brier=brier).items():
+    for key, metric in dict(NLL=nll, ECE=ece, Brier=brier, overconfidence=overconfidence).items():
         assert values[f'calibration/{key}'] == pytest.approx(metric(clipped, hits))
     assert values['calibration/clipped'] == pytest.approx(2 / 6)
     # Of what is clipped, the order is not lost
@@ -267,7 +267,8 @@ def test_a_calibrator_needs_no_clipping(classwise, tmp_path):
     found = metric.gather(metric.results).keypoints
     offsets = np.array([m.offset for m in maps])
     probs = (1 / (1 + np.exp(-4 * found.scores - offsets)))[found.counts]
-    for key, formula in dict(NLL=nll, ECE=ece, Brier=brier).items():
+    for key, formula in dict(
+            NLL=nll, ECE=ece, Brier=brier, overconfidence=overconfidence).items():
         assert values[f'calibration/{key}'] == pytest.approx(
             formula(probs, found.hits[found.counts]))
         assert values[f'calibration/{key}'] != plain[f'calibration/{key}']
@@ -334,7 +335,8 @@ def test_intervals_hold_the_value():
     values = evaluate(samples, bootstrap=100)
     for key in KEYS:
         low, high = values[f'calibration/{key}_low'], values[f'calibration/{key}_high']
-        assert low < values[f'calibration/{key}'] < high < low + .5 * values[f'calibration/{key}']
+        assert low < values[f'calibration/{key}'] < high < low + .5 * abs(
+            values[f'calibration/{key}'] if key != 'overconfidence' else 1)
 
 
 def test_tensors_are_as_good_as_arrays():

@@ -1,4 +1,4 @@
-"""PS-KD in two processes; one of the runs is started as a user does: tools/dist_train.sh CONFIG 2."""
+"""PS-KD in two processes; one run is started as a user does: tools/dist_train.sh CONFIG 2."""
 from pathlib import Path
 
 import pytest

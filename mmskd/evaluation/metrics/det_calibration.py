@@ -63,10 +63,11 @@ class DetCalibrationMetric(BaseMetric):
     ``calibration``:
 
     - of the detections that are kept at the LRP-optimal threshold of their class: ``LaECE_0``,
-      ``LaACE_0``, ``LRP`` with ``LRP_loc``, ``LRP_FP`` and ``LRP_FN`` (all means over the classes
-      that have objects, any overlap a hit), ``OCE``, and the numbers of ``detections`` and
-      ``objects``. The thresholds are to be found on other images: ``thresholds``. Without, they are
-      found on those that are measured, and these keys end in ``_own_thr``;
+      ``LaACE_0``, ``overconfidence``, ``LRP`` with ``LRP_loc``, ``LRP_FP`` and ``LRP_FN`` (all
+      means over the classes that have objects, any overlap a hit), ``OCE``, and the numbers of
+      ``detections`` and ``objects``. The thresholds are to be found on other images:
+      ``thresholds``. Without, they are found on those that are measured, and these keys end in
+      ``_own_thr``;
     - ``oLRP``, at ``iou_thr`` and its own thresholds;
     - of all detections with a score of at least ``score_thr``, with hits at ``iou_thr``: ``NLL``
       (nats), ``ECE`` (the D-ECE), ``LaECE``, ``Brier``, ``AURC``, ``EAURC`` and their number

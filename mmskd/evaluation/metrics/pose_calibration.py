@@ -66,9 +66,10 @@ class PoseCalibrationMetric(BaseMetric):
     keypoint that is not finite is an error.
 
     The formulas, with their papers, are in :mod:`mmskd.evaluation.calibration`; lower is better for
-    all. Keys, under the prefix ``calibration``:
+    all errors. Keys, under the prefix ``calibration``:
 
-    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``Brier``, ``AURC``, ``EAURC``;
+    - over all keypoints together: ``NLL`` (nats), ``ECE``, ``overconfidence``, ``Brier``, ``AURC``,
+      ``EAURC``;
       ``NLL_mapped``, which needs no clipping: each half of the images under Platt's map of the
       scores, fitted on the other half; ``clipped``, and the number of ``keypoints``;
     - the mean over the keypoints of a body, of those that are annotated anywhere: ``mean_{key}``;

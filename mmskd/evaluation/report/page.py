@@ -19,7 +19,7 @@ from .charts import chart as charts
 from .charts.theme import DARK, LIGHT, MARKER_PATHS, css_variables, style_of
 from .members import Member, members_of
 from .mistakes import picture_of, surest_mistakes
-from .results import Row, judged_table, number, own_table, summary
+from .results import Row, confidences, judged_table, number, own_table, summary
 from .rules import PoseRule, Rule, common_rule, in_words
 from .runs import Run, config_differences, group_runs
 
@@ -83,7 +83,8 @@ def write_report(folders: Sequence[Any], out_dir: Any, baseline: Optional[str] =
         names=names, members=members, number=number, split=split, which=which, rule=rule,
         rule_text=in_words(rule), rule_note=_on_the_rule(differ), task=task if known else None,
         noun=figures.noun_of(task), judged=tables[0], own=tables[1],
-        summary=summary(tables, names), svgs=svgs, charts=sections, best=thresholds.best,
+        summary=summary(tables, names), confidences=confidences(tables[0], names, task),
+        svgs=svgs, charts=sections, best=thresholds.best,
         bars_left_out=bars_left_out, clipped=clipped,
         mistakes=_mistakes(firsts, rule, notes, quiet),
         scenes=_scenes(firsts, names, out_dir, notes, quiet),

@@ -18,7 +18,7 @@ MEANINGS = {
     'OKS hits': 'share of keypoints whose term of the OKS is high enough',
     'EPE': 'mean distance of keypoints from where they should be, in pixels',
 }
-CLIPPED = ('ECE', 'NLL', 'Brier')  # take keypoint scores for probabilities
+CLIPPED = ('ECE', 'NLL', 'Brier', 'overconfidence')  # take keypoint scores for probabilities
 MOST_CLIPPED = 0.01  # share of scores outside [0, 1], above which they are none
 SAID_FIRST = ('mAP', 'LaECE_0', 'LaECE_0' + OWN_THR, 'OCE', 'OCE' + OWN_THR)
 SAID_FIRST_OF_POSES = ('PCK', 'PCKh', 'tPCK', 'OKS hits', 'ECE')
@@ -175,6 +175,32 @@ def summary(tables: Sequence[Table], names: Sequence[str]) -> List[Tuple[str, st
             end = '' if any(row.differences[i].n > 1 for row in known) else \
                 ' One run each: the difference may be chance.'
             sentences.append((name, f'against {names[0]}: {", ".join(parts)}.{end}'))
+    return sentences
+
+
+def confidences(table: Table, names: Sequence[str], task: str) -> List[Tuple[str, str]]:
+    """For each group: its name, and whether its scores are too high or too low, where that is sure.
+
+    Softer targets, as those of PS-KD, lower scores: whom they help is decided by this sign.
+    """
+    truth = 'the IoU that they should tell' if task == 'detection' else 'the share that is right'
+    sentences = []
+    for row in table.rows + table.others:
+        for i, name in enumerate(names if row.label == 'overconfidence' else ()):
+            mean = row.means[i]
+            low, high = row.over_images[i] or (mean.mean - mean.margin, mean.mean + mean.margin)
+            if row.why_not.startswith('up to'):
+                words = f'nothing can be said of the sign: {row.why_not}.'
+            elif low > 0:
+                words = (f'overconfident: scores are {number(mean.mean)} above {truth}. Softer '
+                         'targets (PS-KD, label smoothing) work against that.')
+            elif high < 0:
+                words = (f'underconfident: scores are {number(-mean.mean)} below {truth}. Softer '
+                         'targets (PS-KD, label smoothing) tend to add to that; a calibrator does '
+                         'not.')
+            else:
+                words = 'neither over- nor underconfident on average, as far as can be told.'
+            sentences.append((name, words))
     return sentences
 
 

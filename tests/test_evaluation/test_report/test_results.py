@@ -6,7 +6,13 @@ from mmskd.evaluation.detection import DetectionRule
 from mmskd.evaluation.pose import PoseRule
 from mmskd.evaluation.report import members as module
 from mmskd.evaluation.report.members import data_difference, evaluator_differences, members_of
-from mmskd.evaluation.report.results import judged_table, number, own_table, summary
+from mmskd.evaluation.report.results import (
+    confidences,
+    judged_table,
+    number,
+    own_table,
+    summary,
+)
 from mmskd.evaluation.report.runs import Run, group_runs
 from tests.support.report_runs import detections, poses, predict_from, write_run
 
@@ -69,6 +75,19 @@ def test_what_depends_on_how_much_is_emitted_has_no_verdict(study):
     row = rows(judged)['NLL']
     assert row in judged.others and row.verdict(1) == '' and 'how much a model emits' in row.why_not
     assert {'LaECE_0', 'LaACE_0', 'OCE', 'LRP'} <= {row.label for row in judged.rows}
+
+
+def test_the_sign_of_the_calibration_error_is_said_where_it_is_sure(study):
+    """Scores keep their order, and are above, below and about what they should tell."""
+    plain = {folder: predictions.scores.copy() for folder, predictions in study.found.items()}
+    for said, high in (('overconfident: scores are', (True, True, True)),
+                       ('underconfident: scores are', (False, False, False)),
+                       ('neither over- nor under', (True, False, False))):
+        for i, (folder, scores) in enumerate(plain.items()):
+            study.found[folder].scores[:] = 1 - .1 * (1 - scores) if high[i % 3] else .2 * scores
+        found = confidences(study.tables()[0], study.names, 'detection')
+        assert [name for name, _ in found] == study.names
+        assert all(words.startswith(said) for _, words in found), found
 
 
 def test_an_unknown_direction_has_no_verdict(study):
