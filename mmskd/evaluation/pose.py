@@ -7,6 +7,8 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from mmskd.options import Options
+
 from .bootstrap import bootstrap
 from .calibration import aurc, brier, eaurc, ece, nll, overconfidence
 from .calibrators import fit_calibrator
@@ -31,6 +33,15 @@ class PoseRule(NamedTuple):
     thr: float = THRESHOLDS['pck']
     norm_item: str = 'bbox'
     n_bins: int = 25
+
+    def checked(self, owner: str = 'PoseRule') -> 'PoseRule':
+        """The same, or a UsageError that says which value of the ``owner`` is out of range."""
+        options = Options(owner)
+        return PoseRule(
+            options.choice('hit', self.hit, list(THRESHOLDS)),
+            options.number('thr', self.thr, above=0, most=1 if self.hit == 'oks' else None),
+            options.choice('norm_item', self.norm_item, ['bbox', 'head', 'torso']),
+            options.whole('n_bins', self.n_bins, least=1))
 
 
 class Keypoints(NamedTuple):

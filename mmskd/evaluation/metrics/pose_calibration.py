@@ -126,12 +126,8 @@ class PoseCalibrationMetric(BaseMetric):
                  prefix: Optional[str] = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         options = Options('PoseCalibrationMetric')
-        options.choice('hit', hit, list(THRESHOLDS))
-        thr = THRESHOLDS[hit] if thr is None else options.number(
-            'thr', thr, above=0, most=1 if hit == 'oks' else None)
-        self.rule = PoseRule(
-            hit, thr, options.choice('norm_item', norm_item, ['bbox', 'head', 'torso']),
-            options.whole('n_bins', n_bins, least=1))
+        thr = THRESHOLDS['oks' if hit == 'oks' else 'pck'] if thr is None else thr
+        self.rule = PoseRule(hit, thr, norm_item, n_bins).checked('PoseCalibrationMetric')
         self.per_keypoint = options.flag('per_keypoint', per_keypoint)
         self.bootstrap = options.whole('bootstrap', bootstrap, least=0)
         options.text('calibrator', calibrator, optional=True)

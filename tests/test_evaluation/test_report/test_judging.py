@@ -227,10 +227,11 @@ def test_the_rule_is_that_of_the_evaluators(config, expected):
 
 @pytest.mark.parametrize('scope, options, message',
                          [('mmdet', dict(n_bins=0), 'n_bins .* at least 1, got 0'),
-                          ('mmdet', dict(score_thr=2), 'score_thr .* between 0 and 1, got 2'),
+                          ('mmdet', dict(score_thr=2), r'score_thr .* in \[0, 1\], got 2'),
                           ('mmdet', dict(iou_thr=1), 'iou_thr'),
                           ('mmdet', dict(max_dets=0), 'max_dets'),
-                          ('mmpose', dict(thr=0), 'thr of an evaluator must be above 0'),
+                          ('mmpose', dict(thr=0), 'val_evaluator: thr must be .* above 0'),
+                          ('mmpose', dict(hit='oks', thr=2), 'thr must be .* at most 1, got 2'),
                           ('mmpose', dict(hit='near'), "'pck' or 'oks'"),
                           ('mmpose', dict(norm_item='arm'), 'norm_item')])
 def test_rules_out_of_range(scope, options, message):
