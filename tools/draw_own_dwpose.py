@@ -6,24 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Tuple
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmskd.datasets.stick_figures import KEYPOINTS, LINKS, draw_stick_figures
+from mmskd.evaluation.report.charts.theme import LIGHT
 from mmskd.models.distributions import Axis, bridge, simcc_to_simcc
 from mmskd.models.teachers.crops import Crops, Images
 from mmskd.models.teachers.keypoints import Keypoints, describe_mapping, map_keypoints
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
 
 STUDENT, TEACHER = (96, 96), (144, 192)  # width and height of the crops
 RATIO, SIGMAS = 2., (4., 4.9)
 MINE = ('head', 'right_shoulder', 'wrist_left', 'right_wrist', 'L_hip', 'R_hip', 'toe_left',
         'toe_right')
-ORANGE, BLUE, GREY = '#d55e00', '#0072b2', '#999999'
+BLUE, ORANGE = LIGHT.series[:2]
+GREY = LIGHT.muted
 BETA = 10.
 
 
@@ -73,8 +72,8 @@ def draw_crops(file: Path) -> None:
                  for share, where in zip((0.8, 0.2), place)).clamp_min(1e-9).log() / BETA
     (converted, ), _ = simcc_to_simcc([answer[None, None]], BETA, [bridge(seen, axes[0])])
 
-    grid, panels = plt.subplots(1, 4, figsize=(10, 2.9),
-                                gridspec_kw=dict(width_ratios=(2, 2, 3, 3)))
+    grid = Figure(figsize=(10, 2.9))
+    panels = grid.subplots(1, 4, width_ratios=(2, 2, 3, 3))
     for panel, crop, size, who in zip(panels, (mine, theirs), (STUDENT, TEACHER),
                                       ('student', 'teacher')):
         panel.imshow(crop.permute(1, 2, 0).clamp(0, 255).byte().numpy())
@@ -99,8 +98,8 @@ def draw_keypoints(file: Path) -> None:
     student = Keypoints('student', len(MINE), dict(keypoint_id2name=dict(enumerate(MINE))))
     mapped = map_keypoints('by_name', student, teacher)
     image, points = figure()
-    grid, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4),
-                                       gridspec_kw=dict(width_ratios=(4, 3)))
+    grid = Figure(figsize=(7, 3.4))
+    left, right = grid.subplots(1, 2, width_ratios=(4, 3))
     left.imshow(image, alpha=0.35)
     for link in LINKS:
         left.plot(*points[list(link)].T, color=GREY, linewidth=1)
@@ -121,12 +120,11 @@ def draw_keypoints(file: Path) -> None:
     save(grid, file)
 
 
-def save(grid: 'plt.Figure', file: Path) -> None:
+def save(grid: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     grid.tight_layout()
     # The same bytes from the same picture
     grid.savefig(file, dpi=80, metadata=dict(Software=None))
-    plt.close(grid)
 
 
 def main() -> None:

@@ -153,12 +153,13 @@ def keypoints(content: Dict[str, Any]) -> Chart:
 
 def draw_skeleton(axes: Any, points: np.ndarray, truth: np.ndarray, reach: float) -> None:
     """Joints and limbs; red rings where a joint is further off than ``reach`` pixels."""
+    near, far = LIGHT.series[:2]  # with white around them they are seen on any image
     for first, second in LINKS:
         axes.plot(*points[[first, second]].T, color='white', lw=2.6, solid_capstyle='round')
-        axes.plot(*points[[first, second]].T, color='#0072b2', lw=1.4, solid_capstyle='round')
+        axes.plot(*points[[first, second]].T, color=near, lw=1.4, solid_capstyle='round')
     off = np.linalg.norm(points - truth, axis=1) > reach
-    axes.scatter(*points[~off].T, s=12, color='#0072b2', edgecolors='white', lw=0.6, zorder=3)
-    axes.scatter(*points[off].T, s=26, color='#d55e00', edgecolors='white', lw=0.9, zorder=4,
+    axes.scatter(*points[~off].T, s=12, color=near, edgecolors='white', lw=0.6, zorder=3)
+    axes.scatter(*points[off].T, s=26, color=far, edgecolors='white', lw=0.9, zorder=4,
                  marker='X')
 
 
