@@ -318,6 +318,20 @@ def test_test_split_once_at_the_end(run, folder):
     assert json.loads(written.read_text())['of'].endswith('baseline/0/epoch_3.pth')
 
 
+def test_a_method_that_is_chosen_later_is_tested_without_another_training(run, folder):
+    before = run()['runs']
+    begun(folder)
+    edit(folder, 'average_last: 2', 'average_last: 2\ntest: [better]')
+    for _ in range(2):  # the second time there is nothing to do: the folder of a test is made once
+        after = run()['runs']
+        assert begun(folder) == []
+    for old, new in zip(before, after):
+        if new['method'] == 'better':
+            assert new['metrics']['score'].pop('test') == 7.0
+            assert new['metrics']['none'].pop('test') is None
+        assert new == old, 'with the time, commit and environment of the training'
+
+
 def test_a_file_is_whole_whenever_it_is_read(study, tmp_path, monkeypatch):
     path = tmp_path / 'folder' / 'file.json'
     study.write_json(dict(a=1), path)
@@ -370,6 +384,7 @@ def test_time_left(study):
     ('metrics:', 'metriks:', 'try.yaml: there is no metriks; there are description, configs'),
     ('metrics: [score, none]', '', 'try.yaml: metrics is missing'),
     ('configs: {small: small.py}', 'configs: {small: gone.py}', 'there is no config file gone.py'),
+    ('seeds: [0, 1]', 'seeds: [0, 1]\ntest: [best]', "test: .*best.* is neither true nor a list"),
     ('flags: --flag', 'flag: --flag', 'methods.better: there is no flag; there are flags'),
     ('flags: --flag key=1', 'flags: "{checkpoint[better]}"', 'checkpoint of its own'),
     ('flags: --flag key=1', 'flags: "{checkpoint[other]}"', 'checkpoint of small/other/0, which '
@@ -418,7 +433,7 @@ def test_a_real_run(study, run_tool, tiny, monkeypatch):
         'options: {train_cfg.val_interval: 1}\nmetrics: [coco/bbox_mAP]\ntest: true\n')
     asked = study.Study(Path('real.yaml'))
     results = study.Results(Path('real.json'), asked)
-    study.Scheduler(asked, results, Path('studied'), 1, Console(quiet=True)).run(asked.runs)
+    study.Scheduler(asked, results, Path('studied'), 1, Console(quiet=True)).run(asked.runs, [])
     one, = json.loads(Path('real.json').read_text())['runs']
     assert one['status'] == 'done', one['reason']
     assert 0 <= one['metrics']['coco/bbox_mAP']['last'] == one['metrics']['coco/bbox_mAP']['test']

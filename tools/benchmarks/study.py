@@ -116,7 +116,10 @@ class Study:
         self.metrics: List[str] = definition['metrics']
         self.options: dict = definition.get('options') or {}
         self.average_last: int = definition.get('average_last', 1)
-        self.test: bool = definition.get('test', False)
+        self.test = definition.get('test', False)
+        if not isinstance(self.test, bool) and not (
+                isinstance(self.test, list) and set(self.test) <= set(self.methods)):
+            raise UsageError(f'{path}: test: {self.test!r} is neither true nor a list of methods')
         self.baseline: str = definition.get('baseline', next(iter(self.methods)))
         if self.baseline not in self.methods:
             raise UsageError(f'{path}: baseline: {self.baseline} is none of the methods')
@@ -155,6 +158,10 @@ class Study:
         for key in runs:
             add(key)
         return ordered
+
+    def tests(self, key: Key) -> bool:
+        """Whether a run is measured on the test split."""
+        return self.test if isinstance(self.test, bool) else key.method in self.test
 
     def needs(self, key: Key) -> List[Key]:
         """The runs whose checkpoints a run starts from."""
@@ -371,13 +378,16 @@ class Job:
         key (Key): Which run.
         work_dir (Path): Folder of the study.
         lock (int, optional): File descriptor for the processes to hold until they end.
+        trained (dict, optional): What is known of a run that only lacks its test.
     """
 
-    def __init__(self, study: Study, key: Key, work_dir: Path, lock: Optional[int] = None):
+    def __init__(self, study: Study, key: Key, work_dir: Path, lock: Optional[int] = None,
+                 trained: Optional[dict] = None):
         self.study = study
         self.key = key
         self.folder = work_dir / str(key)
         self.lock = lock
+        self.trained = trained
         self.process: Optional[subprocess.Popen] = None
         self.phase = 'train'
         method = study.method(key, Checkpoints(key, work_dir))
@@ -390,10 +400,18 @@ class Job:
 
     def start(self) -> None:
         """Begin to train, or go on where an earlier start was interrupted."""
+        if self.trained:
+            self._launch_test()
+            return
         self._config_file.parent.mkdir(parents=True, exist_ok=True)
         self.cfg.dump(self._config_file)
         resume = ['--resume'] if (self.folder / 'last_checkpoint').is_file() else []
         self._launch('train.py', '--work-dir', str(self.folder), *resume, *self.flags)
+
+    def _launch_test(self) -> None:
+        self.phase = 'test'
+        self._launch('test.py', str(Logs(self.folder).checkpoint()),
+                     '--work-dir', str(self.folder / 'test'))
 
     def _launch(self, tool: str, *arguments: str) -> None:
         self._spend(starts=1)
@@ -422,11 +440,9 @@ class Job:
         if pid == 0:
             return False
         self._note_end(status, usage)
-        if self.phase == 'train' and self.process.returncode == 0 and self.study.test \
+        if self.phase == 'train' and self.process.returncode == 0 and self.study.tests(self.key) \
                 and self.verdict()[0] == 'done':
-            self.phase = 'test'
-            self._launch('test.py', str(Logs(self.folder).checkpoint()),
-                         '--work-dir', str(self.folder / 'test'))
+            self._launch_test()
             return False
         return True
 
@@ -483,12 +499,15 @@ class Job:
             seconds=round(spent['seconds'], 2) if complete else None,
             cpu_seconds=round(spent['cpu_seconds'], 2) if complete else None,
             environment=environment())
+        if self.trained:  # the commit, machine and time are those of the training
+            run = dict(self.trained, status=status, reason=reason)
         if status == 'done':
             logs, primary = Logs(self.folder), self.study.metrics[0]
-            tested = self._test_metrics() if self.study.test else {}
+            tests = self.study.tests(self.key)
+            tested = self._test_metrics() if tests else {}
             run['metrics'] = {
                 name: dict(summary(logs.val, name, self.study.average_last),
-                           **({'test': number(tested.get(name))} if self.study.test else {}))
+                           **({'test': number(tested.get(name))} if tests else {}))
                 for name in self.study.metrics}
             run['curve'] = [[step, number(line.get(primary))]
                             for step, line in sorted(logs.val.items())]
@@ -639,9 +658,10 @@ class Scheduler:
         self.lock = lock
         self.running: Dict[Key, Tuple[Job, float]] = {}
 
-    def run(self, pending: List[Key]) -> None:
-        """Train these runs; on the way out, whatever the reason, the processes are ended."""
-        pending = list(pending)
+    def run(self, to_train: List[Key], to_test: List[Key]) -> None:
+        """Train and test these runs; on the way out, whatever the reason, processes are ended."""
+        self.to_test = to_test
+        pending = to_test + to_train
         total, progression = len(self.study.runs), Progression(self.results, self.jobs)
         columns = TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[status]}')
         shown = time.monotonic()
@@ -696,12 +716,18 @@ class Scheduler:
                 continue
             if waiting or len(self.running) >= self.jobs:
                 continue
-            job = Job(self.study, key, self.work_dir, self.lock)
+            job = Job(self.study, key, self.work_dir, self.lock, self._trained(key))
             job.start()
             self.running[key] = job, time.monotonic()
             pending.remove(key)
             started += 1
         return started
+
+    def _trained(self, key: Key) -> Optional[dict]:
+        if key not in self.to_test:
+            return None
+        run = self.results[key]
+        return dict(run, environment=self.results.content['environments'][run['environment']])
 
     def _add(self, run: dict) -> None:
         self.results.add(run)
@@ -733,6 +759,13 @@ def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
         if run is None or stale or again or restarted:
             pending.append(key)
     return pending
+
+
+def to_test(study: Study, results: Results, pending: List[Key]) -> List[Key]:
+    """The runs that were trained before the study asked for their test."""
+    done = {key: results[key] for key in study.runs if key not in pending and study.tests(key)}
+    return [key for key, run in done.items() if run['status'] == 'done' and any(
+        'test' not in values for values in run['metrics'].values())]
 
 
 def set_aside(folder: Path) -> None:
@@ -780,10 +813,12 @@ def main() -> None:
         study = Study(args.study)
         results = Results(args.out or Path('results/studies') / f'{study.name}.json', study)
         pending = to_do(study, results, args.retry, args.redo)
+        only_test = to_test(study, results, pending)
         if args.list:
             for key in study.runs:
                 run = results[key]
-                state = 'to do' if key in pending else run['status']
+                state = 'to do' if key in pending else \
+                    'to test' if key in only_test else run['status']
                 console.print(f'{key}: {state}', soft_wrap=True)
             return
         work_dir = args.work_dir or Path('work_dirs/studies') / study.name
@@ -791,7 +826,8 @@ def main() -> None:
             for key in pending:
                 if results[key] is not None:
                     set_aside(work_dir / str(key))
-            Scheduler(study, results, work_dir, args.jobs, console, lock).run(pending)
+            Scheduler(study, results, work_dir, args.jobs, console, lock).run(
+                pending, only_test)
     except (UsageError, FileNotFoundError, ModuleNotFoundError) as error:
         end_in_a_line('study.py', error, args.traceback)
     console.print(f'{study.name}: all {len(study.runs)} runs are in {results.path}', soft_wrap=True)
