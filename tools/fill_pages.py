@@ -9,7 +9,8 @@ A page asks for a table between two marks, and everything between them is writte
     <!-- table: end -->
 
 ==============================  =================================================================
-``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``, these metrics
+``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``: ``METRIC``, the mean
+                                of the last validations, or ``METRIC:test``, the test split
 ``studies``                     all studies, with all their configs and metrics
 ``step_cost FILE..``            all that ``tools/benchmarks/step_cost.py`` wrote to these files
 ``cost FILE WORK..``            a step beside the stock one, of such a ``results/FILE.json``
@@ -17,6 +18,7 @@ A page asks for a table between two marks, and everything between them is writte
 ``calibration_study``           all detectors of ``results/calibration_study.json``
 ``calibrators NAME``            one of them, in short
 ``reliability``                 what ``tools/stress/`` tried, of ``results/reliability.json``
+``earlier NAME``                means of ``results/earlier.json``, whose runs were not kept
 ``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
 ==============================  =================================================================
 """
@@ -73,20 +75,27 @@ def in_brackets(difference: Interval) -> str:
 def study(name: str, config: str, *metrics: str) -> str:
     """A row for each method; a difference is bold where its interval leaves out 0."""
     found = StudyResults(RESULTS / 'studies' / f'{name}.json')
-    if config not in found.definition['configs'] or not set(metrics) <= set(found.metrics):
+    columns = {metric: metric.partition(':')[::2] for metric in metrics}
+    if config not in found.definition['configs'] or not {
+            metric for metric, _ in columns.values()} <= set(found.metrics):
         raise UsageError(
             f'the study {name} has the configs {", ".join(found.definition["configs"])} and the '
             f'metrics {", ".join(found.metrics)}')
     rows = []
     for method in found.trained(config):
-        compared = [found.compare(config, method, metric, 'mean') for metric in metrics]
+        compared = [found.compare(config, method, metric, value or 'mean')
+                    for metric, value in columns.values()]
+        if not any(one.value.n for one in compared):
+            continue
         row = [method, str(compared[0].value.n)]
         for one in compared:
             row.append(as_text(one.value))
             if method != found.baseline:
                 row[-1] += in_brackets(one.difference)
         rows.append(row)
-    return table(['method', 'seeds', *(WORDS.get(metric, metric) for metric in metrics)], rows)
+    return table(['method', 'seeds', *(
+        ' '.join(filter(None, (value, WORDS.get(metric, metric))))
+        for metric, value in columns.values())], rows)
 
 
 def studies() -> str:
@@ -99,6 +108,9 @@ def studies() -> str:
         for config in found.configs():
             text += f'\n`{definition["configs"][config]}`:\n\n'
             text += study(path.stem, config, *found.metrics)
+            if any('test' in values for run in found.runs if run['config'] == config
+                   for values in run.get('metrics', {}).values()):
+                text += '\n' + study(path.stem, config, *(f'{name}:test' for name in found.metrics))
         text += '\n'.join([*unfinished(found), *provenance(found), ''])
     return text + '\n'
 
@@ -138,6 +150,12 @@ def calibrators(name: str) -> str:
     return table(['scores', 'mAP', 'ECE', 'NLL'], rows)
 
 
+def earlier(name: str) -> str:
+    """Means of runs from before there were studies."""
+    found = read('earlier')[name]
+    return table(found['head'], found['rows'])
+
+
 def demo(*names: str) -> str:
     """Each arm's mean over its seeds, and the difference from the baseline."""
     text = ''
@@ -162,6 +180,7 @@ def demo(*names: str) -> str:
 
 TABLES: Dict[str, Callable[..., str]] = dict(
     study=study, studies=studies, cost=cost, calibrators=calibrators, demo=demo,
+    earlier=earlier,
     step_cost=lambda *names: step_cost_text([read(name) for name in names]),
     calibration_reference=lambda: reference_text(read('calibration_reference')),
     calibration_study=lambda: study_text(read('calibration_study')['runs']),
