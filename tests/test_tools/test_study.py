@@ -385,6 +385,7 @@ def test_time_left(study):
     ('metrics: [score, none]', '', 'try.yaml: metrics is missing'),
     ('configs: {small: small.py}', 'configs: {small: gone.py}', 'there is no config file gone.py'),
     ('seeds: [0, 1]', 'seeds: [0, 1]\ntest: [best]', "test: .*best.* is neither true nor a list"),
+    ('seeds: [0, 1]', 'against: {small: big}', 'against: big is none of the configs'),
     ('flags: --flag', 'flag: --flag', 'methods.better: there is no flag; there are flags'),
     ('flags: --flag key=1', 'flags: "{checkpoint[better]}"', 'checkpoint of its own'),
     ('flags: --flag key=1', 'flags: "{checkpoint[other]}"', 'checkpoint of small/other/0, which '

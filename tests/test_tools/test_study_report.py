@@ -72,6 +72,16 @@ def test_the_interval_is_that_of_the_paired_t_test(tool, content, write):
     assert text.index('| baseline |') < text.index('| better |'), 'the baseline comes first'
 
 
+def test_a_config_may_be_compared_with_the_baseline_of_another(tool, content, write):
+    for run in content['runs']:
+        if run['method'] == 'better':
+            run['config'] = 'none'
+    content['definition']['against'] = dict(none='small')
+    compared = tool.StudyResults(write(content)).compare('none', 'better', 'mAP', 'mean')
+    assert compared.difference.mean == pytest.approx(np.mean(BETTER) - np.mean(BASELINE))
+    assert compared.difference.n == 4 and compared.difference.paired
+
+
 def test_only_seeds_that_both_have_are_paired(tool, content, write):
     content['runs'] = [run for run in content['runs'] if run['method'] != 'baseline'
                        or run['seed'] in (1, 2)]

@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 sys.path.append(str(TOOLS))  # where tools/train.py finds what configs of benchmarks import
 STUDY_KEYS = ('description', 'configs', 'methods', 'seeds', 'grid', 'options', 'metrics',
-              'baseline', 'average_last', 'test')
+              'baseline', 'against', 'average_last', 'test')
 METHOD_KEYS = ('flags', 'options', 'hooks', 'description')
 GRID_KEYS = ('configs', 'methods', 'seeds')
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpose', 'numpy', 'timm')
@@ -123,6 +123,10 @@ class Study:
         self.baseline: str = definition.get('baseline', next(iter(self.methods)))
         if self.baseline not in self.methods:
             raise UsageError(f'{path}: baseline: {self.baseline} is none of the methods')
+        for config in (pair for pairs in (definition.get('against') or {}).items()
+                       for pair in pairs):
+            if config not in self.configs:
+                raise UsageError(f'{path}: against: {config} is none of the configs')
         self.runs = self._in_order(list(dict.fromkeys(self._grid(path))))
 
     def _grid(self, path: Path) -> Iterator[Key]:

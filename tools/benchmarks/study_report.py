@@ -121,6 +121,7 @@ class StudyResults:
         self.metrics: List[str] = self.definition['metrics']
         self.methods: List[str] = list(self.definition['methods'])
         self.baseline: str = self.definition.get('baseline', self.methods[0])
+        self._against: Dict[str, str] = self.definition.get('against') or {}
 
     def values(self, config: str, method: str, metric: str, value: str) -> Dict[int, float]:
         """Seed -> value of the runs that are done and have one."""
@@ -144,7 +145,7 @@ class StudyResults:
 
     def compare(self, config: str, method: str, metric: str, value: str) -> Comparison:
         mine = self.values(config, method, metric, value)
-        theirs = self.values(config, self.baseline, metric, value)
+        theirs = self.values(self._against.get(config, config), self.baseline, metric, value)
         pairs = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
         needed = seeds_needed(np.mean(pairs), np.std(pairs, ddof=1)) if len(pairs) > 1 else None
         return Comparison(mean_interval(list(mine.values())), paired_difference(mine, theirs),
