@@ -94,16 +94,16 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         return not loss.use_mask
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
-        """Softmax: the largest probability of a class but the last, which is background."""
+        """As the others; but a softmax needs all scores for a probability."""
         if self.use_sigmoid:
             return super().confidence(past, hard)
-        return self.probability(past)[:, :-1].amax(-1, keepdim=True)
+        return self.probability(past)[:, :self.count_foreground(past)].amax(-1, keepdim=True)
 
-    def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """Softmax: of the last class, which is background, no sample is a hard positive."""
-        if not self.use_sigmoid:
-            hard = hard.masked_fill(hard == past.size(-1) - 1, -1)
-        return super().is_positive(past, hard, weight)
+    def count_foreground(self, past: Tensor) -> int:
+        """Softmax: all but the last, which is background, if nothing else is known."""
+        if self.use_sigmoid or self.foreground is not None:
+            return super().count_foreground(past)
+        return past.size(-1) - 1
 
     def _softmax(self, logits: Tensor, labels: Tensor, past: Tensor,
                  ignore_index: int) -> Tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from mmdet.models import losses as mmdet_losses  # noqa: E402
 from mmpose.models import losses as mmpose_losses  # noqa: E402
 
 from mmskd.errors import UsageError  # noqa: E402
+from mmskd.models.heads import HeadAdapter, adapter_of  # noqa: E402
 from mmskd.models.heads.taught import TaughtHead  # noqa: E402
 from mmskd.models.losses import functional as soft  # noqa: E402
 from mmskd.models.losses.soft_target import FORMS, SoftTargetLoss, soft_form  # noqa: E402
@@ -248,6 +249,32 @@ def test_background_of_a_softmax_is_no_object():
     assert sure.flatten().tolist() == pytest.approx([0, 0, 0, 0, .3, 0, 0, 0, 0], abs=1e-6)
 
 
+@pytest.mark.parametrize('kind,options', [
+    (mmdet_losses.CrossEntropyLoss, dict(use_sigmoid=True)), (mmdet_losses.FocalLoss, {}),
+    (mmdet_losses.CrossEntropyLoss, {})], ids=['sigmoid', 'focal', 'softmax'])
+def test_background_of_a_roi_is_no_object_whatever_its_loss(kind, options):
+    """Sigmoids have a score of it, too."""
+    from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+    from mmengine.registry import DefaultScope
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = Shared2FCBBoxHead(num_classes=C, in_channels=2, roi_feat_size=1, fc_out_channels=2,
+                                 loss_cls=dict(type=kind, **options))
+    taught = TaughtHead(adapter_of('roi_head.bbox_head', head), soften=True)
+    loss, past = head.loss_cls, torch.full((N, C + 1), -9.)
+    past[:, C] = 9.  # sure of the background
+    past[5, 1] = 9. if kind is mmdet_losses.CrossEntropyLoss else 0.
+    for about, there in (('positives', 1.), ('confidence', None)):
+        taught.set_form('paper', about)
+        loss.alpha_t = .6
+        hard = soft.one_hot(LABELS, C + 1) if options else LABELS
+        said = loss.alpha_of(past, hard).flatten()
+        found = LABELS < C if there else torch.zeros(N, dtype=torch.bool)
+        found[5] = True
+        assert torch.equal(said > .2, found), (about, said)
+    taught.remove()
+    assert 'foreground' not in vars(loss)
+
+
 @pytest.mark.parametrize('name', ['simcc', 'heatmap', 'hardest'])
 def test_keypoints_that_are_visible_or_that_the_past_self_is_sure_of(name):
     student, past, (target, weight) = inputs(name)
@@ -300,9 +327,10 @@ def test_a_loss_of_ones_own_that_knows_no_other_form_is_refused():
         pass
 
     head = TaughtHead.__new__(TaughtHead)
-    head.losses, head.adapter = {'bbox_head.loss_cls': Own()}, 'model.bbox_head (OwnHead)'
+    head.losses = {'bbox_head.loss_cls': Own()}
+    head.adapter = HeadAdapter('bbox_head', torch.nn.Identity())
     with pytest.raises(UsageError,
-                       match="OwnHead.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
+                       match="bbox_head.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
         head.set_form('kl', 'all')
     with pytest.raises(UsageError, match="knows no about 'confidence', only 'all'"):
         head.set_form('paper', 'confidence')
