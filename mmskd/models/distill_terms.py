@@ -36,6 +36,8 @@ from .taps import Tap
 from .teachers.output_mirror import feature_module
 from .teachers.probe import feature_maps, probe_features
 
+DWPOSE_BATCH = 64  # images on a GPU, for which DWPose's weights were chosen
+
 
 class LogitTerms:
     """Asks losses of predictions at each call of the heads' own losses.
@@ -196,14 +198,16 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
+    Features and bins for SimCC, with the balance that DWPose has at its 64 images on a GPU, whatever
+    the batch size; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
     DWPose's sum over a feature map would need a weight for each size of map; class scores for
     detectors, with features by their correlation and boxes where these can be compared (else the
     log says why not); logits for classifiers.
     """
     own = next(iter(heads[0].losses.values()))
     if is_simcc_loss(own):
-        return [FeatureDistillLoss(), SimCCDistillLoss()]
+        return [FeatureDistillLoss(for_batch_size=DWPOSE_BATCH),
+                SimCCDistillLoss(for_batch_size=DWPOSE_BATCH)]
     if is_dsnt_loss(own):
         return [DSNTDistillLoss()]
     if is_rtmo_loss(own):

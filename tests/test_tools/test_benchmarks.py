@@ -10,6 +10,8 @@ from mmengine.runner import Runner
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks'
 STUDIES = sorted((BENCHMARKS / 'studies').glob('*.yaml'))
+# Not in any config before
+ADDED = 'custom_imports', 'train_dataloader.dataset.indices', 'train_cfg.val_begin'
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +34,7 @@ def test_studies_ask_for_what_there_is(path, load_tool, monkeypatch):
         method = study.method(key, tool.Checkpoints(key))
         before, after = study._config_file(key.config), study.config(key, method)
         for option in method['options']:
-            if option != 'custom_imports':
+            if option not in ADDED:
                 node = before
                 for part in option.split('.'):  # an option that is misspelt would do nothing
                     part = int(part) if isinstance(node, list) else part
@@ -138,3 +140,31 @@ def test_small_classifier_is_small_and_augments_the_training_alone():
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     cfg = Config.fromfile(BENCHMARKS / 'configs' / 'resnet_cifar10_small.py')
     assert cfg.train_dataloader.dataset.augment and not cfg.val_dataloader.dataset.get('augment')
+
+
+def test_mistakes_in_annotations_are_as_many_as_asked_and_always_the_same():
+    from benchmarks.noisy_annotations import LoadNoisyAnnotations
+    images = [dict(img_id=i, instances=[
+        dict(bbox=[j, 0, j + 1, 1], bbox_label=(i + j) % 4, ignore_flag=0) for j in range(20)])
+        for i in range(100)]
+
+    def load(**options):
+        noisy = LoadNoisyAnnotations(num_classes=4, with_bbox=True, **options)
+        found = [noisy(dict(image)) for image in images]
+        places = [each['gt_bboxes'].numpy()[:, 0].astype(int) for each in found]
+        return places, [each['gt_bboxes_labels'] for each in found]
+
+    truth = [(i + np.arange(20)) % 4 for i in range(100)]
+    places, labels = load(wrong=.4)
+    wrong = np.array(labels) != np.array(truth)
+    assert wrong.mean() == pytest.approx(.4, abs=.03)
+    shifts = np.bincount((np.array(labels) - np.array(truth))[wrong] % 4, minlength=4)
+    assert (shifts[1:] / wrong.sum() == pytest.approx(1 / 3, abs=.05)) and shifts[0] == 0
+    assert all(map(np.array_equal, labels, load(wrong=.4)[1])), 'in each epoch'
+    assert not all(map(np.array_equal, labels, load(wrong=.4, seed=1)[1]))
+    left, rest = load(wrong=.4, missing=.3)
+    assert sum(map(len, left)) / 2000 == pytest.approx(.7, abs=.03)
+    for mine, which, all_labels in zip(rest, left, labels):
+        assert np.array_equal(mine, all_labels[which]), 'the rest is as without'
+    assert all(map(np.array_equal, load()[1], truth))
+    assert images[0]['instances'][0]['bbox_label'] == 0, 'the data set is left alone'

@@ -19,7 +19,7 @@ class PoseDistiller:
         self._mirror = shared_features_mirror(model, self.heads)
         loss, = (loss for loss in default_losses(model, self.heads, trained)
                  if not compares_features(loss))
-        loss.weight = gamma
+        loss.weight, loss.for_batch_size = gamma, None  # as in DWPose, a plain mean
         self._logits = LogitTerms(self.heads, [loss] if gamma else [], gt_weight=1.)
         self._logits.keypoint_weights = lambda: self._mirror.keypoint_weights
         self._gt_weight = gt_weight
