@@ -139,8 +139,8 @@ class DistillHook(TeachingHook):
             self.teach(model, self._choose_heads(model), undo)
         elif self.heads is not None:
             raise UsageError(
-                f'heads={list(self.heads)} names heads that learn, and the option `losses` compares '
-                'features alone. Leave heads out, or add a loss of predictions')
+                f'heads={list(self.heads)} names heads that learn, and the option `losses` '
+                'compares features alone. Leave heads out, or add a loss of predictions')
         teacher = answering(built, model, self.heads_taught, self._metainfo).to(device)
         translated = isinstance(teacher, TranslatedTeacher)
         if translated:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-
 RANDOM = 'dropout', 'droppath', 'dropblock', 'stochasticdepth'
 """What the names of classes have in them that draw random numbers in train mode."""
 
