@@ -211,6 +211,23 @@ def test_kl_is_linear_in_alpha(name):
         assert not torch.allclose((at[0] + at[2]) / 2, at[1], atol=1e-4)
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_a_small_alpha_is_a_small_change_with_class_weights_and_labels_between_0_and_1(form):
+    """As YOLOX's, which are IoUs."""
+    student, past, _ = inputs('sigmoid')
+    loss = mmdet_losses.CrossEntropyLoss(use_sigmoid=True, class_weight=[1., 3., .5, 2.])
+    labels = torch.rand(N, C).double()
+    stock, hard = called(loss, student, [None], (labels, ))
+    near = soft_form(loss)
+    near.form, near.alpha_t = form, 1e-6
+    value, gradients = called(near, student, past, (labels, ))
+    assert value.item() == pytest.approx(stock.item(), rel=1e-4)
+    assert torch.allclose(gradients[0], hard[0], rtol=1e-4, atol=1e-7)
+    near.alpha_t = 1.
+    _, gradients = called(near, student, student, (labels, ))
+    assert form == 'added' or gradients[0].abs().max() < 1e-12
+
+
 # whose targets are softened
 # ------------------------------------------------------------------------
 
