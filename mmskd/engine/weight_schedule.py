@@ -6,7 +6,7 @@ from mmskd.errors import UsageError
 from mmskd.options import Options
 
 KINDS = ('rising', 'constant', 'falling', 'cosine')
-LEAST = 0.01  # of 'cosine', at the end
+LEAST = 0.01  # of 'cosine', what the epoch after the last one would have
 
 
 class WeightSchedule:
@@ -17,7 +17,8 @@ class WeightSchedule:
     - 'rising': ``t / T`` (PS-KD, Kim et al., ICCV 2021).
     - 'constant': 1.
     - 'falling': ``1 - (t - 1) / T`` (DWPose, Yang et al., ICCVW 2023).
-    - 'cosine': ``1 - 0.99 (1 - cos(pi (t - 1) / T)) / 2``, from 1 down to 0.01 (YOLOv6).
+    - 'cosine': ``1 - 0.99 (1 - cos(pi (t - 1) / T)) / 2``, from 1 towards 0.01, which
+      epoch T + 1 would have (YOLOv6): 0.03 in the last of 12.
 
     Args:
         owner (str): Whose schedule it is, for the messages.

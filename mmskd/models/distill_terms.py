@@ -198,8 +198,8 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing: DWPose's choice where it has one.
 
-    Features and bins for SimCC, with the balance that DWPose has at its 64 images on a GPU, whatever
-    the batch size; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
+    Features and bins for SimCC, with the balance that DWPose has at its 64 images on a GPU,
+    whatever the batch size; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
     DWPose's sum over a feature map would need a weight for each size of map; class scores for
     detectors, with features by their correlation and boxes where these can be compared (else the
     log says why not); logits for classifiers.

@@ -2,6 +2,7 @@
 from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmskd.errors import UsageError
@@ -44,7 +45,9 @@ class BestValidated:
         self._key = 'best_score' if len(saving.key_indicators) == 1 else f'best_score_{self.metric}'
         self._runner = runner
         due = -(-max(loop.val_begin, 1) // loop.val_interval) * loop.val_interval
-        self.first = min(due, getattr(loop, 'max_epochs', due), loop.max_iters)
+        # An iteration-based loop has max_epochs, too: 1
+        self.first = min(due, loop.max_iters
+                         if isinstance(loop, IterBasedTrainLoop) else loop.max_epochs)
         self._taken = self._score
 
     @property

@@ -137,6 +137,10 @@ class DistillHook(TeachingHook):
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)
         if losses is None or not all(map(compares_features, losses)):
             self.teach(model, self._choose_heads(model), undo)
+        elif self.heads is not None:
+            raise UsageError(
+                f'heads={list(self.heads)} names heads that learn, and the option `losses` '
+                'compares features alone. Leave heads out, or add a loss of predictions')
         teacher = answering(built, model, self.heads_taught, self._metainfo).to(device)
         translated = isinstance(teacher, TranslatedTeacher)
         if translated:
@@ -150,19 +154,27 @@ class DistillHook(TeachingHook):
             loss.check_model(model)
             loss.connect(probe_features(model), probe_features(features_from(teacher), model))
         self._mirror = mirror_of(model, self.heads_taught)
+        undo.callback(self._mirror.remove)
         box_losses = [loss for loss in losses if compares_boxes(loss)]
         if box_losses:
             require_boxes(self.heads_taught, teacher)
         self._boxes = BoxTerms(self.heads_taught, box_losses, self._mirror)
+        undo.callback(self._boxes.remove)
         logit_losses = [loss for loss in losses if loss not in (*feature_losses, *box_losses)]
+        if self.gt_weight != 1 and not logit_losses:
+            raise UsageError(
+                f'gt_weight={self.gt_weight:g} is for the losses whose target the teacher answers '
+                'too, and the option `losses` has no loss of classes or keypoints. Leave gt_weight '
+                'out, or add one, as mmskd.ClassDistillLoss')
         self._logits = LogitTerms(self.heads_taught, logit_losses, self.gt_weight, teacher)
+        undo.callback(self._logits.remove)
         self._logits.keypoint_weights = lambda: getattr(self._mirror, 'keypoint_weights', None)
         adapters = [head.adapter for head in self.heads_taught]
         self._asked: Any = teacher_to_ask(teacher, self.precision, adapters, boxes=bool(box_losses))
         self._features = [FeatureTerm(model, features_from(self._asked.model), loss)
                           for loss in feature_losses]
-        for part in (self._mirror, self._logits, self._boxes, *self._features):
-            undo.callback(part.remove)
+        for feature in self._features:
+            undo.callback(feature.remove)
         self.losses, self._teacher = nn.ModuleList(losses).to(device), teacher
         self._modes = FixedModes(teacher)
 

@@ -1,5 +1,5 @@
 """What a head is, in one place for each family; and the register in which it is looked up."""
-from typing import Any, Callable, ClassVar, Dict, List, Tuple, Type, Union
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Tuple, Type, Union
 
 from torch import Tensor, nn
 
@@ -68,6 +68,14 @@ class HeadAdapter:
 
     def __str__(self) -> str:
         return f'model.{self.name} ({self.kind})'
+
+    @property
+    def foreground(self) -> Optional[int]:
+        """int, optional: So many of its first scores are of classes, the others of background.
+
+        None if its loss knows it.
+        """
+        return None
 
     @property
     def config_key(self) -> str:

@@ -17,6 +17,11 @@ class BoxHeadAdapter(HeadAdapter):
     has_boxes = True
 
     @property
+    def foreground(self) -> int:
+        """int: Losses of sigmoids, too, have a score of the background behind those of classes."""
+        return self.head.num_classes
+
+    @property
     def box_refusal(self) -> str:
         """str: Also if the boxes do not simply scale with the RoI, which the head is not given."""
         head, refusal = self.head, super().box_refusal

@@ -139,7 +139,7 @@ class TaughtHead:
                         f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
                         f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
                         f'{known[0]!r}, or leave this head out with the option `heads`.')
-            loss.form, loss.about = form, about
+            loss.form, loss.about, loss.foreground = form, about, self.adapter.foreground
 
     def remove(self) -> None:
         """Leave the head as it was."""

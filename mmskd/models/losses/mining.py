@@ -1,6 +1,10 @@
 """Losses by which a head also chooses its samples."""
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..pairing import map_leaves
 
 _FOLLOWED = frozenset('mul __mul__ __rmul__ __getitem__ view reshape flatten'.split())
 
@@ -31,20 +35,24 @@ class MinedLoss(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
         name = getattr(func, '__name__', '')
+
+        def on(side: str) -> Any:
+            return func(*_side(side, args), **_side(side, kwargs or {}))
+
         if not torch.is_grad_enabled():
-            return func(*_side('hard', args), **kwargs)
-        soft = func(*_side('soft', args), **kwargs)
+            return on('hard')
+        soft = on('soft')
         if name == 'topk':
-            chosen = func(*_side('hard', args), **kwargs).indices
-            dim = kwargs.get('dim', args[2] if len(args) > 2 else -1)
+            chosen = on('hard').indices
+            dim = (kwargs or {}).get('dim', args[2] if len(args) > 2 else -1)
             return type(soft)((_side('soft', args)[0].gather(dim, chosen), chosen))
         if name not in _FOLLOWED:
             return soft
         with torch.no_grad():
-            return cls.of(soft, func(*_side('hard', args), **kwargs))
+            return cls.of(soft, on('hard'))
 
 
-def _side(name: str, args: tuple) -> tuple:
-    return tuple(getattr(arg, name) if isinstance(arg, MinedLoss) else arg for arg in args)
+def _side(name: str, given: Any) -> Any:
+    """One side of all such losses in nested arguments."""
+    return map_leaves(lambda arg: getattr(arg, name) if isinstance(arg, MinedLoss) else arg, given)

@@ -7,6 +7,7 @@ there.
 from typing import Optional, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss, QualityFocalLoss, VarifocalLoss
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
@@ -20,6 +21,7 @@ from .functional import (
     pskd_binary_cross_entropy,
     pskd_cross_entropy,
     soft_focal,
+    soft_loss,
     soft_quality_focal,
     soft_varifocal,
 )
@@ -94,16 +96,16 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         return not loss.use_mask
 
     def confidence(self, past: Tensor, hard: Tensor) -> Tensor:
-        """Softmax: the largest probability of a class but the last, which is background."""
+        """As the others; but a softmax needs all scores for a probability."""
         if self.use_sigmoid:
             return super().confidence(past, hard)
-        return self.probability(past)[:, :-1].amax(-1, keepdim=True)
+        return self.probability(past)[:, :self.count_foreground(past)].amax(-1, keepdim=True)
 
-    def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
-        """Softmax: of the last class, which is background, no sample is a hard positive."""
-        if not self.use_sigmoid:
-            hard = hard.masked_fill(hard == past.size(-1) - 1, -1)
-        return super().is_positive(past, hard, weight)
+    def count_foreground(self, past: Tensor) -> int:
+        """Softmax: all but the last, which is background, if nothing else is known."""
+        if self.use_sigmoid or self.foreground is not None:
+            return super().count_foreground(past)
+        return past.size(-1) - 1
 
     def _softmax(self, logits: Tensor, labels: Tensor, past: Tensor,
                  ignore_index: int) -> Tuple[Tensor, Tensor]:
@@ -124,9 +126,18 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
         if labels.dim() < logits.dim():
             valid = valid.unsqueeze(-1).expand_as(logits)
             hard = one_hot(labels, logits.size(-1), logits.dtype) * valid
-        loss = pskd_binary_cross_entropy(logits, hard, past, self.alpha_of(past, hard), self.form)
+        alpha_t = self.alpha_of(past, hard)
+        loss = pskd_binary_cross_entropy(logits, hard, past, alpha_t, self.form)
         if self.class_weight is not None:  # stock: pos_weight, a factor of the positive part
-            loss = loss * (1 + (self._class_weights(logits) - 1) * hard)
+            factor = self._class_weights(logits)
+            weight = 1 + (factor - 1) * hard
+            # The positive part of a label between 0 and 1, as that of an IoU, is not all of it
+            rest = F.binary_cross_entropy_with_logits(
+                logits, hard, pos_weight=factor, reduction='none') - weight * (
+                    F.binary_cross_entropy_with_logits(logits, hard, reduction='none'))
+            share = soft_loss(self.form, torch.ones_like(hard), torch.zeros_like(hard), alpha_t,
+                              lambda hard_share: hard_share, lambda hard_share: hard_share)
+            loss = loss * weight + share * rest
         return loss, valid
 
     def _class_weights(self, logits: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ class SoftTargetLoss:
         form (str): How hard target and teacher meet, one of ``FORMS``. Defaults to 'paper': the
             progressive target.
         about (str): Whose targets are softened, one of ``ABOUT``. Defaults to 'all'.
+        foreground (int, optional): So many of the first scores are those of classes, the others of
+            the background. Defaults to None: all, but for the last of a softmax.
         forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows
             'paper'.
         abouts (tuple[str]): Of the class: what ``about`` may be. A loss of one's own knows 'all'.
@@ -49,6 +51,7 @@ class SoftTargetLoss:
     alpha_t: float = 0.0
     form: str = 'paper'
     about: str = 'all'
+    foreground: Optional[int] = None
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
     forms: Tuple[str, ...] = FORMS[:1]
@@ -134,7 +137,9 @@ class SoftTargetLoss:
         Returns:
             Tensor: In [0, 1], of each sample: (N, 1).
         """
-        return self.probability(past.amax(-1, keepdim=True) if past.dim() > 1 else past)
+        if past.dim() > 1:
+            past = past[..., :self.count_foreground(past)].amax(-1, keepdim=True)
+        return self.probability(past)
 
     def is_positive(self, past: Tensor, hard: Tensor, weight: Optional[Tensor] = None) -> Tensor:
         """Samples with a hard positive, and near positives.
@@ -149,11 +154,17 @@ class SoftTargetLoss:
         Returns:
             Tensor: Bool, of each sample: (N, 1).
         """
+        classes = self.count_foreground(past)
         if hard.dim() < past.dim():
-            positive = ((hard >= 0) & (hard < past.size(-1))).unsqueeze(-1)
+            positive = ((hard >= 0) & (hard < classes)).unsqueeze(-1)
         else:
-            positive = (hard > 0).any(-1, keepdim=True) if hard.dim() > 1 else hard > 0
+            positive = hard > 0
+            positive = positive[..., :classes].any(-1, keepdim=True) if hard.dim() > 1 else positive
         return positive | (self.confidence(past, hard) >= NEAR_POSITIVE)
+
+    def count_foreground(self, past: Tensor) -> int:
+        """How many of the scores (N, C) are those of classes; those behind are of background."""
+        return past.size(-1) if self.foreground is None else self.foreground
 
     @torch.no_grad()
     def _compare(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> None:

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+RANDOM = 'dropout', 'droppath', 'dropblock', 'stochasticdepth'
+"""What the names of classes have in them that draw random numbers in train mode."""
+
 
 class _DetachingCopies(TorchFunctionMode):
     """Lets a deep copy copy the value of a tensor that is part of a graph.
@@ -98,11 +101,11 @@ class FixedModes:
 def is_random(module: nn.Module) -> bool:
     """Whether a module draws random numbers in train mode.
 
-    Dropout, drop path and attention with dropout.
+    Dropout, drop path (torchvision calls it stochastic depth) and attention with dropout.
     """
     kinds = [kind.__name__.lower() for kind in type(module).__mro__]
-    return isinstance(module, (_DropoutNd, nn.MultiheadAttention)) or any(
-        'dropout' in kind or 'droppath' in kind or 'dropblock' in kind for kind in kinds)
+    return isinstance(module, (_DropoutNd, nn.MultiheadAttention, nn.RReLU)) or any(
+        word in kind for kind in kinds for word in RANDOM)
 
 
 def named_tensors(model: nn.Module):

@@ -78,6 +78,8 @@ class SharedPrefix:
 def prefix_of(backbone: nn.Module) -> List[str]:
     """Names of the modules, from the input on, that a backbone calls in turn and does not train.
 
+    They end with the first whose output the backbone returns: what is skipped computes nothing.
+
     Args:
         backbone (nn.Module): Any. Known are ResNets whose ``forward`` is MMDetection's, and mmskd's
             EfficientNet-Lite.
@@ -92,12 +94,14 @@ def prefix_of(backbone: nn.Module) -> List[str]:
 
 def _resnet(backbone: nn.Module, frozen: int) -> List[str]:
     stem = ['stem'] if backbone.deep_stem else ['conv1', backbone.norm1_name, 'relu']
-    return [*stem, 'maxpool', *backbone.res_layers[:frozen]]
+    return [*stem, 'maxpool', *backbone.res_layers[:min(frozen, min(backbone.out_indices) + 1)]]
 
 
 def _efficientnet_lite(backbone: nn.Module, frozen: int) -> List[str]:
+    # 0 is the stem
+    first = min(level['stage'] for level in backbone.features.feature_info.get_dicts())
     return ['features.conv_stem', 'features.bn1',
-            *(f'features.blocks.{stage}' for stage in range(frozen))]
+            *(f'features.blocks.{stage}' for stage in range(min(frozen, first)))]
 
 
 _PREFIXES = {

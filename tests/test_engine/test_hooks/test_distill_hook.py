@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.engine.hooks import DistillHook, PSKDHook
 from mmskd.engine.weight_schedule import WeightSchedule
+from mmskd.errors import UsageError
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 
 if HAS_MMPOSE:
@@ -22,6 +23,11 @@ needs_mmdet = pytest.mark.skipif(not HAS_MMDET, reason='mmdet is not installed')
 WIDE = {'backbone.widen_factor': 0.5, 'head.in_channels': 512}
 DWPOSE = [dict(type='mmskd.FeatureDistillLoss', weight=7e-5),
           dict(type='mmskd.SimCCDistillLoss', weight=0.1)]
+
+
+@pytest.fixture(scope='module')
+def retinanet():
+    return detectors.build('retinanet')
 
 
 def snapshot(model):
@@ -233,8 +239,10 @@ def test_boxes_that_mean_something_else_are_left_out_and_refused_where_named(mon
     assert [type(loss).__name__ for loss in hook.losses] == ['ClassDistillLoss', 'PKDLoss']
     assert 'boxes are not taught' in said[0] and 'bbox_coder' in said[0]
     hook.detach()
+    before = snapshot(student)
     with pytest.raises(ValueError, match='bbox_head.bbox_coder is'):
         DistillHook(teacher, [dict(type='mmskd.BoxDistillLoss')]).attach(student)
+    assert snapshot(student) == before
 
 
 @needs_mmdet
@@ -506,6 +514,20 @@ def test_detectors_that_answer_another_question_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DistillHook(teacher=detectors.build('retinanet', **options)).attach(
             detectors.build('retinanet'))
+
+
+@needs_mmdet
+@pytest.mark.parametrize('loss,options,message', [
+    ('PKD', dict(heads=['bbox_hea']), "heads=.'bbox_hea'.*features alone. Leave heads out"),
+    ('PKD', dict(gt_weight=0.5), 'gt_weight=0.5 is for .*no loss of classes.*Leave gt_weight out'),
+    ('BoxDistill', dict(gt_weight=0), 'gt_weight=0 is for .*mmskd.ClassDistillLoss')])
+def test_options_that_would_do_nothing_or_leave_the_classes_untaught(retinanet, loss, options,
+                                                                     message):
+    hook = DistillHook(copy.deepcopy(retinanet), [dict(type=f'mmskd.{loss}Loss')], **options)
+    before = snapshot(retinanet)
+    with pytest.raises(UsageError, match=f'^DistillHook: {message}'):
+        hook.attach(retinanet)
+    assert snapshot(retinanet) == before
 
 
 @needs_mmdet

@@ -268,6 +268,16 @@ def test_the_log_says_who_it_is_and_that_it_never_speaks(tmp_path, past, line):
     assert ('train_cfg.val_begin' in advice) == (past == 'best')
 
 
+@pytest.mark.parametrize('loop,length,interval,never', [
+    ('epoch', 2, 1, False), ('epoch', 2, 3, True), ('iter', 4, 2, False), ('iter', 4, 6, True)])
+def test_the_first_validation_may_come_when_all_is_done(tmp_path, loop, length, interval, never):
+    changes = dict(best(loop == 'epoch'), train_cfg__val_interval=interval)
+    classifiers.train(config(tmp_path, 'best', loop, length, changes=dict(
+        changes, log_level='WARNING')))
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert ('before the past self is refreshed for the first time' in text) == never
+
+
 def test_weights_that_are_not_finite_are_no_past_self():
     model = TinyClassifier()
     hook = PSKDHook(past='average', loss_module='criterion')

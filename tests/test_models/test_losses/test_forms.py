@@ -12,6 +12,7 @@ from mmdet.models import losses as mmdet_losses  # noqa: E402
 from mmpose.models import losses as mmpose_losses  # noqa: E402
 
 from mmskd.errors import UsageError  # noqa: E402
+from mmskd.models.heads import HeadAdapter, adapter_of  # noqa: E402
 from mmskd.models.heads.taught import TaughtHead  # noqa: E402
 from mmskd.models.losses import functional as soft  # noqa: E402
 from mmskd.models.losses.soft_target import FORMS, SoftTargetLoss, soft_form  # noqa: E402
@@ -210,6 +211,23 @@ def test_kl_is_linear_in_alpha(name):
         assert not torch.allclose((at[0] + at[2]) / 2, at[1], atol=1e-4)
 
 
+@pytest.mark.parametrize('form', FORMS)
+def test_a_small_alpha_is_a_small_change_with_class_weights_and_labels_between_0_and_1(form):
+    """As YOLOX's, which are IoUs."""
+    student, past, _ = inputs('sigmoid')
+    loss = mmdet_losses.CrossEntropyLoss(use_sigmoid=True, class_weight=[1., 3., .5, 2.])
+    labels = torch.rand(N, C).double()
+    stock, hard = called(loss, student, [None], (labels, ))
+    near = soft_form(loss)
+    near.form, near.alpha_t = form, 1e-6
+    value, gradients = called(near, student, past, (labels, ))
+    assert value.item() == pytest.approx(stock.item(), rel=1e-4)
+    assert torch.allclose(gradients[0], hard[0], rtol=1e-4, atol=1e-7)
+    near.alpha_t = 1.
+    _, gradients = called(near, student, student, (labels, ))
+    assert form == 'added' or gradients[0].abs().max() < 1e-12
+
+
 # whose targets are softened
 # ------------------------------------------------------------------------
 
@@ -246,6 +264,32 @@ def test_background_of_a_softmax_is_no_object():
     assert said.flatten().tolist() == pytest.approx([.6, .6, .6, .6, .6, 0, 0, .6, .6])
     sure, = alphas('softmax', 'confidence', student, past, rest)
     assert sure.flatten().tolist() == pytest.approx([0, 0, 0, 0, .3, 0, 0, 0, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize('kind,options', [
+    (mmdet_losses.CrossEntropyLoss, dict(use_sigmoid=True)), (mmdet_losses.FocalLoss, {}),
+    (mmdet_losses.CrossEntropyLoss, {})], ids=['sigmoid', 'focal', 'softmax'])
+def test_background_of_a_roi_is_no_object_whatever_its_loss(kind, options):
+    """Sigmoids have a score of it, too."""
+    from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+    from mmengine.registry import DefaultScope
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        head = Shared2FCBBoxHead(num_classes=C, in_channels=2, roi_feat_size=1, fc_out_channels=2,
+                                 loss_cls=dict(type=kind, **options))
+    taught = TaughtHead(adapter_of('roi_head.bbox_head', head), soften=True)
+    loss, past = head.loss_cls, torch.full((N, C + 1), -9.)
+    past[:, C] = 9.  # sure of the background
+    past[5, 1] = 9. if kind is mmdet_losses.CrossEntropyLoss else 0.
+    for about, there in (('positives', 1.), ('confidence', None)):
+        taught.set_form('paper', about)
+        loss.alpha_t = .6
+        hard = soft.one_hot(LABELS, C + 1) if options else LABELS
+        said = loss.alpha_of(past, hard).flatten()
+        found = LABELS < C if there else torch.zeros(N, dtype=torch.bool)
+        found[5] = True
+        assert torch.equal(said > .2, found), (about, said)
+    taught.remove()
+    assert 'foreground' not in vars(loss)
 
 
 @pytest.mark.parametrize('name', ['simcc', 'heatmap', 'hardest'])
@@ -300,9 +344,10 @@ def test_a_loss_of_ones_own_that_knows_no_other_form_is_refused():
         pass
 
     head = TaughtHead.__new__(TaughtHead)
-    head.losses, head.adapter = {'bbox_head.loss_cls': Own()}, 'model.bbox_head (OwnHead)'
+    head.losses = {'bbox_head.loss_cls': Own()}
+    head.adapter = HeadAdapter('bbox_head', torch.nn.Identity())
     with pytest.raises(UsageError,
-                       match="OwnHead.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
+                       match="bbox_head.*its loss_cls, Own, knows no form 'kl', only 'paper'"):
         head.set_form('kl', 'all')
     with pytest.raises(UsageError, match="knows no about 'confidence', only 'all'"):
         head.set_form('paper', 'confidence')

@@ -18,6 +18,16 @@ def test_the_largest_hard_losses_are_kept_with_their_soft_values():
     assert type(mined.sum()) is torch.Tensor and mined.sum() == 10
 
 
+def test_losses_that_are_joined_with_others_are_the_soft_ones():
+    soft, hard = torch.tensor([1., 2.]), torch.tensor([9., 1.])
+    mined = MinedLoss.of(soft, hard)
+    assert torch.stack([mined, mined])[1].tolist() == torch.cat([mined])[:2].tolist() == [1., 2.]
+    chosen = torch.where(condition=soft > 1, input=mined, other=mined * 0)
+    assert chosen.tolist() == [0., 2.] and type(chosen) is torch.Tensor
+    with torch.no_grad():
+        assert torch.stack([mined, mined])[1].tolist() == [9., 1.]
+
+
 def test_hard_keypoints_are_those_of_the_hard_target():
     import pytest
     pytest.importorskip('mmpose')

@@ -77,5 +77,16 @@ def test_drop_path_is_random():
         nn.Dropout2d()) and not is_random(nn.Linear(1, 1))
 
 
+def test_a_teacher_of_torchvision_does_not_drop_paths():
+    from torchvision.ops import StochasticDepth
+    for kind in (lambda: StochasticDepth(0.5, 'row'), nn.RReLU):
+        student, teacher = nn.Sequential(kind()).train(), freeze(nn.Sequential(kind()))
+        alone = teacher(-torch.ones(64, 1))
+        FixedModes(teacher).apply(True)
+        assert torch.equal(teacher(-torch.ones(64, 1)), alone)
+        FollowedModes(student, teacher).apply()
+        assert torch.equal(teacher(-torch.ones(64, 1)), alone)
+
+
 def test_the_device_of_a_model_without_parameters():
     assert device_of(nn.ReLU()) == torch.device('cpu')

@@ -1,9 +1,13 @@
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip('mmdet')
 
+from mmdet.registry import MODELS  # noqa: E402
+
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
+from mmskd.models.teachers.frozen import frozen_copy  # noqa: E402
 from mmskd.models.teachers.shared_prefix import SharedPrefix, prefix_of  # noqa: E402
 from tests.support import detectors  # noqa: E402
 
@@ -96,6 +100,30 @@ def test_a_backbone_that_learns_from_its_input_on_shares_nothing():
 ])
 def test_what_a_resnet_shares(options, names):
     assert prefix_of(detectors.build('retinanet', **options).backbone) == names
+
+
+@pytest.mark.parametrize('kind', ['ResNet', 'mmskd.EfficientNetLite'])
+@pytest.mark.parametrize('frozen,out_indices', [
+    (2, (0, 1, 2, 3)), (4, (1, 2)), (3, (3, )), (0, (0, 3))])
+def test_what_a_backbone_returns_is_its_own_however_many_stages_are_frozen(
+        kind, frozen, out_indices):
+    if 'Lite' in kind:
+        pytest.importorskip('timm')
+    options = dict(depth=18, base_channels=4) if kind == 'ResNet' else {}
+    model = nn.Module()
+    model.backbone = MODELS.build(
+        dict(type=kind, frozen_stages=frozen, out_indices=out_indices, **options))
+    model.train()
+    teacher, seen = frozen_copy(model), []
+    prefix = SharedPrefix(model, teacher, teacher)
+    prefix.listen(seen.append)
+    image = torch.rand(1, 3, 64, 64)
+    expected = teacher.backbone(image)
+    assert prefix.holds() and not seen
+    model.backbone(image)
+    with prefix.given(seen[0]):
+        answer = teacher.backbone(torch.full_like(image, float('nan')))
+    assert len(answer) == len(out_indices) and all(map(torch.equal, answer, expected))
 
 
 def test_a_forward_of_ones_own_is_not_known():
