@@ -86,8 +86,11 @@ class FeatureDistillLoss(nn.Module):
         self.weight = options.number('weight', weight, least=0)
         self.for_batch_size = options.whole('for_batch_size', for_batch_size, least=1,
                                             optional=True)
-        options.whole('student_channels', student_channels, least=1, optional=True)
-        options.whole('teacher_channels', teacher_channels, least=1, optional=True)
+        self._channels = dict(
+            student_channels=options.whole('student_channels', student_channels, least=1,
+                                           optional=True),
+            teacher_channels=options.whole('teacher_channels', teacher_channels, least=1,
+                                           optional=True))
         self.projections = nn.ModuleList()
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
@@ -100,7 +103,8 @@ class FeatureDistillLoss(nn.Module):
             teacher (Sequence[Tensor]): The same of the teacher; C may differ.
 
         Raises:
-            ValueError: If the number of levels or the height and width of a level differ.
+            UsageError: If the number of levels or the height and width of a level differ, or the
+                channels are not those that were named.
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
         if sizes[0] != sizes[1]:
@@ -108,6 +112,11 @@ class FeatureDistillLoss(nn.Module):
                 f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
                 f'width of each level) and those of the teacher {sizes[1]}. Take a '
                 'teacher with the same strides, or leave this loss out.')
+        for (name, named), maps in zip(self._channels.items(), (student, teacher)):
+            found = sorted({level.size(1) for level in maps})
+            if named is not None and found != [named]:
+                raise UsageError(f'{type(self).__name__}: {name} is {named}, but the features have '
+                                 f'{", ".join(map(str, found))} channels. Leave it out')
         self.projections = nn.ModuleList(
             _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
 

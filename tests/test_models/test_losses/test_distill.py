@@ -93,6 +93,13 @@ def test_levels_of_features_add_up_and_must_match():
         loss.connect(student, [torch.randn(N, 6, 4, 4)])
 
 
+@pytest.mark.parametrize('name, value', [('student_channels', 5), ('teacher_channels', 7)])
+def test_channels_that_are_named_are_those_of_the_features(name, value):
+    loss = FeatureDistillLoss(**dict(dict(student_channels=4, teacher_channels=6), **{name: value}))
+    with pytest.raises(ValueError, match=f'{name} is {value}, but the features have . channels'):
+        loss.connect([torch.randn(2, 4, 3, 3)], [torch.randn(2, 6, 3, 3)])
+
+
 def test_class_loss_is_the_heads_own_with_the_teacher_for_a_target():
     mmdet = pytest.importorskip('mmskd.models.losses.pskd_detection')
     own = mmdet.PSKDCrossEntropyLoss(loss_weight=2.)
