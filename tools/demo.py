@@ -382,13 +382,13 @@ def draw_figures(runs: List[Run], path: Path) -> None:
     axes = figure.subplots(len(images), len(columns), squeeze=False)
     for line, image in zip(axes, images):
         pixels = pictures.load_image(first.image_paths[image])
-        for axis, (title, keypoints) in zip(line, columns.items()):
+        for axis, keypoints in zip(line, columns.values()):
             axis.imshow(pixels)
             axis.axis('off')
             for person in np.flatnonzero(first.images == image):
                 draw_figure(axis, keypoints[person], first.links)
-            if line is axes[0]:
-                axis.set_title(title)
+    for axis, title in zip(axes[0], columns):
+        axis.set_title(title)
     figure.savefig(path, dpi=100)
 
 

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib.figure
+import numpy as np
 import pytest
 
 from mmskd.datasets import write_demo_data
@@ -199,6 +201,32 @@ def test_the_last_line_names_the_report(demo, finished, args, monkeypatch, capsy
     assert lines[-1].endswith(' work/report/report.html')
     assert '  work/demo.json' in lines and any('DWPose against' in line for line in lines)
     assert json.loads((args.work_dir / 'demo.json').read_text())['seeds'] == [3, 4]
+
+
+def test_the_picture_says_whose_figures_are_whose(demo, monkeypatch, tmp_path):
+    points = np.random.default_rng(0).uniform(0, 40, (4, 3, 2))
+    seen = argparse.Namespace(
+        images=np.array([0, 1, 1, 1]), image_ids=[5, 7], image_paths=['few.png', 'many.png'],
+        gt_keypoints=points, keypoints=points + 1, links=[(0, 1), (1, 2)])
+    drawn, figures = [], []
+
+    class Figure(matplotlib.figure.Figure):
+        def savefig(self, *args, **options):
+            figures.append(self)
+            super().savefig(*args, **options)
+
+    monkeypatch.setattr(demo, 'Figure', Figure)
+    monkeypatch.setattr(demo, 'Logs', lambda folder: folder)
+    monkeypatch.setattr(demo, 'predictions_of', lambda logs, quiet: seen)
+    monkeypatch.setattr(demo.pictures, 'load_image',
+                        lambda path: drawn.append(path) or np.zeros((40, 40, 3), np.uint8))
+    arms = 'baseline', 'DWPose', 'PS-KD'
+    demo.draw_figures([argparse.Namespace(arm=arm, folder=None) for arm in arms],
+                      tmp_path / 'figures.png')
+    assert drawn == ['many.png', 'few.png'], 'the most crowded first'
+    titles = [axis.get_title() for axis in figures[0].axes]
+    assert titles == ['labels', *arms, '', '', '', '']
+    assert (tmp_path / 'figures.png').stat().st_size > 1000
 
 
 def test_the_configs_differ_by_labels_and_a_hook(demo):
