@@ -29,7 +29,7 @@ MEASURES = {
         'LaACE_0': Measure(
             'lower', True, 'mean |score - IoU| of the same detections, mean over classes'),
         'overconfidence': Measure(
-            None, True, 'mean score - IoU of the same detections, mean over classes: above 0 the '
+            None, False, 'mean score - IoU of the same detections, mean over classes: above 0 the '
             'model is too sure of itself, below too modest'),
         'LRP': Measure(
             'lower', True, 'localisation-recall-precision error of the same detections, any '
@@ -56,7 +56,7 @@ MEASURES = {
         'NLL': Measure('lower', True, 'negative log-likelihood of the hits'),
         'ECE': Measure('lower', True, 'expected calibration error'),
         'overconfidence': Measure(
-            None, True, 'mean score - share of hits: above 0 the model is too sure of itself, '
+            None, False, 'mean score - share of hits: above 0 the model is too sure of itself, '
             'below too modest'),
         'Brier': Measure('lower', True, 'squared error of the scores'),
         'AURC': Measure('lower', True, 'area under the risk-coverage curve'),

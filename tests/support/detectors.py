@@ -2,8 +2,6 @@
 from typing import List, Tuple
 
 import torch
-from mmdet.models import SSDVGG
-from mmdet.models.necks.ssd_neck import L2Norm
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.utils import register_all_modules
@@ -22,7 +20,7 @@ FAMILIES = {
     'vfnet': 'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py',
     'rtmdet': 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py',
     'yolox': 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
-    'ssd': 'mmdet::ssd/ssd300_coco.py',
+    'ssd': 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
     'faster_rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     'cascade_rcnn': 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
     'mask_rcnn': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
@@ -37,6 +35,10 @@ FPN = {**R18, 'neck.in_channels': [64, 128, 256, 512]}
 TRANSFORMER = {**R18, 'num_queries': 20, 'encoder.num_layers': 1, 'decoder.num_layers': 2}
 SMALLER = {
     **dict.fromkeys(FAMILIES, FPN), 'rtmdet': {}, 'yolox': {}, 'ssd': {},
+    **dict.fromkeys(('faster_rcnn', 'mask_rcnn'),
+                    {**FPN, 'roi_head.bbox_head.fc_out_channels': 64}),
+    'cascade_rcnn': {**FPN, **{f'roi_head.bbox_head.{stage}.fc_out_channels': 64
+                               for stage in range(3)}},
     'detr': {**TRANSFORMER, 'neck.in_channels': [512]},
     'deformable_detr': {**TRANSFORMER, 'neck.in_channels': [128, 256, 512]},
     'dino': {**TRANSFORMER, 'neck.in_channels': [128, 256, 512]}
@@ -65,9 +67,7 @@ def build(name: str, **options) -> nn.Module:
     model = MODELS.build(stock_config(name, **options)).train()
     # Until init_weights, which logs each parameter, these are whatever the memory held.
     for module in model.modules():
-        if isinstance(module, L2Norm):
-            nn.init.constant_(module.weight, 20.)
-        elif hasattr(module, 'level_embed'):
+        if hasattr(module, 'level_embed'):
             nn.init.normal_(module.level_embed)
     return model
 
@@ -109,8 +109,7 @@ def losses(model: nn.Module, data=None, seed: int = 0, epoch: int = 0) -> dict:
     torch.manual_seed(seed)
     MessageHub.get_current_instance().update_info('epoch', epoch)
     if data is None:
-        size, images = (300, 1) if isinstance(model.backbone, SSDVGG) else (64, 2)
-        data = batch(size, images, masks=model.with_mask)
+        data = batch(masks=model.with_mask)
     inputs, samples = data
     return model(inputs, [sample.clone() for sample in samples], mode='loss')
 

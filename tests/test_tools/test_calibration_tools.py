@@ -115,7 +115,7 @@ def test_a_detectors_results_file(run_tool, tiny, detector, detector_results, ca
         Path('away.pth').rename(detector)
     text = capsys.readouterr().out
     rows = table_of(text)
-    assert len(rows) == 17
+    assert len(rows) == 18
     text = one_line(text)
     assert 'NLL, ECE, Brier' in text and 'do not compare' in text and '_own_thr: at ' in text
     for key, (value, ) in rows.items():
@@ -130,7 +130,7 @@ def test_a_pose_estimators_results_file(run_tool, tiny, pose_results, capsys):
     assert 0 < pose_results['PCK'] < 1
     run_tool('analysis/eval_calibration', 'pose.pkl', 'measured_pose.py')
     rows = table_of(capsys.readouterr().out)
-    assert len(rows) == 13
+    assert len(rows) == 15
     for key, (value, ) in rows.items():
         assert value == pytest.approx(pose_results[key], abs=1e-4), key
 
