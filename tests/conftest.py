@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
         code = getattr(getattr(item, 'function', None), '__code__', None)
         names = code.co_names if code else ()
         if {'dist_train', 'train_in_two'} & set(names) or (
-                code and 'dist_train.sh' in code.co_consts):
+                code and {'dist_train.sh', 'dist_test.sh'} & set(code.co_consts)):
             item.add_marker('two_processes')
         if 'DATA' in names or any('MMSKD_TEST_DATA' in str(mark.kwargs.get('reason'))
                                   for mark in item.iter_markers('skipif')):

@@ -432,13 +432,11 @@ def run_script(name, *argv, **env):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_two_processes_on_the_cpu(tiny):
+def test_a_test_in_two_processes_on_the_cpu(tiny, run_tool):
+    """A training with dist_train.sh is in test_two_processes.py."""
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
-    code, output = run_script('dist_train.sh', 'tiny.py', 2, '--work-dir', 'two processes',
-                              '--cfg-options', 'custom_hooks=[]', PORT=free_port())
-    assert code == 0, output
-    assert 'Epoch(train) [1][1/1]' in output, 'eight images, two processes, four images each'
+    run_tool('train', 'tiny.py', '--work-dir', 'two processes', '--cfg-options', 'custom_hooks=[]')
     code, output = run_script('dist_test.sh', 'tiny.py', 'two processes/epoch_1.pth', 2,
                               '--work-dir', 'two processes', PORT=free_port())
     assert code == 0, output
