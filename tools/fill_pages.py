@@ -10,7 +10,8 @@ A page asks for a table between two marks, and everything between them is writte
 
 ==============================  =================================================================
 ``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``: ``METRIC``, the mean
-                                of the last validations, or ``METRIC:test``, the test split
+                                of the last validations, or ``METRIC:test``, the test split;
+                                ``seeds>=5`` leaves out methods with fewer
 ``studies``                     all studies, with all their configs and metrics
 ``step_cost FILE..``            all that ``tools/benchmarks/step_cost.py`` wrote to these files
 ``cost FILE WORK..``            a step beside the stock one, of such a ``results/FILE.json``
@@ -75,7 +76,9 @@ def in_brackets(difference: Interval) -> str:
 def study(name: str, config: str, *metrics: str) -> str:
     """A row for each method; a difference is bold where its interval leaves out 0."""
     found = StudyResults(RESULTS / 'studies' / f'{name}.json')
-    columns = {metric: metric.partition(':')[::2] for metric in metrics}
+    seeds = [word for word in metrics if re.fullmatch(r'seeds>=\d+', word)]
+    least = max((int(word[7:]) for word in seeds), default=1)
+    columns = {metric: metric.partition(':')[::2] for metric in metrics if metric not in seeds}
     if config not in found.definition['configs'] or not {
             metric for metric, _ in columns.values()} <= set(found.metrics):
         raise UsageError(
@@ -85,7 +88,7 @@ def study(name: str, config: str, *metrics: str) -> str:
     for method in found.trained(config):
         compared = [found.compare(config, method, metric, value or 'mean')
                     for metric, value in columns.values()]
-        if not any(one.value.n for one in compared):
+        if not any(one.value.n >= least for one in compared):
             continue
         row = [method, str(compared[0].value.n)]
         for one in compared:
