@@ -35,7 +35,8 @@ SMALLER = {
     'rtmw': {**SIMCC, 'backbone.deepen_factor': 0.167, 'neck.num_csp_blocks': 1},
     'simcc': {**R18, **SIMCC}, 'heatmap': {**R18, **HEATMAP}, 'hrnet': HEATMAP,
     'mspn': {'backbone.num_blocks': [1, 1, 1, 1], **HEATMAP, 'head.out_shape': (32, 24)},
-    'hourglass': {'head.decoder.input_size': (128, 128), 'head.decoder.heatmap_size': (32, 32)},
+    'hourglass': {'backbone.stage_channels': (256, 64, 64, 64, 64, 64),
+                  'head.decoder.input_size': (128, 128), 'head.decoder.heatmap_size': (32, 32)},
     'cpm': {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (12, 16)},
 }
 """What makes the stock model quick on a CPU: small crops and backbones, its own heads and losses.

@@ -17,6 +17,7 @@ from mmskd.evaluation.calibration import brier, ece, nll  # noqa: E402
 from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
 from mmskd.evaluation.held_out import image_keys  # noqa: E402
 from mmskd.registry import METRICS  # noqa: E402
+from tests.support.processes import run_in_two  # noqa: E402
 
 CLASSES = ('cell', 'cat', 'car')
 KEYS = ('NLL', 'ECE', 'LaECE', 'Brier', 'AURC', 'EAURC', 'oLRP')
@@ -174,8 +175,7 @@ def _rank(rank, init_file, samples, values_file):
 
 def test_distributed(tmp_path):
     samples = detector(n_images=5)
-    torch.multiprocessing.spawn(
-        _rank, (str(tmp_path / 'init'), samples, str(tmp_path / 'values')), nprocs=2)
+    run_in_two(_rank, str(tmp_path / 'init'), samples, str(tmp_path / 'values'))
     expected = evaluate(samples)
     for rank in (0, 1):
         assert_same(torch.load(tmp_path / f'values.{rank}', weights_only=True), expected)

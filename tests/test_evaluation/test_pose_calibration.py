@@ -15,6 +15,7 @@ from mmskd.evaluation.calibrators import Calibrator, LogitMap  # noqa: E402
 from mmskd.evaluation.keypoint_hits import oks_terms  # noqa: E402
 from mmskd.evaluation.results import load_results  # noqa: E402
 from mmskd.registry import METRICS  # noqa: E402
+from tests.support.processes import run_in_two  # noqa: E402
 
 NAMES = ('nose', 'left_ear', 'right_ear', 'tail', 'left_paw', 'right_paw')
 K = len(NAMES)
@@ -360,8 +361,7 @@ def _rank(rank, init_file, samples, values_file):
 
 def test_distributed(tmp_path):
     samples = noisy(5)
-    torch.multiprocessing.spawn(
-        _rank, (str(tmp_path / 'init'), samples, str(tmp_path / 'values')), nprocs=2)
+    run_in_two(_rank, str(tmp_path / 'init'), samples, str(tmp_path / 'values'))
     expected = evaluate(samples, per_keypoint=True)
     for rank in (0, 1):
         assert_same(torch.load(f'{tmp_path}/values.{rank}', weights_only=True), expected)

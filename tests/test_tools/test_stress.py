@@ -12,7 +12,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpose')
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNTS = dict(kill=2, misuse=8, attack=6, soak=20, disk=1)
+COUNTS = dict(kill=1, misuse=5, attack=4, soak=12, disk=1)
 ALL = """
 import importlib, os, sys
 sys.path.insert(0, sys.argv[1])
