@@ -5,7 +5,6 @@ import io
 
 import pytest
 import torch
-from mmengine.hooks import Hook
 
 pytest.importorskip('mmdet')
 
@@ -159,8 +158,8 @@ def test_a_run_that_is_resumed(tmp_path, amp):
     root = runs.data(tmp_path / 'data')
     whole = runs.train(config('whole'))
     first = runs.runner(config('stopped'))
-    first.register_hook(StopAfter(7))
-    with pytest.raises(InterruptedError):
+    first.register_hook(runs.InterruptHook(7))
+    with pytest.raises(runs.Interruption):
         first.train()
     cfg = config('stopped')
     cfg.resume = True
@@ -171,18 +170,6 @@ def test_a_run_that_is_resumed(tmp_path, amp):
     for key, value in expected.items():
         assert value.device.type == found[key].device.type == 'cuda'
         torch.testing.assert_close(found[key], value, rtol=1e-2, atol=1e-3, msg=key)
-
-
-class StopAfter(Hook):
-    """Pulls the plug in the middle of an iteration."""
-    priority = 'LOWEST'
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            raise InterruptedError
 
 
 def test_calibrated_scores(tmp_path):

@@ -21,6 +21,7 @@ import time
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -123,8 +124,7 @@ class Study:
         self.baseline: str = definition.get('baseline', next(iter(self.methods)))
         if self.baseline not in self.methods:
             raise UsageError(f'{path}: baseline: {self.baseline} is none of the methods')
-        for config in (pair for pairs in (definition.get('against') or {}).items()
-                       for pair in pairs):
+        for config in chain(*(definition.get('against') or {}).items()):
             if config not in self.configs:
                 raise UsageError(f'{path}: against: {config} is none of the configs')
         self.runs = self._in_order(list(dict.fromkeys(self._grid(path))))
@@ -661,6 +661,7 @@ class Scheduler:
         self.console = console
         self.lock = lock
         self.running: Dict[Key, Tuple[Job, float]] = {}
+        self.to_test: List[Key] = []
 
     def run(self, to_train: List[Key], to_test: List[Key]) -> None:
         """Train and test these runs; on the way out, whatever the reason, processes are ended."""
