@@ -178,30 +178,31 @@ def summary(tables: Sequence[Table], names: Sequence[str]) -> List[Tuple[str, st
     return sentences
 
 
-def confidences(table: Table, names: Sequence[str], task: str) -> List[Tuple[str, str]]:
+def confidences(table: Table, members: Sequence[Member], names: Sequence[str],
+                task: str) -> List[Tuple[str, str]]:
     """For each group: its name, and whether its scores are too high or too low, where that is sure.
 
     Softer targets, as those of PS-KD, lower scores: whom they help is decided by this sign.
     """
+    clipped = _why_clipped_cannot_be_compared([m.verdicts.values for m in members if m.verdicts])
+    return [(name, _confidence(row, i, task, clipped))
+            for row in table.rows + table.others if row.label == 'overconfidence'
+            for i, name in enumerate(names) if row.means[i].n]
+
+
+def _confidence(row: Row, i: int, task: str, clipped: str) -> str:
+    if clipped:
+        return f'nothing can be said of the sign: {clipped}.'
     truth = 'the IoU that they should tell' if task == 'detection' else 'the share that is right'
-    sentences = []
-    for row in table.rows + table.others:
-        for i, name in enumerate(names if row.label == 'overconfidence' else ()):
-            mean = row.means[i]
-            low, high = row.over_images[i] or (mean.mean - mean.margin, mean.mean + mean.margin)
-            if row.why_not.startswith('up to'):
-                words = f'nothing can be said of the sign: {row.why_not}.'
-            elif low > 0:
-                words = (f'overconfident: scores are {number(mean.mean)} above {truth}. Softer '
-                         'targets (PS-KD, label smoothing) work against that.')
-            elif high < 0:
-                words = (f'underconfident: scores are {number(-mean.mean)} below {truth}. Softer '
-                         'targets (PS-KD, label smoothing) tend to add to that; a calibrator does '
-                         'not.')
-            else:
-                words = 'neither over- nor underconfident on average, as far as can be told.'
-            sentences.append((name, words))
-    return sentences
+    mean = row.means[i]
+    low, high = row.over_images[i] or (mean.mean - mean.margin, mean.mean + mean.margin)
+    if low > 0:
+        return (f'overconfident: scores are {number(mean.mean)} above {truth}. Softer targets '
+                '(PS-KD, label smoothing) work against that.')
+    if high < 0:
+        return (f'underconfident: scores are {number(-mean.mean)} below {truth}. Softer targets '
+                '(PS-KD, label smoothing) tend to add to that; a calibrator does not.')
+    return 'neither over- nor underconfident on average, as far as can be told.'
 
 
 def _in_words(row: Row, i: int) -> str:

@@ -85,7 +85,7 @@ def test_the_sign_of_the_calibration_error_is_said_where_it_is_sure(study):
                        ('neither over- nor under', (True, False, False))):
         for i, (folder, scores) in enumerate(plain.items()):
             study.found[folder].scores[:] = 1 - .1 * (1 - scores) if high[i % 3] else .2 * scores
-        found = confidences(study.tables()[0], study.names, 'detection')
+        found = confidences(study.tables()[0], study.members, study.names, 'detection')
         assert [name for name, _ in found] == study.names
         assert all(words.startswith(said) for _, words in found), found
 
