@@ -104,7 +104,7 @@ def overconfidence(scores, hits, weights=None) -> float:
     .. math:: \frac{1}{N} \sum_i p_i - h_i
 
     The error of one bin over all scores, with its sign, and no larger than :func:`ece`. Softer
-    targets lower scores, so they mend a model that is overconfident and harm one that is not.
+    targets lower scores, so they suit a model that is overconfident, and hardly one that is not.
 
     Args:
         scores (array): Scores in [0, 1], shape (N,).
