@@ -151,7 +151,10 @@ def test_the_trained_heads_have_nothing_to_learn_from_themselves(family, tmp_pat
                if param.grad is not None) < 1e-6
 
 
-STEPS = {**dict.fromkeys(FAMILIES, 100), 'ssd': 50, 'cascade_rcnn': 80, 'rtmdet': 200, 'yolox': 150}
+# steps, learning rate
+TRAINING = {
+    **dict.fromkeys(FAMILIES, (100, 1e-3)), **dict.fromkeys(('fcos', 'atss', 'gfl', 'vfnet'), (50, 2e-3)),
+    'ssd': (25, 2e-3), 'cascade_rcnn': (80, 1e-3), 'rtmdet': (100, 4e-3), 'yolox': (150, 1e-3)}
 
 
 @pytest.mark.parametrize('family', FAMILIES)
@@ -164,11 +167,12 @@ def test_a_fresh_head_goes_to_the_level_of_the_trained_one(family, tmp_path):
     data = batch(model, images=2 if family == 'ssd' else 1)
     features = model.eval().extract_feat(data[0])
     model.extract_feat = lambda inputs: features  # they do not change
+    steps, rate = TRAINING[family]
     optimizer = torch.optim.Adam([param for param in model.parameters() if param.requires_grad],
-                                 2e-3 if family == 'rtmdet' else 1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS[family])
+                                 rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     seen = []
-    for _ in range(STEPS[family]):
+    for _ in range(steps):
         losses = losses_of(model.train(), data)
         optimizer.zero_grad()
         detectors.total(losses).backward()
