@@ -102,8 +102,7 @@ _base_ = 'student.py'
     *_base_.custom_hooks,
     dict(
         type='mmskd.DistillHook',
-        teacher=dict(config='teacher.py', checkpoint='work_dirs/teacher/epoch_100.pth'),
-        losses=[dict(type='mmskd.SimCCDistillLoss', weight=0.1, for_batch_size=64)])
+        teacher=dict(config='teacher.py', checkpoint='work_dirs/teacher/epoch_100.pth'))
 ]
 '''
 

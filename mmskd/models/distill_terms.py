@@ -33,10 +33,13 @@ from .losses.softmax_call import is_simcc_loss
 from .pairing import has_pair, map_leaves, teacher_side
 from .ranges import LOSS, record_function
 from .taps import Tap
+from .teachers.answering import features_from
 from .teachers.output_mirror import feature_module
 from .teachers.probe import feature_maps, probe_features
+from .teachers.translated import TranslatedTeacher
 
 DWPOSE_BATCH = 64  # images on a GPU, for which DWPose's weights were chosen
+SIMCC_FEATURES = 8.  # for 64 images, beside a sum over them; 1 for 8 (docs/results.md)
 
 
 class LogitTerms:
@@ -196,34 +199,55 @@ def compares_features(loss: nn.Module) -> bool:
 
 def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
-    """What teaches where a config names nothing: DWPose's choice where it has one.
+    """What teaches where a config names nothing.
 
-    Features and bins for SimCC, with the balance that DWPose has at its 64 images on a GPU,
-    whatever the batch size; heatmaps or bins alone for heatmap heads, DSNT and RTMO, where
-    DWPose's sum over a feature map would need a weight for each size of map; class scores for
-    detectors, with features by their correlation and boxes where these can be compared (else the
-    log says why not); logits for classifiers.
+    For SimCC, the features by their correlation and the bins, with the same balance at any batch
+    size: DWPose's for the bins at its 64 images on a GPU. For heatmap heads, DSNT and RTMO, heatmaps
+    or bins alone: their losses are so small that features would need a weight for each. For
+    detectors, class scores, features by their correlation, and boxes; for classifiers, logits. What
+    cannot be compared is left out, and the log says why.
     """
     own = next(iter(heads[0].losses.values()))
-    if is_simcc_loss(own):
-        return [FeatureDistillLoss(for_batch_size=DWPOSE_BATCH),
-                SimCCDistillLoss(for_batch_size=DWPOSE_BATCH)]
     if is_dsnt_loss(own):
         return [DSNTDistillLoss()]
     if is_rtmo_loss(own):
         return [RTMODistillLoss()]
-    if is_pose_estimator(model):
+    if is_simcc_loss(own):
+        features = PKDLoss(SIMCC_FEATURES, for_batch_size=DWPOSE_BATCH)
+        losses: List[nn.Module] = [SimCCDistillLoss(for_batch_size=DWPOSE_BATCH)]
+    elif is_pose_estimator(model):
         return [HeatmapDistillLoss()]
-    if not is_detector(model):
-        return [NKDLoss()]
-    features, losses = PKDLoss(), [ClassDistillLoss()]
-    for what, loss, require in (
-        ('features', features,
-         lambda: features.connect(probe_features(model), probe_features(teacher, model))),
-        ('boxes', BoxDistillLoss(), lambda: require_boxes(heads, teacher))):
+    elif is_detector(model):
+        features, losses = PKDLoss(), [ClassDistillLoss()]
         try:
-            require()
-            losses.append(loss)
+            require_boxes(heads, teacher)
+            losses.append(BoxDistillLoss())
         except UsageError as refusal:
-            print_log(f'Distillation: {what} are not taught; {refusal}', 'current')
+            _leave_out('boxes', refusal)
+    else:
+        return [NKDLoss()]
+    try:
+        connect_features(features, model, teacher)
+        losses.append(features)
+    except UsageError as refusal:
+        _leave_out('features', refusal)
     return losses
+
+
+def connect_features(loss: nn.Module, model: nn.Module, teacher: nn.Module) -> None:
+    """Let a loss see the features that it will compare.
+
+    Args:
+        loss (nn.Module): A FeatureDistillLoss.
+        model (nn.Module): The student.
+        teacher (nn.Module): The teacher, as it is or translated.
+
+    Raises:
+        UsageError: If they cannot be compared.
+    """
+    scale = teacher.scale if isinstance(teacher, TranslatedTeacher) else (1., 1.)
+    loss.connect(probe_features(model), probe_features(features_from(teacher), model), scale)
+
+
+def _leave_out(what: str, refusal: UsageError) -> None:
+    print_log(f'Distillation: {what} are not taught; {refusal}', 'current')

@@ -14,6 +14,7 @@ from mmskd.models.distill_terms import (
     build_losses,
     check_losses,
     compares_features,
+    connect_features,
     default_losses,
 )
 from mmskd.models.finite import require_finite
@@ -23,7 +24,6 @@ from mmskd.models.teachers.answering import answering, features_from
 from mmskd.models.teachers.compiled import PRECISIONS, name_of, teacher_to_ask
 from mmskd.models.teachers.frozen import device_of
 from mmskd.models.teachers.option import Given, TeacherOption
-from mmskd.models.teachers.probe import probe_features
 from mmskd.models.teachers.translated import TranslatedTeacher
 from mmskd.options import Options
 from mmskd.registry import HOOKS
@@ -76,10 +76,10 @@ class DistillHook(TeachingHook):
         losses (sequence[dict], optional): Configs of ``mmskd.FeatureDistillLoss``,
             ``mmskd.PKDLoss``, ``mmskd.CWDLoss``, ``mmskd.SimCCDistillLoss``,
             ``mmskd.HeatmapDistillLoss``, ``mmskd.ClassDistillLoss``, ``mmskd.BoxDistillLoss``,
-            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None: features and bins for
-            SimCC heads, heatmaps for heatmap heads, bins for RTMO; ``ClassDistillLoss`` for
-            detectors, with ``PKDLoss`` and ``BoxDistillLoss`` where features and boxes can be
-            compared; ``NKDLoss`` for classifiers.
+            ``mmskd.RTMODistillLoss``, ``mmskd.NKDLoss``. Defaults to None:
+            ``SimCCDistillLoss`` and ``PKDLoss`` for SimCC heads, heatmaps for heatmap heads, bins
+            for RTMO; ``ClassDistillLoss``, ``PKDLoss`` and ``BoxDistillLoss`` for detectors;
+            ``NKDLoss`` for classifiers. Features and boxes that cannot be compared are left out.
         schedule (str): How r moves from epoch to epoch (from iteration to iteration in an
             iteration-based loop): 'falling' linearly, to 1 / T, 'cosine', 'constant' or 'rising'
             (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to 'falling',
@@ -142,17 +142,15 @@ class DistillHook(TeachingHook):
                 f'heads={list(self.heads)} names heads that learn, and the option `losses` '
                 'compares features alone. Leave heads out, or add a loss of predictions')
         teacher = answering(built, model, self.heads_taught, self._metainfo).to(device)
-        translated = isinstance(teacher, TranslatedTeacher)
-        if translated:
+        if isinstance(teacher, TranslatedTeacher):
             self._require_lessons(teacher)
         if losses is None:
-            losses = [loss for loss in default_losses(model, self.heads_taught, teacher)
-                      if not (translated and compares_features(loss))]
+            losses = default_losses(model, self.heads_taught, teacher)
         check_losses(losses, self.heads_taught)
         feature_losses = [loss for loss in losses if compares_features(loss)]
         for loss in feature_losses:
             loss.check_model(model)
-            loss.connect(probe_features(model), probe_features(features_from(teacher), model))
+            connect_features(loss, model, teacher)
         self._mirror = mirror_of(model, self.heads_taught)
         undo.callback(self._mirror.remove)
         box_losses = [loss for loss in losses if compares_boxes(loss)]

@@ -22,14 +22,16 @@ class CWDLoss(FeatureDistillLoss):
         tau (float): Temperature. Defaults to 1.0.
         student_channels (int, optional): As in :class:`FeatureDistillLoss`.
         teacher_channels (int, optional): As in :class:`FeatureDistillLoss`.
+        for_batch_size (int, optional): As in :class:`FeatureDistillLoss`.
 
     Raises:
         UsageError: If an option is of another type or out of range.
     """
 
     def __init__(self, weight: float = 1.0, tau: float = 1.0,
-                 student_channels: Optional[int] = None, teacher_channels: Optional[int] = None):
-        super().__init__(weight, student_channels, teacher_channels)
+                 student_channels: Optional[int] = None, teacher_channels: Optional[int] = None,
+                 for_batch_size: Optional[int] = None):
+        super().__init__(weight, student_channels, teacher_channels, for_batch_size)
         self.tau = Options('CWDLoss').number('tau', tau, above=0)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

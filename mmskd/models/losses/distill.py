@@ -8,6 +8,7 @@ the head's own losses is called, and gets that call (:class:`LossCall`).
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmskd.errors import UsageError
@@ -95,19 +96,23 @@ class FeatureDistillLoss(nn.Module):
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
 
-    def connect(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    def connect(self, student: Sequence[Tensor], teacher: Sequence[Tensor],
+                scale: Tuple[float, float] = (1., 1.)) -> None:
         """Make the projections for maps like these.
 
         Args:
             student (Sequence[Tensor]): A map (N, C, H, W) of each level.
             teacher (Sequence[Tensor]): The same of the teacher; C may differ.
+            scale (tuple[float]): Height and width of the teacher's images, in those of the
+                student's; its maps are as much larger. Defaults to (1, 1).
 
         Raises:
-            UsageError: If the number of levels or the height and width of a level differ, or the
-                channels are not those that were named.
+            UsageError: If the number of levels or the strides of a level differ, or the channels
+                are not those that were named.
         """
         sizes = [[tuple(level.shape[-2:]) for level in maps] for maps in (student, teacher)]
-        if sizes[0] != sizes[1]:
+        wanted = [tuple(round(side * by) for side, by in zip(size, scale)) for size in sizes[0]]
+        if wanted != sizes[1]:
             raise UsageError(
                 f'{type(self).__name__}: the features of the student are {sizes[0]} (height, '
                 f'width of each level) and those of the teacher {sizes[1]}. Take a '
@@ -125,16 +130,18 @@ class FeatureDistillLoss(nn.Module):
 
         Args:
             student (Tensor | Sequence[Tensor]): A map (N, C, H, W), or one of each level.
-            teacher (Tensor | Sequence[Tensor]): The same of the teacher.
+            teacher (Tensor | Sequence[Tensor]): The same of the teacher, which is scaled to the
+                height and width of the student's.
 
         Returns:
             Tensor: The loss, a scalar.
         """
         if isinstance(student, Tensor):
             student, teacher = [student], [teacher]
-        terms = [self.compare(projection(mine), theirs)
+        terms = [self.compare(projection(mine), _scaled(theirs, mine.shape[-2:]))
                  for projection, mine, theirs in zip(self.projections, student, teacher)]
-        return torch.stack(terms).sum()
+        total = torch.stack(terms).sum()
+        return total * _batch_factor(student[0].size(0), self.for_batch_size)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of a level: :func:`~mmskd.models.losses.functional.feature_l2`.
@@ -143,8 +150,7 @@ class FeatureDistillLoss(nn.Module):
             student (Tensor): Map (N, C, H, W), projected to the teacher's channels.
             teacher (Tensor): The teacher's, of the same shape.
         """
-        weight = self.weight * _batch_factor(student.size(0), self.for_batch_size)
-        return feature_l2(student, teacher, weight)
+        return feature_l2(student, teacher, self.weight)
 
     def check_model(self, model: nn.Module) -> None:
         """Raise UsageError if ``for_batch_size`` is set and the model's own losses are means."""
@@ -346,6 +352,13 @@ class ClassDistillLoss(nn.Module):
 
 def _batch_factor(size: int, meant: Optional[int]) -> float:
     return 1. if meant is None else size / meant
+
+
+def _scaled(level: Tensor, size: Sequence[int]) -> Tensor:
+    """A map of the same images at another height and width."""
+    if level.shape[-2:] == tuple(size):
+        return level
+    return F.interpolate(level, tuple(size), mode='bilinear', antialias=True, align_corners=False)
 
 
 def _projection(student_channels: int, teacher_channels: int) -> nn.Module:

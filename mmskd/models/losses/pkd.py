@@ -21,11 +21,12 @@ class PKDLoss(FeatureDistillLoss):
             ImageNet weights more in a short training than the 6.0 of MMRazor's configs for COCO.
         student_channels (int, optional): As in :class:`FeatureDistillLoss`.
         teacher_channels (int, optional): As in :class:`FeatureDistillLoss`.
+        for_batch_size (int, optional): As in :class:`FeatureDistillLoss`.
     """
 
     def __init__(self, weight: float = 1.0, student_channels: Optional[int] = None,
-                 teacher_channels: Optional[int] = None):
-        super().__init__(weight, student_channels, teacher_channels)
+                 teacher_channels: Optional[int] = None, for_batch_size: Optional[int] = None):
+        super().__init__(weight, student_channels, teacher_channels, for_batch_size)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of a level."""

@@ -52,6 +52,12 @@ class Crops(nn.Module):
                              torch.allclose(self.given_mean, self.wanted_mean) and
                              torch.allclose(self.given_std, self.wanted_std))
 
+    @property
+    def scale(self) -> Tuple[float, float]:
+        """tuple[float]: Height and width of the crop in the teacher's images, in the student's."""
+        width, height = (scaled / given for scaled, given in zip(self.scaled, self.given.size))
+        return height, width
+
     def forward(self, images: Tensor) -> Tensor:
         """The teacher's images of the student's, (N, 3, height, width)."""
         if self._same_values and tuple(self.given.size) == tuple(self.wanted.size):

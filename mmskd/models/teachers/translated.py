@@ -85,6 +85,11 @@ class TranslatedTeacher(nn.Module):
         """list[PoseTeacher]: Each of them once."""
         return list(dict.fromkeys(view.teacher for view in self._views))
 
+    @property
+    def scale(self) -> Tuple[float, float]:
+        """tuple[float]: Height and width of the crop in the last one's images, in the student's."""
+        return self._views[-1].crops.scale
+
     def ask_in(self, precision: Optional[str]) -> None:
         """Ask the models of MMPose in this precision from here on; others know their own."""
         for teacher in self.teachers:

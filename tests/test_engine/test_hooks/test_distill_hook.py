@@ -488,8 +488,21 @@ def test_mismatches_are_refused_with_both_sides(change, message):
     student, teacher = poses.build('rtmpose'), poses.build('rtmpose', **change)
     before = snapshot(student)
     with pytest.raises(ValueError, match=message):
-        DistillHook(teacher=teacher).attach(student)
+        DistillHook(teacher, [dict(type='mmskd.FeatureDistillLoss'),
+                              dict(type='mmskd.SimCCDistillLoss')]).attach(student)
     assert snapshot(student) == before
+
+
+@needs_mmpose
+def test_features_of_another_stride_are_left_out_where_nobody_names_them(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmskd.models.distill_terms.print_log',
+                        lambda line, *args: said.append(line))
+    hook = DistillHook(poses.build('rtmpose', **{
+        'backbone.out_indices': (3, ), 'head.in_channels': 192, 'head.in_featuremap_size': (6, 8)}))
+    hook.attach(poses.build('rtmpose'))
+    assert [type(loss).__name__ for loss in hook.losses] == ['SimCCDistillLoss']
+    assert 'features are not taught' in said[0] and '[(4, 3)]' in said[0]
 
 
 @needs_mmpose

@@ -114,10 +114,12 @@ def test_stock_models(name, tmp_path):
     hook = attached(model, teacher=dict(teacher, keypoints=keypoints))
     assert isinstance(hook._teacher, TranslatedTeacher)
     losses = poses.losses(model, data)
-    assert set(losses) - set(stock) == {'loss_logit'} and losses['loss_logit'].isfinite()
-    assert losses['loss_logit'] > 0 and all(
-        torch.equal(losses[key], value) for key, value in stock.items())
-    losses['loss_logit'].backward()
+    new = {key: losses[key] for key in set(losses) - set(stock)}
+    strides_agree = family in ('rtmpose', 'rtmw', LARGE) and 'family' not in mine
+    assert set(new) == {'loss_logit', *['loss_feature'] * strides_agree}
+    assert all(value.isfinite() and value > 0 for value in new.values())
+    assert all(torch.equal(losses[key], value) for key, value in stock.items())
+    sum(new.values()).backward()
     grads = [param.grad for param in model.parameters() if param.grad is not None]
     assert grads and all(grad.isfinite().all() for grad in grads) and any(grad.abs().max() > 0
                                                                           for grad in grads)
@@ -200,6 +202,25 @@ def test_features_of_a_teacher_with_other_keypoints(tmp_path):
     assert losses['loss_feature'] > 0
     assert hook.losses[0](mine, theirs).item() == pytest.approx(losses['loss_feature'].item(),
                                                                 rel=1e-2)
+
+
+@pytest.mark.parametrize('loss', ['FeatureDistillLoss', 'PKDLoss'])
+def test_features_of_a_larger_crop_are_scaled(loss, tmp_path):
+    model = student(**{'head.input_size': (64, 96), 'head.in_featuremap_size': (2, 3),
+                       'head.decoder.input_size': (64, 96)})
+    hook = attached(model, teacher=files(tmp_path, 'rtmpose', 'coco', seed=2), precision=None,
+                    losses=[dict(type=f'mmskd.{loss}'), dict(type='mmskd.SimCCDistillLoss')])
+    images, samples = poses.batch(model)
+    images = images[..., :96, :64]
+    found = poses.losses(model, (images, samples))['loss_feature']
+    view, = hook._teacher._views
+    with torch.no_grad():
+        mine = model.extract_feat(images)[-1]
+        theirs = view.teacher.model.extract_feat(view.crops(images))[-1]
+    assert mine.shape[-2:] == (3, 2) and theirs.shape[-2:] == (4, 3)
+    scaled = torch.nn.functional.interpolate(theirs, (3, 2), mode='bilinear', antialias=True)
+    assert torch.equal(hook.losses[0](mine, theirs), hook.losses[0](mine, scaled))
+    assert torch.equal(found, hook.losses[0](mine, scaled)) and found > 0
 
 
 @pytest.mark.parametrize('change,message',

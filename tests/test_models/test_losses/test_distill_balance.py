@@ -5,7 +5,12 @@ import torch
 pytest.importorskip('mmpose')
 
 from mmskd.engine.hooks import DistillHook  # noqa: E402
-from mmskd.models.losses import FeatureDistillLoss, SimCCDistillLoss  # noqa: E402
+from mmskd.models.losses import (  # noqa: E402
+    CWDLoss,
+    FeatureDistillLoss,
+    PKDLoss,
+    SimCCDistillLoss,
+)
 from tests.support import poses  # noqa: E402
 
 FEATURES = dict(type='mmskd.FeatureDistillLoss')
@@ -52,7 +57,7 @@ def test_why_heatmaps_are_distilled_alone():
 def test_defaults_beside_simcc_at_the_batch_size_of_dwpose(family):
     ratios = gradients(family)
     assert set(ratios) == {'loss_feature', 'loss_logit'}, 'the defaults'
-    assert all(1e-4 < ratio < 1 for ratio in ratios.values()), ratios
+    assert 1e-4 < ratios['loss_logit'] < 1 and .01 < ratios['loss_feature'] < 10, ratios
 
 
 @torch.no_grad()
@@ -62,11 +67,12 @@ def shares(times, **options):
     return {key: (value / own).item() for key, value in values.items()}
 
 
-def test_the_defaults_keep_the_balance_of_dwpose():
+def test_the_defaults_keep_their_balance_at_any_batch_size():
+    features = dict(type='mmskd.PKDLoss', weight=8.)
     for times in (1, 4):
         _, values = taught('rtmpose', times)
         explicit = taught('rtmpose', times, [dict(term, for_batch_size=DWPOSE)
-                                             for term in (FEATURES, SIMCC)])[1]
+                                             for term in (SIMCC, features)])[1]
         assert {key: value.item() for key, value in values.items()} == {
             key: value.item() for key, value in explicit.items()}
 
@@ -83,9 +89,10 @@ def test_for_batch_size_is_the_plain_mean_at_that_size():
     maps, teacher = torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2)
     logits, others = [torch.rand(4, 5, 6)] * 2, [torch.rand(4, 5, 6)] * 2
     for size, factor in ((None, 1), (4, 1), (8, 0.5), (2, 2)):
-        features = FeatureDistillLoss(0.1, 3, 3, for_batch_size=size)
-        assert features(maps, teacher) == pytest.approx(
-            factor * FeatureDistillLoss(0.1, 3, 3)(maps, teacher).item())
+        for loss in (FeatureDistillLoss, PKDLoss, CWDLoss):
+            given = dict(weight=0.1, student_channels=3, teacher_channels=3)
+            assert loss(**given, for_batch_size=size)(maps, teacher) == pytest.approx(
+                factor * loss(**given)(maps, teacher).item())
         assert SimCCDistillLoss(for_batch_size=size)(logits, others, 10.) == pytest.approx(
             factor * SimCCDistillLoss()(logits, others, 10.).item())
 
@@ -96,7 +103,7 @@ def test_for_batch_size_beside_a_mean_is_refused():
         hook.attach(poses.build('heatmap'))
 
 
-@pytest.mark.parametrize('loss', [FeatureDistillLoss, SimCCDistillLoss])
+@pytest.mark.parametrize('loss', [FeatureDistillLoss, PKDLoss, CWDLoss, SimCCDistillLoss])
 def test_for_batch_size_is_checked(loss):
     with pytest.raises(ValueError,
                        match=f'{loss.__name__}: for_batch_size must be a whole number, at least 1'):
