@@ -201,11 +201,11 @@ def default_losses(model: nn.Module, heads: Sequence[TaughtHead],
                    teacher: nn.Module) -> List[nn.Module]:
     """What teaches where a config names nothing.
 
-    For SimCC, the features by their correlation and the bins, with the same balance at any batch
-    size: DWPose's for the bins at its 64 images on a GPU. For heatmap heads, DSNT and RTMO, heatmaps
-    or bins alone: their losses are so small that features would need a weight for each. For
-    detectors, class scores, features by their correlation, and boxes; for classifiers, logits. What
-    cannot be compared is left out, and the log says why.
+    For SimCC, the bins and the features by their correlation, with the same balance at any batch
+    size: DWPose's for the bins at its 64 images on a GPU. For heatmap heads, DSNT and RTMO,
+    heatmaps or bins alone: their losses are so small that features would need a weight for each.
+    For detectors, class scores, boxes, and features by their correlation; for classifiers, logits.
+    What cannot be compared is left out, and the log says why.
     """
     own = next(iter(heads[0].losses.values()))
     if is_dsnt_loss(own):

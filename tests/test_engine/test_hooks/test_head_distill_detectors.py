@@ -153,7 +153,8 @@ def test_the_trained_heads_have_nothing_to_learn_from_themselves(family, tmp_pat
 
 # steps, learning rate
 TRAINING = {
-    **dict.fromkeys(FAMILIES, (100, 1e-3)), **dict.fromkeys(('fcos', 'atss', 'gfl', 'vfnet'), (50, 2e-3)),
+    **dict.fromkeys(FAMILIES, (100, 1e-3)),
+    **dict.fromkeys(('fcos', 'atss', 'gfl', 'vfnet'), (50, 2e-3)),
     'ssd': (25, 2e-3), 'cascade_rcnn': (80, 1e-3), 'rtmdet': (100, 4e-3), 'yolox': (150, 1e-3)}
 
 

@@ -128,7 +128,8 @@ def test_a_schedule_outside_of_the_run_is_refused(data_root, tmp_path, options, 
 
 
 @pytest.mark.parametrize('loop,length,interval,ema', [
-    ('epoch', 5, None, True), ('epoch', 5, 2, False), ('iter', 10, None, False), ('iter', 10, 3, True)])
+    ('epoch', 5, None, True), ('epoch', 5, 2, False),
+    ('iter', 10, None, False), ('iter', 10, 3, True)])
 def test_resumed_equals_never_interrupted(data_root, tmp_path, loop, length, interval, ema):
     def config(name):
         return runs.config(data_root, tmp_path / name, loop, length, ema, dict(interval=interval))
