@@ -79,8 +79,8 @@ class Work(NamedTuple):
     changes: Tuple[Tuple[str, Any], ...] = ()
 
 
-OWN = ('stock', 'bins', 'bins, teacher of larger crops', 'bins, teacher of larger crops, flip',
-       'bins, teacher of larger crops, .onnx')
+OWN = ('stock', 'teacher', 'teacher of larger crops', 'teacher of larger crops, flip',
+       'teacher of larger crops, .onnx')
 MOUSE = 'mmskd::openfield_mouse/rtmpose_{}.py'
 CROPS = dict(size=(256, 192), batch=8, on_gpu=((256, 192), 128))
 WORKS = {
@@ -185,8 +185,8 @@ def distillation(setting: Setting, **options) -> Callable:
     return _in_training(hook, setting)
 
 
-def bins(setting: Setting, larger: bool = False, onnx: bool = False, **asked) -> Callable:
-    """The bins alone, which is what a teacher of other crops can teach.
+def own_dwpose(setting: Setting, larger: bool = False, onnx: bool = False, **asked) -> Callable:
+    """What a file teaches by default: bins, and features but of an .onnx.
 
     ``asked`` of it: flip and the like.
     """
@@ -198,7 +198,7 @@ def bins(setting: Setting, larger: bool = False, onnx: bool = False, **asked) ->
         teacher = dict(type='mmskd.OnnxPoseTeacher',
                        file=os.path.join(setting.folder, 'teacher.onnx'), beta=10.)
         export(config, checkpoint, teacher['file'])
-    hook = DistillHook(dict(teacher, **asked), losses=[dict(type='mmskd.SimCCDistillLoss')])
+    hook = DistillHook(dict(teacher, **asked))
     hook.attach(setting.model)
     return _in_training(hook, setting)
 
@@ -241,10 +241,10 @@ WAYS: Dict[str, Tuple[Callable, dict]] = {
     'PS-KD, average, float32': (pskd_average, FLOAT32),
     'distillation': (distillation, {}),
     'distillation, float32': (distillation, FLOAT32),
-    'bins': (bins, {}),
-    'bins, teacher of larger crops': (bins, dict(larger=True)),
-    'bins, teacher of larger crops, flip': (bins, dict(larger=True, flip=True)),
-    'bins, teacher of larger crops, .onnx': (bins, dict(larger=True, onnx=True)),
+    'teacher': (own_dwpose, {}),
+    'teacher of larger crops': (own_dwpose, dict(larger=True)),
+    'teacher of larger crops, flip': (own_dwpose, dict(larger=True, flip=True)),
+    'teacher of larger crops, .onnx': (own_dwpose, dict(larger=True, onnx=True)),
     'second stage': (second_stage, {}),
     'second stage, float32': (second_stage, FLOAT32),
     'heads alone': (heads_alone, {}),
