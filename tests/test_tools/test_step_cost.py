@@ -25,7 +25,7 @@ def test_report_and_its_table(run_tool, tmp_path, capsys):
 def test_a_teacher_of_larger_crops_in_an_onnx_file(load_tool):
     for package in ('mmpose', 'onnx', 'onnxruntime'):
         pytest.importorskip(package)
-    tool, onnx = load_tool('benchmarks/step_cost'), 'bins, teacher of larger crops, .onnx'
+    tool, onnx = load_tool('benchmarks/step_cost'), 'teacher of larger crops, .onnx'
     work = tool.WORKS['own_mouse']
     assert onnx in work.ways
     ways = tool.measure(work._replace(batch=1, ways=('stock', onnx)), 1, 0, 'cpu')['ways']
