@@ -22,6 +22,5 @@ custom_hooks = [
         type='mmskd.DistillHook',
         teacher=dict(
             config='rtmpose_s_mouse-third.py',
-            checkpoint='work_dirs/rtmpose_s_mouse-third/epoch_100.pth'),
-        losses=[dict(type='mmskd.SimCCDistillLoss', weight=0.02)])
+            checkpoint='work_dirs/rtmpose_s_mouse-third/epoch_100.pth'))
 ]
