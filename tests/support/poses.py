@@ -33,11 +33,18 @@ HEATMAP = {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (2
 SMALLER = {
     'rtmpose': SIMCC,
     'rtmw': {**SIMCC, 'backbone.deepen_factor': 0.167, 'neck.num_csp_blocks': 1},
-    'simcc': {**R18, **SIMCC}, 'heatmap': {**R18, **HEATMAP}, 'hrnet': HEATMAP,
+    'simcc': {**R18, **SIMCC}, 'heatmap': {**R18, **HEATMAP},
+    'hrnet': {'backbone.extra.stage1.num_blocks': (1, ),
+              'backbone.extra.stage2.num_channels': (8, 16),
+              'backbone.extra.stage3.num_channels': (8, 16, 32),
+              'backbone.extra.stage3.num_modules': 1,
+              'backbone.extra.stage4.num_channels': (8, 16, 32, 64),
+              'backbone.extra.stage4.num_modules': 1, 'head.in_channels': 8, **HEATMAP},
     'mspn': {'backbone.num_blocks': [1, 1, 1, 1], **HEATMAP, 'head.out_shape': (32, 24)},
     'hourglass': {'backbone.stage_channels': (256, 64, 64, 64, 64, 64),
                   'head.decoder.input_size': (128, 128), 'head.decoder.heatmap_size': (32, 32)},
-    'cpm': {'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (12, 16)},
+    'cpm': {'backbone.num_stages': 2, 'head.num_stages': 2,
+            'head.decoder.input_size': (96, 128), 'head.decoder.heatmap_size': (12, 16)},
 }
 """What makes the stock model quick on a CPU: small crops and backbones, its own heads and losses.
 """

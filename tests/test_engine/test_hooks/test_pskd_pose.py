@@ -16,7 +16,7 @@ from tests.support import pose_runs, poses, runs  # noqa: E402
 families = pytest.mark.parametrize('family', poses.FAMILIES)
 
 # Calls of the loss in one step: stages times units
-LOSS_CALLS = {'mspn': 8, 'cpm': 6}
+LOSS_CALLS = {'mspn': 8, 'cpm': 2}
 
 
 def attached(model: nn.Module, alpha_t: float, **options) -> PSKDHook:
