@@ -57,7 +57,7 @@ def test_what_is_saved_is_plain_and_whole(tmp_path):
     assert torch.load(path, weights_only=True)['meta'][taught_by.META_KEY] == dict(
         methods=dict(
             PSKDHook=dict(alpha_T=.5, interval=None, precision=PSKDHook().precision, heads=None,
-                          loss=None, form='paper', about='all', schedule='rising', begin=0,
+                          loss=None, form=None, about='all', schedule='rising', begin=0,
                           stop=None, past='epoch', past_momentum=None, loss_module=None),
             USKDHook=dict(layer='a', channels=8, num_classes=3, loss_module='head.loss_module',
                           tokens='mean', loss=dict(type='mmskd.USKDLoss'))),

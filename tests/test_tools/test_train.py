@@ -381,7 +381,7 @@ def test_distill_from_a_file_is_found_from_everywhere(prepare, tiny):
      (['--distill-from', RETINANET, __file__, 'decay=False'
        ], 'has no option decay; there are teacher, '),
      (['--distill-from', RETINANET, __file__, 'schedule=linear'], "schedule must be 'rising', "),
-     (['--pskd', 'form=mix'], "form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
+     (['--pskd', 'form=mix'], "form must be 'paper', 'kl', 'rescaled', 'added' or None, got 'mix'"),
      (['--head-distill', 'gone.pth'], 'no checkpoint gone.pth'),
      (['--head-distill', __file__, 'temperature=2'
        ], 'has no option temperature; there are checkpoint, gamma'),

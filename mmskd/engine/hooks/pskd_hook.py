@@ -15,7 +15,13 @@ from mmskd.errors import UsageError
 from mmskd.models.box_terms import BoxTerms, compares_boxes, require_boxes
 from mmskd.models.distill_terms import LogitTerms, build_losses, check_losses, compares_features
 from mmskd.models.finite import first_not_finite
-from mmskd.models.heads import HeadAdapter, choose_heads, is_detector, is_pose_estimator
+from mmskd.models.heads import (
+    HeadAdapter,
+    TaughtHead,
+    choose_heads,
+    is_detector,
+    is_pose_estimator,
+)
 from mmskd.models.heads.adapter import require_teachable_model
 from mmskd.models.heads.classifier import classifier_head
 from mmskd.models.losses.soft_target import ABOUT, FORMS
@@ -90,9 +96,10 @@ class PSKDHook(TeachingHook):
         loss (dict, optional): Config of a loss of predictions (``mmskd.NKDLoss``,
             ``mmskd.BoxDistillLoss``) that is added with weight alpha_t, where the targets stay
             hard. Defaults to None: the targets are softened.
-        form (str): How hard target and past self meet in each loss: 'paper' (the target above),
-            'kl', 'rescaled' or 'added' (see :func:`~mmskd.models.losses.functional.soft_loss`).
-            Defaults to 'paper'.
+        form (str, optional): How hard target and past self meet in each loss: 'paper' (the target
+            above), 'kl', 'rescaled' or 'added' (see
+            :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to None: 'rescaled' in
+            focal, quality focal and varifocal losses, 'paper' in all others.
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability
@@ -131,7 +138,7 @@ class PSKDHook(TeachingHook):
 
     def __init__(self, alpha_T: float = 0.8, interval: Optional[int] = None,
                  precision: Optional[str] = 'auto', heads: Optional[Sequence[str]] = None,
-                 loss: Optional[dict] = None, form: str = 'paper', about: str = 'all',
+                 loss: Optional[dict] = None, form: Optional[str] = None, about: str = 'all',
                  schedule: str = 'rising', begin: int = 0, stop: Optional[int] = None,
                  past: str = 'epoch', past_momentum: Optional[float] = None,
                  loss_module: Optional[str] = None):
@@ -153,10 +160,10 @@ class PSKDHook(TeachingHook):
                 '(train_cfg.val_interval); leave it out')
         self.loss_module = options.text('loss_module', loss_module, optional=True)
         self.past_momentum = MOMENTUM if momentum is None else momentum
-        self.form = options.choice('form', form, FORMS)
+        self.form = options.choice('form', form, (*FORMS, None))
         self.about = options.choice('about', about, ABOUT)
         self.schedule = WeightSchedule('PSKDHook', schedule, begin, stop)
-        if loss is not None and (form, about) != (FORMS[0], ABOUT[0]):
+        if loss is not None and (form, about) != (None, ABOUT[0]):
             raise UsageError(
                 'PSKDHook: form and about say how targets are softened; with the option `loss` '
                 'they stay hard. Leave out the one or the other.')
@@ -418,17 +425,23 @@ class PSKDHook(TeachingHook):
                 'refreshed for the first time, so all its targets are hard. Train for longer, or '
                 f'set {sooner} or '
                 'a larger `stop`.', 'current', logging.WARNING)
-        means = 'soft targets' if self.loss is None else f'alpha_t * {self.loss["type"]}'
-        means += f' in the form {self.form!r}' if self.form != FORMS[0] else ''
-        means += f' about {self.about!r}' if self.about != ABOUT[0] else ''
         when, usual = (schedule.describe(self._unit) for schedule in (
             self.schedule, WeightSchedule('PSKDHook', 'rising')))
         return [
             f'PS-KD: alpha_T {self.alpha_T}; the past self is {self._past_in_words(unit)}, '
             f'and runs in {name_of(self._asked.dtype)}',
             *([] if when == usual else [f'PS-KD: alpha_t is {when}']),
-            *(f'PS-KD: {means} for {head.describe()}' for head in self.heads_taught)
+            *(f'PS-KD: {self._means(head)} for {head.describe()}' for head in self.heads_taught)
         ]
+
+    def _means(self, head: TaughtHead) -> str:
+        """In words, what teaches a head."""
+        if self.loss is not None:
+            return f'alpha_t * {self.loss["type"]}'
+        forms = sorted({loss.form for loss in head.losses.values()} - {FORMS[0]})
+        form = f' in the form {" and ".join(map(repr, forms))}' if forms else ''
+        about = f' about {self.about!r}' if self.about != ABOUT[0] else ''
+        return f'soft targets{form}{about}'
 
     def _past_in_words(self, unit: str) -> str:
         if self.past == 'average':

@@ -1,5 +1,5 @@
 """A head while a teacher teaches it."""
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -126,20 +126,26 @@ class TaughtHead:
         for loss in self.losses.values():
             loss.alpha_t = alpha_t
 
-    def set_form(self, form: str, about: str) -> None:
+    def set_form(self, form: Optional[str], about: str) -> None:
         """How hard target and teacher meet in softened losses, and whose targets are softened.
+
+        Args:
+            form (str, optional): None: the usual one of each loss.
+            about (str): As in PSKDHook.
 
         Raises:
             UsageError: If one of them knows no such thing.
         """
         for key, loss in self.losses.items():
-            for option, value, known in (('form', form, loss.forms), ('about', about, loss.abouts)):
+            chosen = form or loss.usual_form
+            for option, value, known in (
+                ('form', chosen, loss.forms), ('about', about, loss.abouts)):
                 if value not in known:
                     raise UsageError(
                         f'{self}: its {key.rpartition(".")[2]}, {type(loss).__name__}, knows no '
                         f'{option} {value!r}, only {", ".join(map(repr, known))}. Set {option}='
                         f'{known[0]!r}, or leave this head out with the option `heads`.')
-            loss.form, loss.about, loss.foreground = form, about, self.adapter.foreground
+            loss.form, loss.about, loss.foreground = chosen, about, self.adapter.foreground
 
     def remove(self) -> None:
         """Leave the head as it was."""

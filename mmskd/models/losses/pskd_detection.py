@@ -32,6 +32,12 @@ class _DetectionLoss(SoftTargetLoss):
     forms, abouts = FORMS, ABOUT
 
 
+class _FocalDetectionLoss(_DetectionLoss):
+    # The paper's form takes nearly all of the gradient from positives (docs/pskd.md), which costs
+    # AP (docs/results.md)
+    usual_form = 'rescaled'
+
+
 @MODELS.register_module()
 class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
     """mmdet's ``CrossEntropyLoss``, softmax or sigmoid, with the progressive target.
@@ -145,7 +151,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
 
 
 @MODELS.register_module()
-class PSKDFocalLoss(_DetectionLoss, FocalLoss):
+class PSKDFocalLoss(_FocalDetectionLoss, FocalLoss):
     """mmdet's ``FocalLoss`` with the progressive target (see ``functional.pskd_focal``).
 
     Args: As ``mmdet.FocalLoss``.
@@ -198,7 +204,7 @@ class PSKDFocalLoss(_DetectionLoss, FocalLoss):
 
 
 @MODELS.register_module()
-class PSKDQualityFocalLoss(_DetectionLoss, QualityFocalLoss):
+class PSKDQualityFocalLoss(_FocalDetectionLoss, QualityFocalLoss):
     """mmdet's ``QualityFocalLoss`` (GFL, RTMDet, TOOD) with the progressive target.
 
     The hard target is the IoU-aware one: the quality at the positive's class, 0 elsewhere.
@@ -240,7 +246,7 @@ class PSKDQualityFocalLoss(_DetectionLoss, QualityFocalLoss):
 
 
 @MODELS.register_module()
-class PSKDVarifocalLoss(_DetectionLoss, VarifocalLoss):
+class PSKDVarifocalLoss(_FocalDetectionLoss, VarifocalLoss):
     """mmdet's ``VarifocalLoss`` (VFNet) with the progressive target.
 
     Who is positive stays with the hard target (see ``functional.varifocal_to_target``).

@@ -45,6 +45,7 @@ class SoftTargetLoss:
             the background. Defaults to None: all, but for the last of a softmax.
         forms (tuple[str]): Of the class: the forms that it knows. A loss of one's own knows
             'paper'.
+        usual_form (str): Of the class: the one that PSKDHook takes where nobody names one.
         abouts (tuple[str]): Of the class: what ``about`` may be. A loss of one's own knows 'all'.
     """
 
@@ -55,6 +56,7 @@ class SoftTargetLoss:
     _differences: Optional[List[Tuple[Tensor, int]]] = None
     _refused: int = 0
     forms: Tuple[str, ...] = FORMS[:1]
+    usual_form: str = 'paper'
     abouts: Tuple[str, ...] = ABOUT[:1]
     if TYPE_CHECKING:  # of the loss that this is mixed into
         forward: Callable[..., Any]

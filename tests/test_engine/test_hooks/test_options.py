@@ -29,7 +29,7 @@ WEAK = dict(layer='backbone.layer3', channels=8, num_classes=3)
     ('DistillHook', dict(teacher=TEACHER, begin=3,
                          stop=3), 'DistillHook: stop must be a whole number, at least 4'),
     ('PSKDHook', dict(form='mix'),
-     "PSKDHook: form must be 'paper', 'kl', 'rescaled' or 'added', got 'mix'"),
+     "PSKDHook: form must be 'paper', 'kl', 'rescaled', 'added' or None, got 'mix'"),
     ('PSKDHook', dict(about='objects'),
      "about must be 'all', 'positives' or 'confidence', got 'objects'"),
     ('PSKDHook', dict(schedule=True),

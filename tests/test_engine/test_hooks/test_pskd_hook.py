@@ -99,7 +99,7 @@ def test_resumed_with_another_form_and_schedule_it_says_so(data_root, tmp_path):
     cfg.resume = True
     runs.train(cfg)
     console = ''.join(path.read_text() for path in tmp_path.glob('run/*/*.log'))
-    for option, before, now in (('form', "'paper'", "'added'"), ('about', "'all'", "'positives'"),
+    for option, before, now in (('form', 'None', "'added'"), ('about', "'all'", "'positives'"),
                                 ('schedule', "'rising'", "'constant'"), ('begin', '0', '1')):
         assert (f'PSKDHook.{option} was {before} when the checkpoint was saved, and is {now}'
                 in console)
