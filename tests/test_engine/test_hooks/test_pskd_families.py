@@ -196,6 +196,22 @@ def test_tood_is_taught_in_both_phases_of_its_assignment():
 # --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('family,usual', [('retinanet', 'rescaled'), ('gfl', 'rescaled'),
+                                          ('vfnet', 'rescaled'), ('faster_rcnn', 'paper'),
+                                          ('yolox', 'paper')])
+def test_focal_losses_have_a_form_of_their_own_where_none_is_named(family, usual):
+    model, found = build(family), {}
+    for form in (None, 'paper', 'rescaled'):
+        hook = attached(model, alpha_t=.7, form=form)
+        with torch.no_grad():
+            for parameter in hook.teacher.parameters():
+                parameter.mul_(0.9)
+        torch.manual_seed(0)
+        found[form] = total(losses(model), 'loss_cls').item()
+        hook.detach()
+    assert found[None] == found[usual] and found['paper'] != found['rescaled']
+
+
 @pytest.mark.parametrize('family,form', [('retinanet', 'rescaled'), ('gfl', 'kl'),
                                          ('faster_rcnn', 'kl')])
 def test_no_gradient_where_both_agree_in_other_forms(family, form):
