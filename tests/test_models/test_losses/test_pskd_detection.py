@@ -55,6 +55,8 @@ def assert_same(ours, ours_grad, stock, stock_grad):
 
 def test_each_is_a_subclass_of_its_namesake_and_registered():
     for stock, counterpart in SOFT_FORMS.items():
+        if not counterpart.__module__.startswith('mmskd.'):
+            continue  # docs/extend.md's, if its snippets have run before
         # both have a CrossEntropyLoss
         prefix = 'PSKDTorch' if stock.__module__.startswith('torch.') else 'PSKD'
         assert issubclass(counterpart,
