@@ -162,6 +162,6 @@ def features_from(teacher: nn.Module) -> nn.Module:
     ]
     if len(models) != 1 or len(teacher.teachers) != 1:
         raise UsageError(
-            'features are compared with those of one model of MMPose; leave FeatureDistillLoss out '
-            'of `losses` with several teachers, or those of another kind')
+            'features are compared with those of one model of MMPose; with several teachers, or '
+            'those of another kind, leave losses of features out of `losses`')
     return models[0]
