@@ -92,6 +92,7 @@ class FeatureDistillLoss(nn.Module):
                                            optional=True),
             teacher_channels=options.whole('teacher_channels', teacher_channels, least=1,
                                            optional=True))
+        self._scales = False  # whether the teacher's maps are to be scaled
         self.projections = nn.ModuleList()
         if student_channels is not None and teacher_channels is not None:
             self.projections.append(_projection(student_channels, teacher_channels))
@@ -122,6 +123,7 @@ class FeatureDistillLoss(nn.Module):
             if named is not None and found != [named]:
                 raise UsageError(f'{type(self).__name__}: {name} is {named}, but the features have '
                                  f'{", ".join(map(str, found))} channels. Leave it out')
+        self._scales = sizes[0] != sizes[1]
         self.projections = nn.ModuleList(
             _projection(mine.size(1), theirs.size(1)) for mine, theirs in zip(student, teacher))
 
@@ -130,15 +132,17 @@ class FeatureDistillLoss(nn.Module):
 
         Args:
             student (Tensor | Sequence[Tensor]): A map (N, C, H, W), or one of each level.
-            teacher (Tensor | Sequence[Tensor]): The same of the teacher, which is scaled to the
-                height and width of the student's.
+            teacher (Tensor | Sequence[Tensor]): The same of the teacher; scaled to the height and
+                width of the student's if it was connected with another ``scale``.
 
         Returns:
             Tensor: The loss, a scalar.
         """
         if isinstance(student, Tensor):
             student, teacher = [student], [teacher]
-        terms = [self.compare(projection(mine), _scaled(theirs, mine.shape[-2:]))
+        if self._scales:
+            teacher = [_scaled(theirs, mine.shape[-2:]) for mine, theirs in zip(student, teacher)]
+        terms = [self.compare(projection(mine), theirs)
                  for projection, mine, theirs in zip(self.projections, student, teacher)]
         total = torch.stack(terms).sum()
         return total * _batch_factor(student[0].size(0), self.for_batch_size)
@@ -356,8 +360,6 @@ def _batch_factor(size: int, meant: Optional[int]) -> float:
 
 def _scaled(level: Tensor, size: Sequence[int]) -> Tensor:
     """A map of the same images at another height and width."""
-    if level.shape[-2:] == tuple(size):
-        return level
     return F.interpolate(level, tuple(size), mode='bilinear', antialias=True, align_corners=False)
 
 
