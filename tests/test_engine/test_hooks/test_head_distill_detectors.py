@@ -7,7 +7,6 @@ from torch import nn
 
 pytest.importorskip('mmdet')
 
-
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import HeadDistillHook  # noqa: E402
 from tests.support import detectors, runs  # noqa: E402
