@@ -179,13 +179,16 @@ class Run:
         """The metrics that any validation logged, in the order in which they were."""
         return list(dict.fromkeys(key for line in self.val.values() for key in metrics_of(line)))
 
-    def essence(self) -> dict:
+    def essence(self, paths_as_named: bool = False) -> dict:
         """What of the config decides what is learned, without the seed.
 
         Only what the Runner is built from counts: dumped configs also hold helper variables, whose
         values stand a second time where they are used. A checkpoint that the run went out from is
         taken for that of the same seed where its folder's name has the run's seed as its last
         number.
+
+        Args:
+            paths_as_named (bool): Leave the paths of checkpoints as they are. Defaults to False.
         """
         wanted = [key for key in inspect.signature(Runner.__init__).parameters
                   if key not in INCIDENTAL and self.cfg.get(key) is not None]
@@ -193,7 +196,8 @@ class Run:
         essence.get('randomness', {}).pop('seed', None)
         if self.cfg.get('resume'):  # what an interrupted run goes on with
             essence.pop('load_from', None)
-        essence = _without_seed(essence, self.seed)
+        if not paths_as_named:
+            essence = _without_seed(essence, self.seed)
         return {key: value for key, value in essence.items() if value != {}}
 
 
@@ -211,6 +215,9 @@ class Group(NamedTuple):
 def group_runs(runs: Sequence[Run], baseline: Optional[str] = None) -> List[Group]:
     """Put runs with the same :meth:`Run.essence` together; the baseline's group comes first.
 
+    Runs that went out from one and the same checkpoint are together as they are, even if the seed
+    of one of them is in its path.
+
     Args:
         runs (sequence[Run]): The runs.
         baseline (str, optional): Folder of one of the baseline's runs. Defaults to None: the first.
@@ -222,8 +229,9 @@ def group_runs(runs: Sequence[Run], baseline: Optional[str] = None) -> List[Grou
     if len({project_of(run.cfg) for run in runs}) > 1:
         raise UsageError('runs of MMDetection and of MMPose cannot be compared with each other')
     members: Dict[str, List[Run]] = {}
-    for run in runs:
-        key = json.dumps(run.essence(), sort_keys=True, default=str)
+    named = [_as_text(run.essence(paths_as_named=True)) for run in runs]
+    for run, as_named in zip(runs, named):
+        key = as_named if named.count(as_named) > 1 else _as_text(run.essence())
         for other in members.setdefault(key, []):
             if other.seed == run.seed and run.seed is not None:
                 raise UsageError(f'{other.folder} and {run.folder} have the same config and the '
@@ -275,6 +283,10 @@ def _without_seed(node: Any, seed: Optional[int], key: str = '') -> Any:
         folder, name = os.path.split(node)
         return os.path.join(re.sub(rf'(?s)(.*)(?<!\d){seed}(?!\d)', r'\1{seed}', folder), name)
     return node
+
+
+def _as_text(essence: dict) -> str:
+    return json.dumps(essence, sort_keys=True, default=str)
 
 
 def _names(groups: List[List[Run]]) -> List[str]:

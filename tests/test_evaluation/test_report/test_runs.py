@@ -64,6 +64,14 @@ def test_stages_of_the_same_seed_are_one_group(make_run):
     assert len(group_runs(runs)) == 2
 
 
+def test_one_teacher_of_all_seeds_is_one_group(make_run):
+    """Though its folder has the seed of one of them for a number, as the demo's teacher_s0."""
+    runs = [make_run(f'taught_s{seed}', seed, load_from='work/teacher_s0/epoch_10.pth')
+            for seed in (0, 1, 2)]
+    group, = group_runs(runs)
+    assert group.runs == runs and group.name == 'taught'
+
+
 @pytest.mark.parametrize('second, message', [
     (dict(), 'same config and the same seed, 0'),
     (dict(scope='mmpose'), 'cannot be compared'),
