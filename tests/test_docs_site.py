@@ -1,10 +1,12 @@
 """The documentation site: all pages are reached, all links lead somewhere, all tools are named."""
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -47,12 +49,26 @@ def test_each_picture_is_there_for_light_and_for_dark_pages():
     assert readme.count('<img') == len(re.findall(r'<img src="[^"]+" alt="[^"]{20,}">', readme))
 
 
-def test_the_drawing_is_what_the_script_draws():
-    sys.path.insert(0, str(ROOT / 'tools'))
-    try:
-        import draw_pictures
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def draw_pictures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    return importlib.import_module('draw_pictures')
+
+
+def test_the_chart_of_gains_is_of_the_studies_as_they_are(draw_pictures):
+    found = draw_pictures.gains_of(
+        [draw_pictures.StudyResults(path) for path in sorted(draw_pictures.STUDIES.glob('*.json'))])
+    gain = {each.title: each.differences for each in found}[
+        'bench_retinanet, retinanet: rescaled (test)']
+    # less error and above 0: better
+    assert gain['ECE taken away'].mean > gain['ECE taken away'].margin > 0
+    for name in draw_pictures.THEMES:
+        with Image.open(draw_pictures.OUT / f'gains_{name}.png') as picture:
+            assert picture.text[draw_pictures.NUMBERS_KEY] == draw_pictures.as_numbers(found), (
+                'python tools/draw_pictures.py')
+
+
+def test_the_drawing_is_what_the_script_draws(draw_pictures):
     for name, theme in draw_pictures.THEMES.items():
         assert (draw_pictures.OUT /
                 f'ride_along_{name}.svg').read_text() == draw_pictures.ride_along(theme)

@@ -5,8 +5,8 @@
     python tools/draw_pictures.py --demo DEMO_DIR          # what tools/demo.sh wrote, --work-dir
     python tools/draw_pictures.py --report report.html     # a page of tools/analysis/report.py
 
-What is drawn of runs is kept in ``results/pictures.json``. The screenshot of a report is taken by
-Chromium or Chrome, without a window.
+What is drawn of runs is kept in ``results/pictures.json``; the chart of gains is drawn from
+``results/studies/``. The screenshot of a report is taken by Chromium or Chrome, without a window.
 """
 import argparse
 import base64
@@ -14,15 +14,17 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from html import escape
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mmskd.datasets.stick_figures import LINKS
 from mmskd.ending import add_traceback, end_in_a_line
@@ -36,10 +38,17 @@ from mmskd.evaluation.report.charts.theme import DARK, LIGHT, Theme
 from mmskd.evaluation.report.judging import judge
 from mmskd.evaluation.report.predictions import predictions_of
 from mmskd.evaluation.report.runs import Run
+from mmskd.evaluation.report.statistics import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / 'tools' / 'benchmarks'))
+
+from study_report import StudyResults  # noqa: E402
+
+STUDIES = ROOT / 'results' / 'studies'
 NUMBERS = ROOT / 'results' / 'pictures.json'
 OUT = ROOT / 'docs' / '_static' / 'pictures'
+NUMBERS_KEY = 'numbers'
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 THEMES = {'light': LIGHT, 'dark': DARK}
 
@@ -108,6 +117,67 @@ def arrow(path: str, colour: str, marker: str, dash: str = '') -> str:
 def words(x: int, y: int, colour: str, size: int, text: str) -> str:
     """Text around a point of its base line."""
     return f'<text x="{x}" y="{y}" font-size="{size}" fill="{colour}">{escape(text)}</text>'
+
+
+# A chart of what results/studies/ holds -----------------------------------------------------------
+
+LEAST_SEEDS = 5
+PANELS = {  # the metric that each study names first, and how well the scores fit
+    'mAP gained': ('coco/bbox_mAP', 1), 'PCK gained': ('PCK', 1),
+    'classification error taken away': ('softmax/error', -1),
+    'ECE taken away': ('/ECE', -1)
+}
+
+
+class Gain(NamedTuple):
+    """What a method gave over its baseline.
+
+    Attributes:
+        title (str): Study, config and method.
+        differences (dict[str, Interval]): By the title of the panel; above 0 is better.
+    """
+    title: str
+    differences: Dict[str, Interval]
+
+
+def gains_of(studies: List[StudyResults]) -> List[Gain]:
+    """Of each method with five seeds; of the test split, where that was looked at as often."""
+    found = [_gain_of(study, config, method) for study in studies for config in study.configs()
+             for method in study.trained(config) if method != study.baseline]
+    return [gain for gain in found if gain.differences]
+
+
+def _gain_of(study: StudyResults, config: str, method: str) -> Gain:
+    value, differences = 'mean', {}
+    if study.compare(config, method, study.metrics[0], 'test').difference.n >= LEAST_SEEDS:
+        value = 'test'
+    for panel, (ending, sign) in PANELS.items():
+        for metric in study.metrics:
+            one = study.compare(config, method, metric, value).difference
+            if metric.endswith(ending) and one.n >= LEAST_SEEDS:
+                differences[panel] = one._replace(mean=sign * one.mean)
+    test = ' (test)' if value == 'test' else ''
+    return Gain(f'{study.name}, {config}: {method}{test}', differences)
+
+
+def gains(found: List[Gain]) -> Chart:
+    """A row for each method, a panel for each kind of gain."""
+    panels = [panel for panel in PANELS if any(panel in gain.differences for gain in found)]
+
+    def draw(figure: Figure, theme: Theme) -> None:
+        for axis, panel in zip(figure.subplots(1, len(panels), sharey=True), panels):
+            for row, gain in enumerate(found):
+                one = gain.differences.get(panel)
+                if one is not None:
+                    axis.errorbar(one.mean, row, xerr=one.margin, fmt='o', capsize=3, markersize=4,
+                                  color=theme.series[0] if one.excludes_zero else theme.muted)
+            axis.axvline(0, color=theme.ink, linewidth=0.8)
+            axis.set_title(panel)
+            axis.set_yticks(range(len(found)), [gain.title for gain in found])
+            axis.set_ylim(len(found) - 0.5, -0.5)
+            axis.locator_params(axis='x', nbins=5)
+
+    return Chart('gains', 'What each method gave', '', draw, (10.5, 0.27 * len(found) + 0.7))
 
 
 # Charts of what results/pictures.json holds ----------------------------------------------------
@@ -203,18 +273,32 @@ def as_text(image: Image.Image, quality: int = 85) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def save(chart: Chart, out: Path, dpi: int = 150) -> None:
-    """Write ``<name>_light.png`` and ``<name>_dark.png``, of 256 colours to be small."""
+def save(chart: Chart, out: Path, dpi: int = 150, numbers: str = '') -> None:
+    """Write ``<name>_light.png`` and ``<name>_dark.png``, of 256 colours to be small.
+
+    ``numbers``, what was drawn, is kept in the files.
+    """
     for name, theme in THEMES.items():
         buffer = io.BytesIO()
         with drawn(chart, theme) as figure:
             figure.savefig(buffer, dpi=dpi)
-        shrink(Image.open(buffer), out / f'{chart.name}_{name}.png')
+        shrink(Image.open(buffer), out / f'{chart.name}_{name}.png', numbers)
 
 
-def shrink(image: Image.Image, path: Path) -> None:
+def shrink(image: Image.Image, path: Path, numbers: str = '') -> None:
     """Write a png of 256 colours."""
-    image.convert('RGB').quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    info = PngInfo()
+    if numbers:
+        info.add_text(NUMBERS_KEY, numbers)
+    image.convert('RGB').quantize(256, dither=Image.Dither.NONE).save(path, optimize=True,
+                                                                      pnginfo=info)
+
+
+def as_numbers(found: List[Gain]) -> str:
+    """What a picture of gains holds, to see whether it is of today."""
+    return '\n'.join(
+        f'{gain.title} {panel} {one.mean:.4f} {one.margin:.4f}'
+        for gain in found for panel, one in gain.differences.items())
 
 
 # Looking at runs --------------------------------------------------------------------------------
@@ -322,6 +406,8 @@ def main() -> None:
     NUMBERS.write_text(json.dumps(content, indent=1) + '\n')
     for name, theme in THEMES.items():
         (args.out / f'ride_along_{name}.svg').write_text(ride_along(theme))
+    found = gains_of([StudyResults(path) for path in sorted(STUDIES.glob('*.json'))])
+    save(gains(found), args.out, dpi=100, numbers=as_numbers(found))
     if 'detector' in content:
         save(reliability(content['detector']['reliability']), args.out)
         save(detections(content['detector']['detections']), args.out)
