@@ -1,4 +1,4 @@
-"""Backbone and neck in bfloat16 and channels-last, all behind them in float32.
+"""Backbone, neck and a one-stage head's layers in bfloat16 and channels-last, losses in float32.
 
 Training on a CPU.
 """
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .heads.adapter import adapter_of
 from .pairing import map_leaves
 from .taps import stand_ins
 
@@ -21,11 +22,12 @@ _IN_LOW_PRECISION: ContextVar[bool] = ContextVar('features in low precision', de
 
 @contextmanager
 def low_precision_features(model: nn.Module) -> Iterator[None]:
-    """Within it backbone and neck of ``model`` run under bfloat16 autocast.
+    """Within it the convolutions of ``model`` run under bfloat16 autocast.
 
-    Their features come out in float32.
+    These are backbone and neck, and the head of a one-stage detector but for the layers that
+    predict its boxes: a coordinate has more digits than bfloat16. What comes out is in float32.
 
-    So do those of a teacher that is asked in the precision of the student (:func:`as_the_student`).
+    So it is in a teacher that is asked in the precision of the student (:func:`as_the_student`).
 
     Args:
         model (nn.Module): A model with a ``backbone``.
@@ -40,7 +42,7 @@ def low_precision_features(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_the_student(teacher: nn.Module) -> Iterator[None]:
-    """Within it ``teacher`` computes its features in the precision of the student right now."""
+    """Within it ``teacher`` computes in the precision of the student right now."""
     if not _IN_LOW_PRECISION.get():
         yield
         return
@@ -55,13 +57,41 @@ def feature_parts(model: nn.Module) -> List[nn.Module]:
 
 
 def _patched(model: nn.Module) -> ContextManager[None]:
-    return stand_ins({part: partial(_in_bfloat16, part.forward) for part in feature_parts(model)})
+    parts, head = feature_parts(model), getattr(model, 'bbox_head', None)
+    exact = _box_layers(head) if isinstance(head, nn.Module) else []
+    if exact:
+        parts.append(head)
+    # Operators of mmcv know no bfloat16, and some read channels-last tensors wrongly
+    exact += [module for part in parts for module in part.modules() if is_of_mmcv_ops(module)]
+    return stand_ins({**{part: partial(_in_bfloat16, part.forward) for part in parts},
+                      **{layer: partial(_in_float32, layer.forward) for layer in exact}})
+
+
+def is_of_mmcv_ops(module: nn.Module) -> bool:
+    """Whether it is one of mmcv's own operators."""
+    return type(module).__module__.startswith('mmcv.ops')
+
+
+def _box_layers(head: nn.Module) -> List[nn.Module]:
+    """The layers that predict its boxes; none where it is not known which these are."""
+    adapter = adapter_of('bbox_head', head)
+    found = []
+    for name in adapter.beside if adapter.exact else ():
+        branch = getattr(head, name, None)
+        layers = branch if isinstance(branch, nn.ModuleList) else [branch]
+        found += [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    return found
 
 
 def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
     args = map_leaves(_channels_last, args)
     with torch.autocast('cpu', dtype=torch.bfloat16), NarrowMapsInFloat32():
         return map_leaves(_float32, forward(*args, **kwargs))
+
+
+def _in_float32(forward: Callable, *args, **kwargs) -> Any:
+    with torch.autocast('cpu', enabled=False):
+        return forward(*map_leaves(_float32, args), **map_leaves(_float32, kwargs))
 
 
 class NarrowMapsInFloat32(TorchFunctionMode):
@@ -93,6 +123,6 @@ def _channels_last(value: Any) -> Any:
 
 def _float32(value: Any) -> Any:
     """In the ordinary layout: some operators of mmcv read channels-last tensors wrongly."""
-    if isinstance(value, Tensor) and value.dtype == torch.bfloat16:
-        return value.float().contiguous()
-    return value
+    if not isinstance(value, Tensor):
+        return value
+    return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()

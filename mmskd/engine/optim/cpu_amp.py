@@ -17,11 +17,12 @@ from mmskd.registry import OPTIM_WRAPPERS
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """Trains backbone and neck under bfloat16 autocast, in channels-last layout, on a CPU.
+    """Trains convolutions under bfloat16 autocast, in channels-last layout, on a CPU.
 
-    MMEngine's AmpOptimWrapper refuses a CPU. The head, with its box regression, stays in float32,
-    and so do weights, gradients and the optimizer's state: a checkpoint is that of an OptimWrapper.
-    There is no loss scale, which bfloat16, with the range of float32, has no use for.
+    MMEngine's AmpOptimWrapper refuses a CPU. In bfloat16 run backbone and neck, and the head of a
+    one-stage detector that mmskd knows, but for the layers that predict its boxes. Those, other
+    heads and all losses stay in float32, and so do weights, gradients and the optimizer's state: a
+    checkpoint is that of an OptimWrapper. There is no loss scale, which bfloat16, with the range of float32, has no use for.
 
     Takes the arguments of MMEngine's ``OptimWrapper``.
 

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..heads.adapter import HeadAdapter
-from ..low_precision import as_the_student
+from ..low_precision import as_the_student, is_of_mmcv_ops
 from ..pairing import map_leaves
 from ..ranges import REFRESH, record_function
 from .folding import FoldingWatch, folded, is_overheard
@@ -68,7 +68,7 @@ class CompiledTeacher:
         for layer in self._layers:
             _relayout(layer.mine, self.dtype)
         for module in self.model.modules():
-            if type(module).__module__.startswith('mmcv.ops'):
+            if is_of_mmcv_ops(module):
                 self._keep_plain(module)
         for adapter in heads if boxes and self.dtype else ():
             for name in adapter.decodes:

@@ -1,5 +1,6 @@
-"""Mixed precision without a GPU: backbone and neck in bfloat16, all else in float32."""
+"""Mixed precision without a GPU: convolutions in bfloat16, boxes and losses in float32."""
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -34,15 +35,15 @@ def test_what_runs_in_which_precision(model):
     wrapper = wrapper_of(model)
     assert isinstance(wrapper, CPUAmpOptimWrapper)
     seen = {}
-    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.retina_cls',
-                 'bbox_head.retina_reg'):
+    for name in ('backbone.conv1', 'neck.fpn_convs.0.conv', 'bbox_head.reg_convs.0.conv',
+                 'bbox_head.retina_cls', 'bbox_head.retina_reg'):
         model.get_submodule(name).register_forward_hook(
             lambda module, args, output, name=name: seen.update({name: output.dtype}))
     with wrapper.optim_context(model):
         losses = detectors.losses(model)
-    assert list(seen.values()) == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert list(seen.values()) == [torch.bfloat16] * 4 + [torch.float32]
     assert {loss.dtype for loss in losses['loss_cls'] + losses['loss_bbox']} == {torch.float32}
-    assert 'forward' not in vars(model.backbone) and 'forward' not in vars(model.neck)
+    assert not [name for name, module in model.named_modules() if 'forward' in vars(module)]
     detectors.losses(model)
     assert seen['backbone.conv1'] == torch.float32, 'outside of a step nothing changes'
 
@@ -60,6 +61,52 @@ def test_a_step_is_close_to_one_in_float32_and_keeps_float32_weights(model):
         assert same == (step == 0), 'gradients are accumulated'
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert 'loss_scaler' not in wrapper.state_dict()
+
+
+BOX_LAYERS = {
+    'fcos': ('conv_reg', 'conv_centerness'), 'atss': ('atss_reg', 'atss_centerness'),
+    'gfl': ('gfl_reg', ), 'rtmdet': ('rtm_reg', ),
+    'yolox': ('multi_level_conv_reg', 'multi_level_conv_obj'), 'vfnet': (), 'tood': (), 'ssd': (),
+    'faster_rcnn': (), 'detr': ()
+}
+DCN = {'backbone.depth': 50, 'neck.in_channels': [256, 512, 1024, 2048],
+       'backbone.dcn': dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
+       'backbone.stage_with_dcn': (False, False, False, True)}
+
+
+@pytest.mark.parametrize('name', BOX_LAYERS)
+def test_boxes_of_known_heads_are_predicted_in_float32(name):
+    model = detectors.build(name)
+    seen = {}
+
+    def look(module, args, output, name):
+        seen[name] = output.dtype
+
+    head = model.get_submodule('bbox_head' if hasattr(model, 'bbox_head') else 'roi_head')
+    layers = {layer for name in BOX_LAYERS[name] for layer in head.get_submodule(name).modules()}
+    for part, module in head.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(partial(look, name=part))
+    stock = detectors.total(detectors.losses(model)).item()
+    with wrapper_of(model).optim_context(model):
+        loss = detectors.total(detectors.losses(model))
+    loss.backward()
+    assert loss.item() == pytest.approx(stock, rel=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    for part, dtype in seen.items():
+        plain = not layers or head.get_submodule(part) in layers
+        assert dtype == (torch.float32 if plain else torch.bfloat16), part
+
+
+@pytest.mark.parametrize('name, options', [
+    ('fcos', {'bbox_head.dcn_on_last_conv': True}), ('retinanet', DCN)])
+def test_operators_of_mmcv_run_in_float32(name, options):
+    model = detectors.build(name, **options)
+    stock = detectors.total(detectors.losses(model)).item()
+    with wrapper_of(model).optim_context(model):
+        loss = detectors.total(detectors.losses(model))
+    loss.backward()
+    assert loss.item() == pytest.approx(stock, rel=0.05)
 
 
 def test_weight_zero_is_stock_and_an_unchanged_past_self_agrees(model):
