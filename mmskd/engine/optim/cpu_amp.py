@@ -22,7 +22,8 @@ class CPUAmpOptimWrapper(OptimWrapper):
     MMEngine's AmpOptimWrapper refuses a CPU. In bfloat16 run backbone and neck, and the head of a
     one-stage detector that mmskd knows, but for the layers that predict its boxes. Those, other
     heads and all losses stay in float32, and so do weights, gradients and the optimizer's state: a
-    checkpoint is that of an OptimWrapper. There is no loss scale, which bfloat16, with the range of float32, has no use for.
+    checkpoint is that of an OptimWrapper. There is no loss scale, which bfloat16, with the range of
+    float32, has no use for.
 
     Takes the arguments of MMEngine's ``OptimWrapper``.
 
