@@ -47,7 +47,8 @@ from study_report import StudyResults, as_text, provenance, unfinished  # noqa: 
 PLACE = re.compile(
     r'(<!-- table: (?!end -->)(?P<asked>.+?) -->\n)(?P<filled>.*?)(<!-- table: end -->)', re.S)
 WORDS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'AP50', 'calibration/NLL': 'NLL',
-         'calibration/ECE': 'ECE', 'calibration/LaECE_0': 'LaECE_0', 'coco/AP': 'AP'}
+         'calibration/ECE': 'ECE', 'calibration/LaECE_0': 'LaECE_0',
+         'calibration/LaECE_0_own_thr': 'LaECE_0', 'coco/AP': 'AP'}
 
 
 def parse_args() -> argparse.Namespace:

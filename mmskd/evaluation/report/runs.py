@@ -297,8 +297,13 @@ def _names(groups: List[List[Run]]) -> List[str]:
 
 
 def _common_name(runs: List[Run]) -> str:
-    """What the folders' names begin with, without a seed at the end."""
-    common = os.path.commonprefix([run.name for run in runs])
+    """What the folders' names begin with, without a seed at the end.
+
+    Of a folder whose name is a seed, as study.py makes them, it is the one around it.
+    """
+    common = os.path.commonprefix([
+        run.folder.resolve().parent.name if re.fullmatch(r'(s|seed)?[-_. ]?\d+', run.name)
+        else run.name for run in runs])
     return re.sub(r'[-_. ](s|seed)[-_. ]?\d*$', '', common).rstrip('-_. ') or runs[0].name
 
 

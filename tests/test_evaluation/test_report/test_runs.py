@@ -96,6 +96,12 @@ def test_equal_names_are_told_apart_by_the_folder(make_run):
     assert len(set(names)) == 2 and all(name.startswith('run (') for name in names)
 
 
+def test_folders_called_by_their_seed_have_the_name_of_the_one_around(make_run):
+    groups = group_runs([make_run('baseline/0', seed=0), make_run('baseline/1', seed=1),
+                         make_run('pskd/seed_0', seed=0, lr=0.5)])
+    assert [group.name for group in groups] == ['baseline', 'pskd']
+
+
 def test_folders_that_are_no_runs(tmp_path):
     with pytest.raises(UsageError, match='no folder'):
         Run(tmp_path / 'nowhere')
