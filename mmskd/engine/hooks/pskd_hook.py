@@ -99,7 +99,7 @@ class PSKDHook(TeachingHook):
         form (str, optional): How hard target and past self meet in each loss: 'paper' (the target
             above), 'kl', 'rescaled' or 'added' (see
             :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to None: 'rescaled' in
-            focal, quality focal and varifocal losses, 'paper' in all others.
+            the losses of detectors and of SimCC, 'paper' in all others (heatmaps, classifiers).
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability

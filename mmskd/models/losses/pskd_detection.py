@@ -30,11 +30,7 @@ from .soft_target import ABOUT, FORMS, SoftTargetLoss, at_least_float32, registe
 
 class _DetectionLoss(SoftTargetLoss):
     forms, abouts = FORMS, ABOUT
-
-
-class _FocalDetectionLoss(_DetectionLoss):
-    # The paper's form takes nearly all of the gradient from positives (docs/pskd.md), which costs
-    # AP (docs/results.md)
+    # The paper's form leaves ever less of the labels' gradient, which costs AP (docs/results.md)
     usual_form = 'rescaled'
 
 
@@ -151,7 +147,7 @@ class PSKDCrossEntropyLoss(_DetectionLoss, CrossEntropyLoss):
 
 
 @MODELS.register_module()
-class PSKDFocalLoss(_FocalDetectionLoss, FocalLoss):
+class PSKDFocalLoss(_DetectionLoss, FocalLoss):
     """mmdet's ``FocalLoss`` with the progressive target (see ``functional.pskd_focal``).
 
     Args: As ``mmdet.FocalLoss``.
@@ -204,7 +200,7 @@ class PSKDFocalLoss(_FocalDetectionLoss, FocalLoss):
 
 
 @MODELS.register_module()
-class PSKDQualityFocalLoss(_FocalDetectionLoss, QualityFocalLoss):
+class PSKDQualityFocalLoss(_DetectionLoss, QualityFocalLoss):
     """mmdet's ``QualityFocalLoss`` (GFL, RTMDet, TOOD) with the progressive target.
 
     The hard target is the IoU-aware one: the quality at the positive's class, 0 elsewhere.
@@ -246,7 +242,7 @@ class PSKDQualityFocalLoss(_FocalDetectionLoss, QualityFocalLoss):
 
 
 @MODELS.register_module()
-class PSKDVarifocalLoss(_FocalDetectionLoss, VarifocalLoss):
+class PSKDVarifocalLoss(_DetectionLoss, VarifocalLoss):
     """mmdet's ``VarifocalLoss`` (VFNet) with the progressive target.
 
     Who is positive stays with the hard target (see ``functional.varifocal_to_target``).

@@ -65,6 +65,7 @@ class PSKDKLDiscretLoss(_KeypointLoss, KLDiscretLoss):
 
     Args: As ``mmpose.KLDiscretLoss``.
     """
+    usual_form = 'rescaled'  # the paper's costs keypoints (docs/results.md)
     places = (-1, )
 
     def forward(self, pred_simcc: Tuple[Tensor, Tensor], gt_simcc: Tuple[Tensor, Tensor],

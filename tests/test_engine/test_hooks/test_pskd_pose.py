@@ -43,6 +43,12 @@ def backward(model: nn.Module) -> dict:
             if param.grad is not None}
 
 
+@pytest.mark.parametrize('family, usual', [('rtmpose', 'rescaled'), ('heatmap', 'paper')])
+def test_the_form_where_none_is_named(family, usual):
+    hook = attached(poses.build(family), 0.5)
+    assert [loss.form for head in hook.heads_taught for loss in head.losses.values()] == [usual]
+
+
 class Outputs:
     """Keeps what the head gives to its loss, to read the gradients."""
 
