@@ -21,7 +21,7 @@ _IN_LOW_PRECISION: ContextVar[bool] = ContextVar('features in low precision', de
 
 
 @contextmanager
-def low_precision_features(model: nn.Module) -> Iterator[None]:
+def low_precision_layers(model: nn.Module) -> Iterator[None]:
     """Within it the convolutions of ``model`` run under bfloat16 autocast.
 
     These are backbone and neck, and the head of a one-stage detector but for the layers that

@@ -42,7 +42,7 @@ from torch import nn
 
 from mmskd.config import load_config, project_of
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook
-from mmskd.models.low_precision import low_precision_features
+from mmskd.models.low_precision import low_precision_layers
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RETINANET_101 = 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'
@@ -145,7 +145,7 @@ def stock_amp(setting: Setting) -> Callable:
     losses_of = stock(setting)
 
     def step():
-        with low_precision_features(setting.model):
+        with low_precision_layers(setting.model):
             return losses_of()
 
     return step

@@ -9,7 +9,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmskd.errors import UsageError
-from mmskd.models.low_precision import low_precision_features
+from mmskd.models.low_precision import low_precision_layers
 from mmskd.models.teachers.compiled import fast_dtype
 from mmskd.models.teachers.frozen import device_of
 from mmskd.registry import OPTIM_WRAPPERS
@@ -42,7 +42,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
         if not self._checked:
             _check(own)
             self._checked = True
-        with super().optim_context(model), low_precision_features(own):
+        with super().optim_context(model), low_precision_layers(own):
             yield
 
 
