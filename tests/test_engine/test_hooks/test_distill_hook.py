@@ -271,7 +271,7 @@ def test_generations_mix_hard_and_soft_target():
     born_again = detectors.losses(student)
     hook.detach()
 
-    pskd = PSKDHook()
+    pskd = PSKDHook(form='paper')
     pskd.attach(student)
     pskd.refresh_teacher()
     pskd.teacher.load_state_dict(teacher.state_dict())
