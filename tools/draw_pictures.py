@@ -152,9 +152,9 @@ def _gain_of(study: StudyResults, config: str, method: str) -> Gain:
     if study.compare(config, method, study.metrics[0], 'test').difference.n >= LEAST_SEEDS:
         value = 'test'
     for panel, (ending, sign) in PANELS.items():
-        for metric in study.metrics:
+        for metric in (name for name in study.metrics if name.endswith(ending)):
             one = study.compare(config, method, metric, value).difference
-            if metric.endswith(ending) and one.n >= LEAST_SEEDS:
+            if one.n >= LEAST_SEEDS:
                 differences[panel] = one._replace(mean=sign * one.mean)
     test = ' (test)' if value == 'test' else ''
     return Gain(f'{study.name}, {config}: {method}{test}', differences)
@@ -165,7 +165,8 @@ def gains(found: List[Gain]) -> Chart:
     panels = [panel for panel in PANELS if any(panel in gain.differences for gain in found)]
 
     def draw(figure: Figure, theme: Theme) -> None:
-        for axis, panel in zip(figure.subplots(1, len(panels), sharey=True), panels):
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, panel in zip(axes, panels):
             for row, gain in enumerate(found):
                 one = gain.differences.get(panel)
                 if one is not None:

@@ -61,10 +61,9 @@ def _patched(model: nn.Module) -> ContextManager[None]:
     exact = _box_layers(head) if isinstance(head, nn.Module) else []
     if exact:
         parts.append(head)
-    # Operators of mmcv know no bfloat16, and some read channels-last tensors wrongly
     exact += [module for part in parts for module in part.modules() if is_of_mmcv_ops(module)]
     return stand_ins({**{part: partial(_in_bfloat16, part.forward) for part in parts},
-                      **{layer: partial(_in_float32, layer.forward) for layer in exact}})
+                      **{layer: partial(plainly, 'cpu', layer.forward) for layer in exact}})
 
 
 def is_of_mmcv_ops(module: nn.Module) -> bool:
@@ -86,12 +85,25 @@ def _box_layers(head: nn.Module) -> List[nn.Module]:
 def _in_bfloat16(forward: Callable, *args, **kwargs) -> Any:
     args = map_leaves(_channels_last, args)
     with torch.autocast('cpu', dtype=torch.bfloat16), NarrowMapsInFloat32():
-        return map_leaves(_float32, forward(*args, **kwargs))
+        return map_leaves(as_plain, forward(*args, **kwargs))
 
 
-def _in_float32(forward: Callable, *args, **kwargs) -> Any:
-    with torch.autocast('cpu', enabled=False):
-        return forward(*map_leaves(_float32, args), **map_leaves(_float32, kwargs))
+def plainly(device_type: str, question: Callable, *args, **kwargs) -> Any:
+    """Ask in float32, without autocast, with tensors in the ordinary layout.
+
+    Some operators of mmcv know no half precision, and some read channels-last tensors wrongly.
+    """
+    args, kwargs = map_leaves(as_plain, args), map_leaves(as_plain, kwargs)
+    with torch.autocast(device_type, enabled=False):
+        return question(*args, **kwargs)
+
+
+def as_plain(value: Any) -> Any:
+    """A tensor in float32 at least, in the ordinary layout; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    half = value.dtype in (torch.bfloat16, torch.float16)
+    return (value.float() if half else value).contiguous()
 
 
 class NarrowMapsInFloat32(TorchFunctionMode):
@@ -105,8 +117,7 @@ class NarrowMapsInFloat32(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is F.conv2d and _is_narrow(*args, **kwargs):
-            with torch.autocast('cpu', enabled=False):
-                return func(*map_leaves(_float32, args), **map_leaves(_float32, kwargs))
+            return plainly('cpu', func, *args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -119,10 +130,3 @@ def _channels_last(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dim() == 4:
         return value.contiguous(memory_format=torch.channels_last)
     return value
-
-
-def _float32(value: Any) -> Any:
-    """In the ordinary layout: some operators of mmcv read channels-last tensors wrongly."""
-    if not isinstance(value, Tensor):
-        return value
-    return (value.float() if value.dtype == torch.bfloat16 else value).contiguous()

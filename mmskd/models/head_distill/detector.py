@@ -14,9 +14,10 @@ from ..finite import all_finite, tensors_in
 from ..heads import DenseAdapter, HeadAdapter, TaughtHead, adapter_of, stage_weight
 from ..heads.choosing import members
 from ..heads.roi import BoxHeadAdapter, MaskHeadAdapter
+from ..low_precision import as_plain
 from ..pairing import map_leaves
 from ..taps import Tap
-from ..teachers.compiled import CompiledTeacher, PlainTeacher, as_plain, teacher_to_ask
+from ..teachers.compiled import CompiledTeacher, PlainTeacher, teacher_to_ask
 from ..teachers.frozen import FollowedModes
 from .dense import DenseDistiller
 from .roi import BoxDistiller, mask_term

@@ -11,8 +11,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..heads.adapter import HeadAdapter
-from ..low_precision import as_the_student, is_of_mmcv_ops
-from ..pairing import map_leaves
+from ..low_precision import as_the_student, is_of_mmcv_ops, plainly
 from ..ranges import REFRESH, record_function
 from .folding import FoldingWatch, folded, is_overheard
 from .frozen import device_of, frozen_copy, named_tensors
@@ -121,7 +120,7 @@ class CompiledTeacher:
                 if not _is_about_precision(error):
                     raise
                 self._give_up(question, error)
-        return _plainly(device, question, *args, **kwargs)
+        return plainly(device.type, question, *args, **kwargs)
 
     def _give_up(self, question: Callable, error: RuntimeError) -> None:
         """Let a part that does not run in low precision run in float32 from here on."""
@@ -145,7 +144,7 @@ class CompiledTeacher:
         for layer in self._layers:
             if layer.mine in inside:
                 _relayout(layer.mine, layer.theirs.weight.dtype)
-        module.forward = lambda *args, **kwargs: _plainly(device, forward, *args, **kwargs)
+        module.forward = lambda *args, **kwargs: plainly(device.type, forward, *args, **kwargs)
 
     def _find_layers(self) -> List['Layer']:
         """The layers to be written."""
@@ -295,19 +294,6 @@ def _relayout(layer: nn.Module, dtype: Optional[torch.dtype]) -> None:
     for parameter in layer.parameters(recurse=False):
         layout = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
         parameter.data = parameter.data.to(dtype=dtype, memory_format=layout)
-
-
-def _plainly(device: torch.device, question: Callable, *args, **kwargs) -> Any:
-    args, kwargs = map_leaves(as_plain, args), map_leaves(as_plain, kwargs)
-    with torch.autocast(device.type, enabled=False):
-        return question(*args, **kwargs)
-
-
-def as_plain(value: Any) -> Any:
-    """A tensor in float32 at least, in the ordinary layout; anything else as it is."""
-    if not isinstance(value, Tensor):
-        return value
-    return (value.float() if value.dtype in DTYPES.values() else value).contiguous()
 
 
 def _is_about_precision(error: RuntimeError) -> bool:

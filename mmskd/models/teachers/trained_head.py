@@ -11,10 +11,10 @@ from mmskd.errors import UsageError
 
 from ..finite import require_finite
 from ..heads.adapter import derives_from
-from ..low_precision import FEATURE_PARTS, feature_parts
+from ..low_precision import FEATURE_PARTS, as_plain, feature_parts
 from ..pairing import map_leaves
 from ..taps import stand_ins
-from .compiled import CompiledTeacher, as_plain
+from .compiled import CompiledTeacher
 from .frozen import frozen_copy
 from .metainfo import metainfo_of_checkpoint
 
