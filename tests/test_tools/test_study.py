@@ -1,5 +1,6 @@
 """A study with a trainer that only pretends, and one small real run."""
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -229,6 +230,21 @@ def test_students_wait_for_their_teachers(run, folder):
         f'{where}/better/0/epoch_3.pth {seed}' for seed in (0, 1)]
     assert runs.index(taught[0]) > max(runs.index('baseline/0'),
                                        runs.index('better/0 --flag key=1'))
+
+
+def test_a_teacher_whose_checkpoint_is_gone_is_trained_again_where_it_is_needed(run, folder):
+    """As on another machine, which has the json and no checkpoints."""
+    edit(folder, 'methods:\n',
+         "methods:\n  taught: {flags: 'x {checkpoint[small/better/0]}'}\n")
+    first = run()
+    shutil.rmtree(folder / 'work_dirs')
+    begun(folder)
+    assert run() == first and begun(folder) == [], 'nobody needs it'
+    edit(folder, 'seeds: [0, 1]', 'seeds: [0, 1, 2]')
+    run()
+    begun_again = [line.split()[0] for line in begun(folder)]
+    assert sorted(begun_again) == ['baseline/2', 'better/0', 'better/2', 'taught/2']
+    assert begun_again.index('better/0') < begun_again.index('taught/2')
 
 
 def test_a_hook_of_the_config_may_name_a_teacher(run, folder):

@@ -743,8 +743,11 @@ class Scheduler:
         self.console.print(f'{_key(run)}: {what}', soft_wrap=True, highlight=False)
 
 
-def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
+def to_do(study: Study, results: Results, work_dir: Path, retry: bool, redo: bool) -> List[Key]:
     """The runs to train: missing ones, those to train again, and those that start from such.
+
+    So are those that such a run starts from and whose checkpoint is gone; what others made of that
+    checkpoint stays.
 
     Raises:
         UsageError: If a run in the file was made from another config, method or data, and ``redo``
@@ -763,7 +766,22 @@ def to_do(study: Study, results: Results, retry: bool, redo: bool) -> List[Key]:
         restarted = any(need in pending for need in study.needs(key))
         if run is None or stale or again or restarted:
             pending.append(key)
-    return pending
+    needed = set()
+    for key in reversed(study.runs):  # those that start from a run come before it
+        gone = key in needed and results[key] is not None and results[key]['status'] == 'done' \
+            and not has_checkpoint(work_dir / str(key))
+        if key in pending or gone:
+            needed.update(study.needs(key))
+            pending.append(key)
+    return [key for key in study.runs if key in pending]
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run left something for others to start from."""
+    try:
+        return Logs(folder).checkpoint() is not None
+    except UsageError:  # there are not even logs
+        return False
 
 
 def to_test(study: Study, results: Results, pending: List[Key]) -> List[Key]:
@@ -817,7 +835,8 @@ def main() -> None:
             raise UsageError(f'--jobs {args.jobs}: at least 1')
         study = Study(args.study)
         results = Results(args.out or Path('results/studies') / f'{study.name}.json', study)
-        pending = to_do(study, results, args.retry, args.redo)
+        work_dir = args.work_dir or Path('work_dirs/studies') / study.name
+        pending = to_do(study, results, work_dir, args.retry, args.redo)
         only_test = to_test(study, results, pending)
         if args.list:
             for key in study.runs:
@@ -826,7 +845,6 @@ def main() -> None:
                     'to test' if key in only_test else run['status']
                 console.print(f'{key}: {state}', soft_wrap=True)
             return
-        work_dir = args.work_dir or Path('work_dirs/studies') / study.name
         with locked(work_dir) as lock:
             for key in pending:
                 if results[key] is not None:
