@@ -766,14 +766,19 @@ def to_do(study: Study, results: Results, work_dir: Path, retry: bool, redo: boo
         restarted = any(need in pending for need in study.needs(key))
         if run is None or stale or again or restarted:
             pending.append(key)
-    needed = set()
-    for key in reversed(study.runs):  # those that start from a run come before it
-        gone = key in needed and results[key] is not None and results[key]['status'] == 'done' \
-            and not has_checkpoint(work_dir / str(key))
-        if key in pending or gone:
-            needed.update(study.needs(key))
-            pending.append(key)
-    return [key for key in study.runs if key in pending]
+    ordered: List[Key] = []
+
+    def add(key: Key) -> None:
+        for need in study.needs(key):
+            done = results[need] is not None and results[need]['status'] == 'done'
+            if need in pending or done and not has_checkpoint(work_dir / str(need)):
+                add(need)
+        if key not in ordered:
+            ordered.append(key)
+
+    for key in pending:
+        add(key)
+    return ordered
 
 
 def has_checkpoint(folder: Path) -> bool:
