@@ -58,6 +58,5 @@ def _check(model: nn.Module) -> None:
             f'{type(model).__name__} has none; use OptimWrapper')
     if fast_dtype(device) is None:
         print_log(
-            'CPUAmpOptimWrapper: this CPU has neither AVX512-BF16 nor AMX, so bfloat16 is likely '
-            'to be '
-            'slower than float32', 'current', logging.WARNING)
+            'CPUAmpOptimWrapper: this CPU has neither AMX nor, as one of AMD, AVX512-BF16, so '
+            'bfloat16 is likely to be slower than float32', 'current', logging.WARNING)

@@ -2,6 +2,7 @@
 from.
 """
 import copy
+import platform
 
 import pytest
 import torch
@@ -254,13 +255,20 @@ def test_a_part_that_knows_no_half_precision_runs_in_float32():
         teacher.ask(teacher.model, torch.ones(2, 5))
 
 
-def test_the_precision_is_that_of_the_device(monkeypatch):
-    cpu = torch.device('cpu')
-    monkeypatch.setattr(module, '_cpu_flags', lambda: {'avx2'})
-    assert fast_dtype(cpu) is None
-    monkeypatch.setattr(module, '_cpu_flags', lambda: {'avx512_bf16'})
-    assert fast_dtype(cpu) is (torch.bfloat16 if torch.backends.mkldnn.is_available() else None)
+@pytest.mark.parametrize('words, fast', [
+    ('AuthenticAMD avx2', False), ('AuthenticAMD avx512_bf16', True),
+    ('GenuineIntel avx512_bf16', False), ('GenuineIntel avx512_bf16 amx_bf16', True), ('', False)])
+def test_the_precision_is_that_of_the_device(words, fast, monkeypatch):
+    monkeypatch.setattr(module, '_cpu_words', lambda: set(words.split()))
+    fast = fast and torch.backends.mkldnn.is_available()
+    assert fast_dtype(torch.device('cpu')) is (torch.bfloat16 if fast else None)
     assert fast_dtype(torch.device('meta')) is None
+
+
+@pytest.mark.skipif((platform.system(), platform.machine()) != ('Linux', 'x86_64'),
+                    reason='others name what their CPU can do in other ways, or not at all')
+def test_what_the_cpu_can_do_is_found():
+    assert {'vendor_id', 'flags', 'fpu'} <= module._cpu_words()
 
 
 def test_without_a_precision_the_model_itself_is_asked(source):
