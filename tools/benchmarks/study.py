@@ -258,9 +258,14 @@ class Checkpoints:
 
 
 def one_thread() -> Dict[str, str]:
-    """The environment of a process that finds this checkout and has one thread."""
+    """The environment of a process that finds this checkout and has one thread.
+
+    It keeps the memory of large tensors, which glibc gives back and asks for again in each step: a
+    fourteenth of the time.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
     return dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1',
+                MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**33),
                 PYTHONPATH=os.pathsep.join(paths))
 
 
