@@ -1,7 +1,7 @@
 """Train every combination of config, method and seed of a study, and keep what was measured.
 
-    python tools/benchmarks/study.py tools/benchmarks/studies/bench_screening.yaml --jobs 2
-    python tools/benchmarks/study_report.py results/studies/bench_screening.json
+    python tools/benchmarks/study.py tools/benchmarks/studies/detectors.yaml --jobs 2
+    python tools/benchmarks/study_report.py results/studies/detectors.json
 
 One json file grows as the runs end. Started again, the study leaves alone what is done, goes on
 with what was interrupted, and trains what is missing. A run that failed or diverged stands in the

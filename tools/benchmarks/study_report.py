@@ -1,6 +1,6 @@
 """Tables and plots of studies, from the json files that study.py writes.
 
-    python tools/benchmarks/study_report.py results/studies/bench_screening.json
+    python tools/benchmarks/study_report.py results/studies/detectors.json
     python tools/benchmarks/study_report.py results/studies/*.json --out docs/studies.md
 
 Each method is compared with the study's baseline seed by seed: the mean of the differences and
