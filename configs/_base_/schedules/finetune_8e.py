@@ -4,7 +4,7 @@ _base_ = './scratch_24e.py'
 max_epochs = 8
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3),  # the best of 0.5e-3, 1e-3, 2e-3, 4e-3 for RetinaNet on BCCD
+    optimizer=dict(lr=2e-3),
     paramwise_cfg=dict(
         norm_decay_mult=0, bias_decay_mult=0, custom_keys=dict(backbone=dict(lr_mult=0.5))))
 param_scheduler = [
