@@ -305,7 +305,7 @@ def _shorten_hook(hook: Hook, clocks: Dict[str, Clock]) -> None:
                                    for epoch, attributes in cfg['epoch_attributes'].items()}
     if last is not None and epochs.after < INF:
         cfg['num_last_epochs'] = _shorten_last_epochs(last, epochs)
-    if hook.kind == 'CheckpointHook':
+    if hook.kind.endswith('CheckpointHook'):
         clock = clocks['epochs' if cfg.get('by_epoch', True) else 'iters']
         if cfg.get('interval', -1) > 0:
             cfg['interval'] = clock.duration(cfg['interval'])

@@ -85,6 +85,7 @@ def test_without_a_length():
     (dict(type='EarlyStoppingHook', monitor='mAP'), dict(patience=1)),
     (dict(type='CheckpointHook', interval=5, save_begin=6), dict(interval=1, save_begin=1)),
     (dict(type='CheckpointHook', interval=500, by_epoch=False), dict(interval=100)),
+    (dict(type='mmskd.SafeCheckpointHook', interval=5), dict(interval=1)),
     (dict(type='CheckpointHook', interval=-1), {}),
     (dict(type='AnyHook', switch_epoch=8, interval=10), dict(switch_epoch=1)),
     (dict(type='AnyHook', switch_iter=80), dict(switch_iter=16)),

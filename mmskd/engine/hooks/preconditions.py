@@ -1,4 +1,6 @@
 """What the hooks that teach a model ask of a run."""
+from typing import Any, Iterator
+
 from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +31,43 @@ def refuse_unsupported(runner, hook) -> None:
             f'{name}: the model wrapper {type(model).__name__} is not supported: the hook needs '
             'the model and its parameters as a whole in one module. Set model_wrapper_cfg to '
             'dict(type="MMDistributedDataParallel").')
+
+
+def refuse_unknown_classes(runner, hook) -> None:
+    """Refuse a data set in COCO's format whose file does not know all of its classes.
+
+    MMDetection leaves out objects whose category is none of the classes, without a word, and
+    numbers the categories that are left; so one misspelled name moves the labels of others.
+
+    Args:
+        runner (Runner): In ``before_run`` of a training.
+        hook (Hook): Named in the message.
+
+    Raises:
+        UsageError: If a class is no category of the annotation file.
+    """
+    loader = getattr(runner.train_loop, 'dataloader', None)
+    for dataset in _innermost(getattr(loader, 'dataset', None)):
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        known = getattr(dataset, 'cat_ids', None)
+        if known is None or not isinstance(classes, (list, tuple)):
+            continue
+        if len(known) < len(set(classes)):
+            raise UsageError(
+                f'{type(hook).__name__}: {dataset.ann_file} has {len(known)} of the '
+                f'{len(set(classes))} classes of train_dataloader.dataset.metainfo '
+                f'({", ".join(map(str, classes))}): each has to be the name of one of its '
+                'categories, else objects are left out')
+
+
+def _innermost(dataset: Any) -> Iterator[Any]:
+    """The data sets within whatever wraps them."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for child in inside:
+        if child is None:
+            yield dataset
+        else:
+            yield from _innermost(child)
 
 
 def is_training(runner) -> bool:

@@ -79,8 +79,7 @@ class PSKDHook(TeachingHook):
         alpha_T (float): Weight of the past self in the last epoch, in [0, 1]: how far the model is
             trusted at the end. Defaults to 0.8, the paper's choice.
         interval (int, optional): Refresh the past self every so many epochs, or iterations in an
-            iteration-based loop. An "epoch" of an iteration-based loop is a matter of choice, so it
-            has to be possible to make one. Defaults to None: 1 epoch, or as many iterations as one
+            iteration-based loop, which has no epochs of its own. Defaults to None: 1 epoch, or as many iterations as one
             pass over the data set takes.
         precision (str, optional): Of the past self, which needs no gradient and can do with less
             than the student: 'bfloat16', 'float16', or None for the student's own, exactly.
@@ -103,8 +102,8 @@ class PSKDHook(TeachingHook):
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability
-            of a class, or the height of its peak beside the labels'. Of a softmax, and of box heads
-            on RoIs, the last class is background, and counts in neither. Defaults to 'all'.
+            of a class, or the height of its peak beside the labels'. Of a detector's softmax, and of box
+            heads on RoIs, the last class is background, and counts in neither. Defaults to 'all'.
         schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine'
             from it (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to
             'rising', the paper's.

@@ -17,7 +17,7 @@ from mmskd.models.heads import HeadAdapter, TaughtHead, stage_weight
 from mmskd.models.taps import Tap, has_objects, is_loss_pass, listeners
 
 from ..taught_by import META_KEY, compare, record
-from .preconditions import is_training, refuse_unsupported
+from .preconditions import is_training, refuse_unknown_classes, refuse_unsupported
 
 
 class TeachingHook(Hook):
@@ -26,7 +26,7 @@ class TeachingHook(Hook):
     A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what
     happens before and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume
     needs. This class attaches and detaches without a trace, lets no other forward pass through,
-    raises where a head of ``self.heads`` was not taught or a training step had no such forward
+    raises where a head of ``self.heads_taught`` was not taught or a training step had no such forward
     pass, and knows whether the run was resumed. Errors of the models name heads and losses, and get
     the name of the hook here.
     """
@@ -232,6 +232,7 @@ class TeachingHook(Hook):
         """Refuse what would fail later, or silently not teach."""
         if is_training(runner):
             refuse_unsupported(runner, self)
+            refuse_unknown_classes(runner, self)
 
     def before_train(self, runner) -> None:
         """Attach, unless that was done before; take up the state of a run that is resumed."""

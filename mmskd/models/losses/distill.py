@@ -67,8 +67,7 @@ class FeatureDistillLoss(nn.Module):
 
     Args:
         weight (float): Factor; the sum of squares is divided by the batch size alone, so it depends
-            on the size of the map. Defaults to 7e-5, DWPose's for 1024 channels of 8x6; 5e-5 there
-            for larger maps.
+            on the size of the map. Defaults to 7e-5, that of DWPose's configs; the paper has 5e-5.
         student_channels (int, optional): Channels of the student's map. Defaults to None: seen
             when the loss is :meth:`connected <connect>`.
         teacher_channels (int, optional): The same of the teacher.

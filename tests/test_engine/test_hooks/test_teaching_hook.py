@@ -244,3 +244,20 @@ def test_a_wrapper_that_splits_the_model_is_refused():
     with pytest.raises(UsageError,
                        match='PSKDHook: the model wrapper MMSeparate.*model_wrapper_cfg'):
         refuse_unsupported(SimpleNamespace(cfg=Config(), model=model), PSKDHook())
+
+
+@pytest.mark.parametrize('wrapper', [None, 'RepeatDataset', 'ConcatDataset'])
+def test_a_class_that_no_category_has_is_refused(wrapper, data_root, tmp_path):
+    """MMDetection would leave its objects out, and move the labels of those behind it."""
+    cfg = runs.config(data_root, tmp_path, length=1, model__bbox_head__num_classes=3)
+    dataset = cfg.train_dataloader.dataset
+    dataset.metainfo = dict(classes=('circle', 'square', 'triangle'))
+    if wrapper:
+        cfg.train_dataloader.dataset = \
+            dict(type=wrapper, times=2, dataset=dataset) if wrapper == 'RepeatDataset' else \
+            dict(type=wrapper, datasets=[dataset])
+    with pytest.raises(UsageError, match=r'PSKDHook: .*json has 2 of the 3 classes of '
+                       r'train_dataloader.dataset.metainfo \(circle, square, triangle\)'):
+        runs.train(cfg)
+    dataset.metainfo = dict(classes=('circle', 'square', 'rhombus'))
+    runs.train(cfg)
