@@ -79,8 +79,8 @@ class PSKDHook(TeachingHook):
         alpha_T (float): Weight of the past self in the last epoch, in [0, 1]: how far the model is
             trusted at the end. Defaults to 0.8, the paper's choice.
         interval (int, optional): Refresh the past self every so many epochs, or iterations in an
-            iteration-based loop, which has no epochs of its own. Defaults to None: 1 epoch, or as many iterations as one
-            pass over the data set takes.
+            iteration-based loop, which has no epochs of its own. Defaults to None: 1 epoch, or as
+            many iterations as one pass over the data set takes.
         precision (str, optional): Of the past self, which needs no gradient and can do with less
             than the student: 'bfloat16', 'float16', or None for the student's own, exactly.
             Defaults to 'auto': bfloat16 where the device is fast in it (see
@@ -102,8 +102,9 @@ class PSKDHook(TeachingHook):
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability
-            of a class, or the height of its peak beside the labels'. Of a detector's softmax, and of box
-            heads on RoIs, the last class is background, and counts in neither. Defaults to 'all'.
+            of a class, or the height of its peak beside the labels'. Of a detector's softmax, and of
+            box heads on RoIs, the last class is background, and counts in neither. Defaults to
+            'all'.
         schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine'
             from it (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to
             'rising', the paper's.

@@ -26,9 +26,9 @@ class TeachingHook(Hook):
     A method says in :meth:`set_up` what teaches the model, in :meth:`begin` and :meth:`end` what
     happens before and after a forward pass with ``mode='loss'``, and in :meth:`state` what a resume
     needs. This class attaches and detaches without a trace, lets no other forward pass through,
-    raises where a head of ``self.heads_taught`` was not taught or a training step had no such forward
-    pass, and knows whether the run was resumed. Errors of the models name heads and losses, and get
-    the name of the hook here.
+    raises where a head of ``self.heads_taught`` was not taught or a training step had no such
+    forward pass, and knows whether the run was resumed. Errors of the models name heads and losses,
+    and get the name of the hook here.
     """
 
     priority = 'NORMAL'
