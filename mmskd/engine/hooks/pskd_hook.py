@@ -102,9 +102,9 @@ class PSKDHook(TeachingHook):
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability
-            of a class, or the height of its peak beside the labels'. Of a detector's softmax, and of
-            box heads on RoIs, the last class is background, and counts in neither. Defaults to
-            'all'.
+            of a class, or the height of its peak beside the labels'. Of a detector's softmax, and
+            of box heads on RoIs, the last class is background, and counts in neither. Defaults
+            to 'all'.
         schedule (str): How alpha_t moves: 'rising' to alpha_T, 'constant', 'falling' or 'cosine'
             from it (see :class:`~mmskd.engine.weight_schedule.WeightSchedule`). Defaults to
             'rising', the paper's.
