@@ -62,8 +62,8 @@ def refuse_unknown_classes(runner, hook) -> None:
 
 def _innermost(dataset: Any) -> Iterator[Any]:
     """The data sets within whatever wraps them."""
-    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for child in inside:
+    inside = getattr(dataset, 'datasets', None)
+    for child in inside if isinstance(inside, list) else [getattr(dataset, 'dataset', None)]:
         if child is None:
             yield dataset
         else:
