@@ -1,11 +1,10 @@
 """What the hooks that teach a model ask of a run."""
-from typing import Any, Iterator
-
 from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.optim import BaseOptimWrapper
 from torch.nn.parallel import DistributedDataParallel
 
 from mmskd.errors import UsageError
+from mmskd.evaluation.ground_truth import parts_of
 
 
 def refuse_unsupported(runner, hook) -> None:
@@ -47,7 +46,7 @@ def refuse_unknown_classes(runner, hook) -> None:
         UsageError: If a class is no category of the annotation file.
     """
     loader = getattr(runner.train_loop, 'dataloader', None)
-    for dataset in _innermost(getattr(loader, 'dataset', None)):
+    for dataset in parts_of(getattr(loader, 'dataset', None)):
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         known = getattr(dataset, 'cat_ids', None)
         if known is None or not isinstance(classes, (list, tuple)):
@@ -58,16 +57,6 @@ def refuse_unknown_classes(runner, hook) -> None:
                 f'{len(set(classes))} classes of train_dataloader.dataset.metainfo '
                 f'({", ".join(map(str, classes))}): each has to be the name of one of its '
                 'categories, else objects are left out')
-
-
-def _innermost(dataset: Any) -> Iterator[Any]:
-    """The data sets within whatever wraps them."""
-    inside = getattr(dataset, 'datasets', None)
-    for child in inside if isinstance(inside, list) else [getattr(dataset, 'dataset', None)]:
-        if child is None:
-            yield dataset
-        else:
-            yield from _innermost(child)
 
 
 def is_training(runner) -> bool:
