@@ -6,14 +6,17 @@ import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.hub import hub
+from mmengine.runner import Runner
 
 from mmskd.errors import UsageError
 
 OURS = 'mmskd::'
+# In a config, beside what MMEngine's Runner takes
+READ_BY_TOOLS = ('custom_imports', 'preprocess_cfg', 'tta_model', 'tta_pipeline')
 CALIBRATION_METRICS = dict(mmdet='DetCalibrationMetric', mmpose='PoseCalibrationMetric')
 
 
@@ -111,6 +114,33 @@ def metrics_of(evaluator: Any) -> List[dict]:
     return [metric for metric in evaluator or [] if isinstance(metric, dict)]
 
 
+def change_settings(cfg: Config, settings: Optional[Dict[str, Any]],
+                    where: str = '--cfg-options') -> None:
+    """Put settings into a config, as its ``merge_from_dict`` does.
+
+    That one also makes parts that the config does not have: ``train_cgf.max_epochs`` would be
+    there, and change nothing.
+
+    Args:
+        cfg (Config): The config.
+        settings (dict, optional): Dotted keys and values.
+        where (str): What they come from, for the message. Defaults to ``'--cfg-options'``.
+
+    Raises:
+        UsageError: If the config has no such part and nothing reads it; names what it may have
+            meant.
+    """
+    known = [*cfg, *inspect.signature(Runner.__init__).parameters, *READ_BY_TOOLS]
+    for name in settings or {}:
+        part = name.partition('.')[0]
+        if part not in known:
+            similar = difflib.get_close_matches(part, known, n=1)
+            hint = f'; did you mean {similar[0]}?' if similar else ''
+            raise UsageError(f'{where}: {name}: the config has no {part}, and nothing reads '
+                             f'it{hint}')
+    cfg.merge_from_dict(settings or {})
+
+
 def require_parts(cfg: Config, *keys: str) -> None:
     """Raise UsageError if a config lacks one of the parts that a tool runs."""
     for key in keys:
@@ -151,7 +181,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         UsageError: If a file is not there.
     """
     for split in splits:
-        for dataset in _datasets(cfg.get(f'{split}_dataloader') or {}):
+        for dataset in data_sets(cfg.get(f'{split}_dataloader') or {}):
             root = dataset.get('data_root') or ''
             path = os.path.join(root, dataset['ann_file'])
             if dataset.get('backend_args') or '://' in path or os.path.exists(path):
@@ -161,7 +191,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
                              f'data set there, or link it: ln -s /path/to/the/data {where}')
 
 
-def _datasets(node: Any) -> Iterator[dict]:
+def data_sets(node: Any) -> Iterator[dict]:
     """Every data set with annotations in a dataloader, within whatever wraps it."""
     if isinstance(node, dict):
         if isinstance(node.get('ann_file'), str) and node['ann_file']:
@@ -169,7 +199,7 @@ def _datasets(node: Any) -> Iterator[dict]:
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            yield from _datasets(child)
+            yield from data_sets(child)
 
 
 def register_config_scope() -> None:

@@ -94,7 +94,7 @@ def study(name: str, config: str, *metrics: str) -> str:
         row = [method, str(compared[0].value.n)]
         for one in compared:
             row.append(as_text(one.value))
-            if method != found.baseline:
+            if found.is_compared(config, method):
                 row[-1] += in_brackets(one.difference)
         rows.append(row)
     return table(['method', 'seeds', *(

@@ -9,7 +9,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmskd.checkpoint import load_checkpoint_safely
-from mmskd.config import check_data, check_metrics, load_config, project_of, require_parts
+from mmskd.config import (
+    change_settings,
+    check_data,
+    check_metrics,
+    load_config,
+    project_of,
+    require_parts,
+)
 from mmskd.engine.hooks import CalibratedScores
 from mmskd.engine.launch import (
     OneLineParser,
@@ -114,7 +121,7 @@ def prepare(args: argparse.Namespace) -> Config:
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
     # --cfg-options in MMPose
     if project == 'mmdet':
-        cfg.merge_from_dict(args.cfg_options or {})
+        change_settings(cfg, args.cfg_options)
     set_work_dir(cfg, args)
     cfg.load_from = args.checkpoint
     show = args.show and not args.badcase
@@ -125,7 +132,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.tta:
         add_tta(cfg)
     if project == 'mmpose':
-        cfg.merge_from_dict(args.cfg_options or {})
+        change_settings(cfg, args.cfg_options)
     if args.calibrator:
         hook = dict(type='mmskd.CalibratedScores', calibrator=args.calibrator)
         CalibratedScores(args.calibrator)  # is it one?

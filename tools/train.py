@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 import mmskd.engine.hooks as ours
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
 from mmskd.config import (
+    change_settings,
     check_data,
     check_metrics,
     find_config,
@@ -82,9 +83,9 @@ def parse_args() -> argparse.Namespace:
         help='train with automatic mixed precision; without a GPU: backbone and neck in bfloat16')
     parser.add_argument(
         '--profile', nargs='?', type=int, const=PROFILED, metavar='ITERATIONS', help=
-        f'profile the first so many iterations (default: {PROFILED}), with what mmskd does in them '
-        'under mmskd/teacher, mmskd/pairing, mmskd/loss and mmskd/refresh: a table, and trace.json '
-        'in the work dir'
+        f'profile so many iterations in which the model is taught (default: {PROFILED}), with what '
+        'mmskd does in them under mmskd/teacher, mmskd/pairing, mmskd/loss and mmskd/refresh: a '
+        'table, and trace.json in the work dir'
     )
     parser.add_argument(
         '--auto-scale-lr', action='store_true',
@@ -296,17 +297,14 @@ def enable_amp(cfg: Config, project: str) -> None:
 
 
 def profile(cfg: Config, iterations: int) -> None:
-    """Add MMEngine's ProfilerHook.
+    """Add mmskd.ProfileHook.
 
     Raises:
         UsageError: If there is nothing to profile.
     """
     if iterations < 1:
         raise UsageError(f'--profile: {iterations} iterations are none')
-    hook = dict(type='ProfilerHook', by_epoch=False, profile_times=iterations,
-                activity_with_cuda=get_device() == 'cuda',
-                on_trace_ready=dict(type='log_trace', sort_by='cpu_time_total', row_limit=40),
-                json_trace_path=os.path.join(cfg.work_dir, 'trace.json'))
+    hook = dict(type='mmskd.ProfileHook', iterations=iterations)
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
 
 
@@ -330,7 +328,7 @@ def prepare(args: argparse.Namespace) -> Config:
     # Where a flag and --cfg-options say different things, the flag wins in MMDetection and
     # --cfg-options in MMPose
     if project == 'mmdet':
-        cfg.merge_from_dict(args.cfg_options or {})
+        change_settings(cfg, args.cfg_options)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     set_work_dir(cfg, args, suffix=METHOD_SUFFIXES.get(method_flag(args), ''))
@@ -345,7 +343,7 @@ def prepare(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir is not None:
         draw_predictions(cfg, args, project, args.show)
     if project == 'mmpose':
-        cfg.merge_from_dict(args.cfg_options or {})
+        change_settings(cfg, args.cfg_options)
         if 'preprocess_cfg' in cfg:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     add_method(cfg, args)

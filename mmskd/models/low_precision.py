@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .heads.adapter import adapter_of
+from .heads.dense import DenseAdapter
 from .pairing import map_leaves
 from .taps import stand_ins
 
@@ -30,7 +31,7 @@ def low_precision_layers(model: nn.Module) -> Iterator[None]:
     So it is in a teacher that is asked in the precision of the student (:func:`as_the_student`).
 
     Args:
-        model (nn.Module): A model with a ``backbone``.
+        model (nn.Module): A model with a ``backbone``, or such a head alone.
     """
     token = _IN_LOW_PRECISION.set(True)
     try:
@@ -57,7 +58,7 @@ def feature_parts(model: nn.Module) -> List[nn.Module]:
 
 
 def _patched(model: nn.Module) -> ContextManager[None]:
-    parts, head = feature_parts(model), getattr(model, 'bbox_head', None)
+    parts, head = feature_parts(model), getattr(model, 'bbox_head', model)
     exact = _box_layers(head) if isinstance(head, nn.Module) else []
     if exact:
         parts.append(head)
@@ -67,15 +68,15 @@ def _patched(model: nn.Module) -> ContextManager[None]:
 
 
 def is_of_mmcv_ops(module: nn.Module) -> bool:
-    """Whether it is one of mmcv's own operators."""
-    return type(module).__module__.startswith('mmcv.ops')
+    """Whether it is one of mmcv's own operators, or a class that derives from one."""
+    return any(kind.__module__.startswith('mmcv.ops') for kind in type(module).__mro__)
 
 
 def _box_layers(head: nn.Module) -> List[nn.Module]:
-    """The layers that predict its boxes; none where it is not known which these are."""
+    """The layers that predict its boxes; none unless it is a one-stage head that is known."""
     adapter = adapter_of('bbox_head', head)
     found = []
-    for name in adapter.beside if adapter.exact else ():
+    for name in adapter.beside if adapter.exact and isinstance(adapter, DenseAdapter) else ():
         branch = getattr(head, name, None)
         layers = branch if isinstance(branch, nn.ModuleList) else [branch]
         found += [layer for layer in layers if isinstance(layer, nn.Conv2d)]
@@ -110,13 +111,13 @@ class NarrowMapsInFloat32(TorchFunctionMode):
     """Within it a convolution of a map narrower than its stride runs in float32, not in bfloat16.
 
     In bfloat16, torch 2.9's CPU kernels leave parts of its weight's gradient unwritten (a 3x3
-    convolution of stride 2 on a map of width 1, as in the extra levels of an FPN on a small image):
-    these hold whatever the memory held.
+    convolution of stride 2 on a map of width 1, as in the extra levels of an FPN on a small image;
+    transposed ones too): these hold whatever the memory held.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is F.conv2d and _is_narrow(*args, **kwargs):
+        if func in (F.conv2d, F.conv_transpose2d) and _is_narrow(*args, **kwargs):
             return plainly('cpu', func, *args, **kwargs)
         return func(*args, **kwargs)
 

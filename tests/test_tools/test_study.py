@@ -91,7 +91,8 @@ def folder(study, tmp_path, monkeypatch):
     (tmp_path / 'tools').mkdir()
     (tmp_path / 'tools' / 'train.py').write_text(FAKE_TRAIN)
     (tmp_path / 'tools' / 'test.py').write_text(FAKE_TEST)
-    monkeypatch.setattr(study, 'TOOLS', tmp_path / 'tools')
+    for module in (study, sys.modules['study_definition']):
+        monkeypatch.setattr(module, 'TOOLS', tmp_path / 'tools')
     (tmp_path / 'train.json').write_text('{}')
     (tmp_path / 'small.py').write_text(CONFIG.format(
         log=str(tmp_path / 'log'), root=str(tmp_path)))
@@ -174,6 +175,11 @@ def test_an_interrupted_run_goes_on(study, run, folder, monkeypatch):
     monkeypatch.setattr(study.time, 'sleep', interrupt_when_it_hangs)
     with pytest.raises(KeyboardInterrupt):
         run()
+    edit(folder, 'fault: hang', 'fault: hang, gain: 0.7')
+    with pytest.raises(SystemExit, match='work_dirs/studies/try/small/baseline/0 has small/baselin'
+                                         'e/0 from another config, method, teacher or data: --re'):
+        run()
+    edit(folder, ', gain: 0.7', '')
     spent_file = folder / 'work_dirs/studies/try/small/baseline/0/study/spent.json'
     spent = json.loads(spent_file.read_text())
     assert (spent['starts'], spent['ends']) == (1, 1), 'the process was ended, and that noted'
@@ -282,6 +288,25 @@ def test_a_teacher_may_be_an_onnx_file(run, folder):
     run('--list')
 
 
+def test_students_of_another_teacher_are_not_taken_for_these(study, run, folder, monkeypatch):
+    """Also where the redo was interrupted after the teacher."""
+    edit(folder, 'methods:\n', "methods:\n  taught: {flags: 'x {checkpoint[better]}'}\n")
+    edit(folder, 'seeds: [0, 1]', 'seeds: [0]')
+    run()
+    edit(folder, 'gain: 0.5', 'gain: 0.6')
+    start = study.Job.start
+    monkeypatch.setattr(study.Job, 'start',
+                        lambda job: 1 / 0 if job.key.method == 'taught' else start(job))
+    with pytest.raises(ZeroDivisionError):
+        run('--redo')
+    monkeypatch.setattr(study.Job, 'start', start)
+    begun(folder)
+    with pytest.raises(SystemExit, match='has small/taught/0 from another .*teacher'):
+        run()
+    run('--redo')
+    assert [line.split()[0] for line in begun(folder)] == ['taught/0']
+
+
 def test_a_teacher_that_failed_is_not_learned_from(run, folder):
     edit(folder, 'methods:\n', "methods:\n  taught: {flags: 'x {checkpoint[better]}'}\n")
     edit(folder, '{gain: 0.5}', '{fault: crash}')
@@ -311,12 +336,17 @@ def test_so_many_at_a_time(jobs, run, folder):
     lambda folder: edit(folder, 'type=\'First\'', 'type=\'Other\'', 'small.py'),
     lambda folder: (folder / 'train.json').write_text('{"images": []}')],
     ids=['option', 'flag', 'config', 'data'])
-def test_runs_of_something_else_are_not_taken_for_these(change, run, folder):
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_runs_of_something_else_are_not_taken_for_these(wrapped, change, run, folder):
+    if wrapped:
+        edit(folder, 'dataset=dict(', "dataset=dict(type='RepeatDataset', dataset=dict(",
+             'small.py')
+        edit(folder, "ann_file='train.json'", "ann_file='train.json')", 'small.py')
     run()
     begun(folder)
     change(folder)
-    with pytest.raises(SystemExit, match='study.py: .*has small/b.*/0 from another config, method '
-                                         'or data: --redo'):
+    with pytest.raises(SystemExit, match='study.py: .*has small/b.*/0 from another config, method,'
+                                         ' teacher or data: --redo'):
         run()
     assert begun(folder) == []
     results = run('--redo')
@@ -396,21 +426,51 @@ def test_time_left(study):
     assert study.clock(None) == 'time left not known yet'
 
 
+def test_a_training_that_may_stop_itself_is_done_when_it_has(run, folder):
+    edit(folder, 'seeds: [0, 1]', 'seeds: [0]\noptions: {fault: short}')
+    assert {one['status'] for one in run()['runs']} == {'failed'}
+    edit(folder, "type='First'", "type='EarlyStoppingHook'", 'small.py')
+    assert {(one['status'], len(one['curve'])) for one in run('--redo', '--retry')['runs']} == {
+        ('done', 2)}
+
+
 @pytest.mark.parametrize('old, new, message', [
     ('metrics:', 'metriks:', 'try.yaml: there is no metriks; there are description, configs'),
     ('metrics: [score, none]', '', 'try.yaml: metrics is missing'),
     ('configs: {small: small.py}', 'configs: {small: gone.py}', 'there is no config file gone.py'),
-    ('seeds: [0, 1]', 'seeds: [0, 1]\ntest: [best]', "test: .*best.* is neither true nor a list"),
-    ('seeds: [0, 1]', 'against: {small: big}', 'against: big is none of the configs'),
+    ('seeds: [0, 1]', 'seeds: [0, 1]\ntest: [best]', "test: .best. is not true, nor a list"),
+    ('seeds: [0, 1]', 'against: {small: big}', 'against: .big. is not one of the configs'),
     ('flags: --flag', 'flag: --flag', 'methods.better: there is no flag; there are flags'),
     ('flags: --flag key=1', 'flags: "{checkpoint[better]}"', 'checkpoint of its own'),
     ('flags: --flag key=1', 'flags: "{checkpoint[other]}"', 'checkpoint of small/other/0, which '
      'the grid does not hold'),
     ('flags: --flag key=1', 'flags: "{chekpoint}"', 'methods.better: .*cannot be filled in'),
-    ('seeds: [0, 1]', 'grid: [{configs: [big]}]', 'grid: big is none of the configs'),
+    ('seeds: [0, 1]', 'grid: [{configs: [big]}]', 'grid.configs: .big. is not a list of'),
     ('seeds: [0, 1]', 'grid: [{seed: [1]}]', 'grid: there is no seed; there are configs'),
-    ('seeds: [0, 1]', 'baseline: worse', 'baseline: worse is none of the methods'),
+    ('seeds: [0, 1]', 'baseline: worse', 'baseline: .worse. is not one of the methods'),
     ('seeds: [0, 1]', 'seeds: [0', 'try.yaml is no yaml'),
+    ('metrics: [score, none]', 'metrics: score', "metrics must be a list of names, as ..score"),
+    ('average_last: 2', 'average_last: 0', 'average_last must be a whole number, at least 1'),
+    ('average_last: 2', 'average_last:', 'average_last must be a whole number, .* got None'),
+    ('  better:', '  off:', r'methods must be .*\(put them in quotes\), got False'),
+    ('configs: {small:', 'configs: {18:', r'configs must be .*quotes\), got 18'),
+    ('  better:', '  baseline:', 'try.yaml is no yaml: baseline stands here twice'),
+    ('seeds: [0, 1]', 'seeds: ["0", 1]', "seeds must be a whole number, at least 0, got '0'"),
+    ('seeds: [0, 1]', 'seeds: 3', 'seeds must be a list of whole numbers, got 3'),
+    ('seeds: [0, 1]', 'seeds: []', 'seeds must be a list of whole numbers'),
+    ('seeds: [0, 1]', 'seeds:', 'seeds must be a list of whole numbers, got None'),
+    ('seeds: [0, 1]', 'grid: [{configs: small}]', "grid.configs: 'small' is not a list"),
+    ('seeds: [0, 1]', 'grid: [{methods: }]', 'grid.methods: None is not a list'),
+    ('seeds: [0, 1]', 'grid: {seeds: [1]}', 'grid must be a list'),
+    ('configs: {small: small.py}', 'configs: [small.py]', 'configs must be a mapping of names'),
+    ('configs: {small: small.py}', 'configs: {small: }', 'configs.small must be a string'),
+    ('options: {gain: 0.5}', 'options: [gain]', 'methods.better.options must be a mapping'),
+    ('options: {gain: 0.5}', 'options: {gian: 0.5}',
+     'methods.better: options: gian: the config has no gian, .*; did you mean gain'),
+    ('flags: --flag key=1', 'flags: [--flag]', 'methods.better.flags must be what could stand'),
+    ('flags: --flag key=1', "flags: --flag it's", 'methods.better.flags must be what could st'),
+    ('flags: --flag key=1', 'flags: "{checkpoint}"', 'cannot be filled in .it takes a name'),
+    ('flags: --flag key=1', 'flags: "{checkpoint[small/baseline/0/x]}"', 'more than three parts'),
     ('average_last: 2', 'average_last: 2\noptions: {train_dataloader.dataset.ann_file: gone.json}',
      'gone.json is not there; tools/prepare_data.py'),
 ])
@@ -421,15 +481,31 @@ def test_what_a_study_cannot_be(old, new, message, run, folder):
     assert begun(folder) == []
 
 
+def test_flags_may_be_empty(run, folder):
+    edit(folder, 'flags: --flag key=1', 'flags:')
+    assert {one['flags'] for one in run()['runs']} == {''}
+
+
 def test_other_errors(run, folder):
     with pytest.raises(SystemExit, match='--jobs 0: at least 1'):
         run('--jobs', '0')
     (folder / 'other.json').write_text('{"study": "other", "runs": []}')
+    with pytest.raises(SystemExit, match='does not hold the results of a study'):
+        run('--out', 'other.json')
+    (folder / 'other.json').write_text('{"study": "other", "definition": {}, "runs": []}')
     with pytest.raises(SystemExit, match='holds the results of the study other, not of try'):
         run('--out', 'other.json')
     (folder / 'other.json').write_text('[]')
     with pytest.raises(SystemExit, match='does not hold the results of a study'):
         run('--out', 'other.json')
+
+
+def test_means_of_another_number_of_validations_are_not_mixed(run, folder):
+    run()
+    edit(folder, 'average_last: 2', 'average_last: 3')
+    with pytest.raises(SystemExit, match='try.json holds means of the last 2 validations, and '
+                                         'average_last is 3: name another file with --out'):
+        run()
 
 
 def test_a_real_run(study, run_tool, tiny, monkeypatch):

@@ -159,14 +159,18 @@ def test_amp_without_a_gpu(prepare):
 def test_profile(prepare, tiny, capsys, run_tool):
     with pytest.raises(ValueError, match='--profile: 0 iterations'):
         prepare('train', RETINANET, '--profile', '0')
-    run_tool('train', 'tiny.py', '--pskd', 'interval=1', '--profile', '2', '--no-validate',
-             '--work-dir', 'profiled')
-    names = {
-        event.get('name')
-        for event in json.loads(Path('profiled/trace.json').read_text())['traceEvents']
-    }
-    assert {'mmskd/teacher', 'mmskd/pairing', 'mmskd/loss', 'mmskd/refresh'} <= names
+    run_tool('train', 'tiny.py', '--pskd', '--profile', '3', '--no-validate', '--cfg-options',
+             'train_cfg.max_epochs=3', '--work-dir', 'profiled')
+    events = json.loads(Path('profiled/trace.json').read_text())['traceEvents']
+    assert {'mmskd/teacher', 'mmskd/pairing', 'mmskd/loss', 'mmskd/refresh'} <= {
+        event.get('name') for event in events}
     assert 'mmskd/teacher' in capsys.readouterr().out
+
+
+def test_a_setting_of_a_part_that_is_not_there_is_refused(refusal, tiny):
+    assert '--cfg-options: train_cgf.max_epochs: the config has no train_cgf, and nothing reads ' \
+        'it; did you mean train_cfg?' in refusal('train', 'tiny.py', '--cfg-options',
+                                                 'train_cgf.max_epochs=2')
 
 
 @needs_mmpose

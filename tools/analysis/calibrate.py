@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from mmskd.checkpoint import use_safe_loading
-from mmskd.config import check_data, load_config, project_of
+from mmskd.config import change_settings, check_data, load_config, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 def prepare(args: argparse.Namespace) -> Config:
     """The config, once all that the command line names is known to be there."""
     cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    change_settings(cfg, args.cfg_options)
     check_checkpoint(args.checkpoint)
     wrong = {'calibrator', 'thresholds'} & set(args.options)
     if wrong:

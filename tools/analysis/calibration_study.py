@@ -34,7 +34,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 
 from mmskd.checkpoint import use_safe_loading
-from mmskd.config import check_data, load_config, metrics_of, project_of
+from mmskd.config import change_settings, check_data, load_config, metrics_of, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError
@@ -111,7 +111,7 @@ def prepare(args: argparse.Namespace) -> List[Trained]:
         raise UsageError('there is nothing to measure: --run CONFIG CHECKPOINT, or --runs FOLDER '
                          'with trainings that have ended')
     for name, cfg, checkpoint in detectors:
-        cfg.merge_from_dict(args.cfg_options)
+        change_settings(cfg, args.cfg_options)
         check_checkpoint(checkpoint)
         if project_of(cfg) != 'mmdet':
             raise UsageError(f'{name} is no detector')

@@ -6,7 +6,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
-from mmskd.config import load_config, project_of
+from mmskd.config import change_settings, load_config, project_of
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction
 from mmskd.errors import UsageError
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> dict:
     cfg = load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    change_settings(cfg, args.cfg_options)
     init_default_scope(cfg.get('default_scope', project_of(cfg)))
     results = load_results(args.results)
     if project_of(cfg) == 'mmpose':

@@ -8,7 +8,6 @@ with what was interrupted, and trains what is missing. A run that failed or dive
 file as such. tools/benchmarks/studies/README.md says what a study may hold.
 """
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -19,35 +18,28 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from copy import deepcopy
 from datetime import datetime, timezone
-from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-import yaml
 from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from mmskd.config import find_config
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.environment import find_version
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.runs import Run as Logs
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from study_definition import ROOT, TOOLS, Checkpoints, Key, Study, one_thread  # noqa: E402
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two processes from one study there
     fcntl = None
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / 'tools'
-sys.path.append(str(TOOLS))  # where tools/train.py finds what configs of benchmarks import
-STUDY_KEYS = ('description', 'configs', 'methods', 'seeds', 'grid', 'options', 'metrics',
-              'baseline', 'against', 'average_last', 'test')
-METHOD_KEYS = ('flags', 'options', 'hooks', 'description')
-GRID_KEYS = ('configs', 'methods', 'seeds')
 PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmdet', 'mmpose', 'numpy', 'timm')
 POLL_SECONDS = 0.5
 STATUS_SECONDS = 300  # between two lines about the progress where there is no terminal
@@ -72,233 +64,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Key(NamedTuple):
-    """What tells a run of a study from the others."""
-    config: str
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f'{self.config}/{self.method}/{self.seed}'
-
-
-class Study:
-    """What a yaml file asks for.
-
-    Args:
-        path (Path): The file; its name is the study's.
-
-    Attributes:
-        runs (list[Key]): All runs, a checkpoint's before those that start from it.
-
-    Raises:
-        UsageError: If the file says something that a study does not have.
-    """
-
-    def __init__(self, path: Path):
-        if not path.is_file():
-            raise UsageError(f'there is no study {path}')
-        self.name = path.stem
-        self._loaded: Dict[str, Config] = {}
-        try:
-            self.definition = yaml.safe_load(path.read_text())
-        except yaml.YAMLError as error:
-            raise UsageError(f'{path} is no yaml: {" ".join(str(error).split())}') from error
-        definition = self.definition
-        _check_keys(definition, STUDY_KEYS, str(path))
-        for key in ('configs', 'methods', 'metrics'):
-            if not definition.get(key):
-                raise UsageError(f'{path}: {key} is missing')
-        self.configs: Dict[str, str] = definition['configs']
-        self.methods: Dict[str, dict] = {
-            name: method or {} for name, method in definition['methods'].items()}
-        for name, method in self.methods.items():
-            _check_keys(method, METHOD_KEYS, f'{path}: methods.{name}')
-        self.metrics: List[str] = definition['metrics']
-        self.options: dict = definition.get('options') or {}
-        self.average_last: int = definition.get('average_last', 1)
-        self.test = definition.get('test', False)
-        if not isinstance(self.test, bool) and not (
-                isinstance(self.test, list) and set(self.test) <= set(self.methods)):
-            raise UsageError(f'{path}: test: {self.test!r} is neither true nor a list of methods')
-        self.baseline: str = definition.get('baseline', next(iter(self.methods)))
-        if self.baseline not in self.methods:
-            raise UsageError(f'{path}: baseline: {self.baseline} is none of the methods')
-        for config in chain(*(definition.get('against') or {}).items()):
-            if config not in self.configs:
-                raise UsageError(f'{path}: against: {config} is none of the configs')
-        self.runs = self._in_order(list(dict.fromkeys(self._grid(path))))
-
-    def _grid(self, path: Path) -> Iterator[Key]:
-        every = dict(configs=list(self.configs), methods=list(self.methods),
-                     seeds=self.definition.get('seeds', [0]))
-        for block in self.definition.get('grid') or [{}]:
-            _check_keys(block, GRID_KEYS, f'{path}: grid')
-            block = {**every, **block}
-            for key in ('configs', 'methods'):
-                unknown = [name for name in block[key] if name not in every[key]]
-                if unknown:
-                    raise UsageError(f'{path}: grid: {unknown[0]} is none of the {key}')
-            # Seed by seed, so that a study that is cut short has pairs
-            for seed in block['seeds']:
-                for config in block['configs']:
-                    for method in block['methods']:
-                        yield Key(config, method, seed)
-
-    def _in_order(self, runs: List[Key]) -> List[Key]:
-        ordered: List[Key] = []
-
-        def add(key: Key, chain: Tuple[Key, ...] = ()) -> None:
-            if key in chain:
-                raise UsageError(f'{key} starts from a checkpoint of its own')
-            if key not in runs:
-                raise UsageError(f'{chain[-1]} starts from a checkpoint of {key}, which the grid '
-                                 'does not hold')
-            if key not in ordered:
-                for needed in self.needs(key):
-                    add(needed, (*chain, key))
-                ordered.append(key)
-
-        for key in runs:
-            add(key)
-        return ordered
-
-    def tests(self, key: Key) -> bool:
-        """Whether a run is measured on the test split."""
-        return self.test if isinstance(self.test, bool) else key.method in self.test
-
-    def needs(self, key: Key) -> List[Key]:
-        """The runs whose checkpoints a run starts from."""
-        needed = Checkpoints(key)
-        self.method(key, needed)
-        return needed.asked
-
-    def method(self, key: Key, checkpoints: 'Checkpoints') -> dict:
-        """What the study says of a run's method, ``{checkpoint[...]}`` and the like filled in.
-
-        Returns:
-            dict: ``flags``, a list, to stand behind ``tools/train.py CONFIG``; ``options`` and
-            ``hooks`` of the config.
-        """
-
-        def fill(node: Any) -> Any:
-            if isinstance(node, dict):
-                return {name: fill(child) for name, child in node.items()}
-            if isinstance(node, list):
-                return [fill(child) for child in node]
-            if not isinstance(node, str) or '{' not in node:
-                return node
-            try:
-                return node.format(checkpoint=checkpoints, onnx=OnnxFiles(checkpoints),
-                                   config=self.configs, seed=key.seed)
-            except (KeyError, ValueError, IndexError, AttributeError) as error:
-                raise UsageError(
-                    f'methods.{key.method}: {node!r} cannot be filled in ({error}); there are '
-                    '{checkpoint[METHOD]}, {checkpoint[CONFIG/METHOD]}, '
-                    '{checkpoint[CONFIG/METHOD/SEED]}, {onnx[...]} of the same, {config[NAME]} and '
-                    '{seed}') from error
-
-        method = self.methods[key.method]
-        return dict(flags=fill(shlex.split(method.get('flags', ''))),
-                    options=fill({**self.options, **(method.get('options') or {})}),
-                    hooks=fill(method.get('hooks') or []))
-
-    def config(self, key: Key, method: dict) -> Config:
-        """The config of a run, with what study and method set."""
-        cfg = deepcopy(self._config_file(key.config))
-        cfg.merge_from_dict(deepcopy(method['options']))
-        if method['hooks']:
-            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), *method['hooks']]
-        cfg.merge_from_dict({'randomness.seed': key.seed})
-        return cfg
-
-    def _config_file(self, name: str) -> Config:
-        if name not in self._loaded:
-            self._loaded[name] = Config.fromfile(
-                find_config(self.configs[name]), format_python_code=False)
-        return self._loaded[name]
-
-    def fingerprint(self, key: Key) -> str:
-        """Tells whether a run that is done is still the one that the study asks for."""
-        method = self.method(key, Checkpoints(key))  # without the folders of checkpoints
-        cfg = self.config(key, method)
-        essence = dict(config=cfg.to_dict(), flags=self.methods[key.method].get('flags', ''),
-                       data=dict(annotation_digests(cfg)))
-        return hashlib.sha256(
-            json.dumps(essence, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-class Checkpoints:
-    """Fills in ``{checkpoint[baseline]}``: the last checkpoint of another run.
-
-    Args:
-        key (Key): Who asks: ``METHOD`` is of the same config and seed, ``CONFIG/METHOD`` of the
-            same seed.
-        work_dir (Path, optional): Where the runs are. Defaults to None: only note who is asked for.
-    """
-
-    def __init__(self, key: Key, work_dir: Optional[Path] = None):
-        self.key = key
-        self.work_dir = work_dir
-        self.asked: List[Key] = []
-
-    def __getitem__(self, name: str) -> str:
-        parts = name.split('/')
-        if len(parts) == 1:
-            parts = [self.key.config, *parts]
-        config, method, seed = (*parts, self.key.seed)[:3]
-        key = Key(config, method, int(seed))
-        self.asked.append(key)
-        if self.work_dir is None:
-            return str(key)
-        path = Logs(self.work_dir / str(key)).checkpoint()
-        if path is None:
-            raise UsageError(f'{self.key} starts from {key}, whose checkpoint is gone')
-        return str(path)
-
-
-def one_thread() -> Dict[str, str]:
-    """The environment of a process that finds this checkout and has one thread.
-
-    It keeps the memory of large tensors, which glibc gives back and asks for again in each step: a
-    fourteenth of the time.
-    """
-    paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    return dict(os.environ, OMP_NUM_THREADS='1', MKL_NUM_THREADS='1',
-                MALLOC_MMAP_THRESHOLD_=str(2**32), MALLOC_TRIM_THRESHOLD_=str(2**33),
-                PYTHONPATH=os.pathsep.join(paths))
-
-
-class OnnxFiles:
-    """Fills in ``{onnx[baseline]}``.
-
-    The last checkpoint of another run as an .onnx file, which is written when it is first needed.
-
-    Args:
-        checkpoints (Checkpoints): Finds them.
-    """
-
-    def __init__(self, checkpoints: Checkpoints):
-        self.checkpoints = checkpoints
-
-    def __getitem__(self, name: str) -> str:
-        checkpoint = Path(self.checkpoints[name])
-        if self.checkpoints.work_dir is None:
-            return str(checkpoint)
-        file = checkpoint.with_suffix('.onnx')
-        if not file.is_file():
-            config, = (checkpoint.parent / 'study').glob('*.py')
-            partial = file.with_name(f'.{file.name}')
-            done = subprocess.run(
-                [sys.executable, str(TOOLS / 'export_onnx.py'), str(config), str(checkpoint),
-                 str(partial)], capture_output=True, text=True, env=one_thread())
-            if done.returncode:
-                raise UsageError(f'{checkpoint} is not written as {file.name}: '
-                                 f'{done.stderr.strip()[-300:]}')
-            os.replace(partial, file)
-        return str(file)
-
-
 class Results:
     """The json file of a study, written anew after each run.
 
@@ -316,12 +81,18 @@ class Results:
         if path.is_file():
             try:
                 found = json.loads(path.read_text())
-                name = found['study']
-            except (ValueError, KeyError, TypeError) as error:
+                name, _ = found['study'], found['definition'].get('average_last')
+                [_key(run) for run in found['runs']]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f'{path} does not hold the results of a study') from error
             if name != study.name:
                 raise UsageError(f'{path} holds the results of the study {name}, not of '
                                  f'{study.name}: name another file with --out')
+            averaged = found['definition'].get('average_last', 1)
+            if found['runs'] and averaged != study.average_last:
+                raise UsageError(f'{path} holds means of the last {averaged} validations, and '
+                                 f'average_last is {study.average_last}: name another file with '
+                                 '--out')
             self.content.update(found, definition=study.definition)
 
     def __getitem__(self, key: Key) -> Optional[dict]:
@@ -353,30 +124,6 @@ def write_json(content: Any, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _check_keys(node: Any, known: Tuple[str, ...], where: str) -> None:
-    if not isinstance(node, dict):
-        raise UsageError(f'{where}: {", ".join(known)} are wanted here, not {node!r}')
-    unknown = [key for key in node if key not in known]
-    if unknown:
-        raise UsageError(f'{where}: there is no {unknown[0]}; there are {", ".join(known)}')
-
-
-def annotation_digests(cfg: Config) -> Iterator[Tuple[str, str]]:
-    """The annotation files that the data sets of a config read, and what tells their contents.
-
-    Raises:
-        UsageError: If one is not there.
-    """
-    for split in ('train', 'val', 'test'):
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}
-        if isinstance(dataset.get('ann_file'), str):
-            path = Path(dataset.get('data_root') or '', dataset['ann_file'])
-            if not path.is_file():
-                raise UsageError(f'{path} is not there; tools/prepare_data.py says where the data '
-                                 'sets are and lays them out')
-            yield str(path), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 class Job:
@@ -413,6 +160,7 @@ class Job:
             self._launch_test()
             return
         self._config_file.parent.mkdir(parents=True, exist_ok=True)
+        fingerprint_file(self.folder).write_text(self.fingerprint)
         self.cfg.dump(self._config_file)
         resume = ['--resume'] if (self.folder / 'last_checkpoint').is_file() else []
         self._launch('train.py', '--work-dir', str(self.folder), *resume, *self.flags)
@@ -489,9 +237,8 @@ class Job:
             return 'diverged', f'the loss is no number from iteration {wrong[0]} on'
         if self.process.returncode != 0:
             return 'failed', ended
-        length = run_length(logs.cfg)
-        if max(logs.val, default=0) != length:
-            last = max(logs.val, default=None)
+        length, last = run_length(logs.cfg), max(logs.val, default=None)
+        if last is None or last != length and not logs.stops_itself:
             return 'failed', f'{length} was not validated, the last is {last}'
         return 'done', ''
 
@@ -540,6 +287,11 @@ class Job:
                 done = scalars['epoch'] - 0.5 if 'epoch' in scalars else scalars['step']
                 return min(1., done / run_length(self.cfg))
         return 0.
+
+
+def fingerprint_file(folder: Path) -> Path:
+    """What tells, from the start on, of which config, method and data a training is."""
+    return folder / 'study' / 'fingerprint'
 
 
 def run_length(cfg: Config) -> int:
@@ -760,13 +512,16 @@ def to_do(study: Study, results: Results, work_dir: Path, retry: bool, redo: boo
     """
     pending = []
     for key in study.runs:
-        run = results[key]
-        stale = run is not None and 'config_hash' in run and \
-            run['config_hash'] != study.fingerprint(key)
+        study.fingerprint(key)  # whatever is wrong with one is said before the first is trained
+    for key in study.runs:
+        run, folder = results[key], work_dir / str(key)
+        stale = outdated(study, key, work_dir) if run is None else \
+            'config_hash' in run and run['config_hash'] != study.fingerprint(key)
         if stale and not redo:
             raise UsageError(
-                f'{results.path} has {key} from another config, method or data: --redo '
-                'trains such runs again, or give the study another name')
+                f'{results.path if run else folder} has {key} from another config, '
+                'method, teacher or data: --redo trains such runs again, or give the study '
+                'another name')
         again = run is not None and run['status'] != 'done' and retry
         restarted = any(need in pending for need in study.needs(key))
         if run is None or stale or again or restarted:
@@ -784,6 +539,12 @@ def to_do(study: Study, results: Results, work_dir: Path, retry: bool, redo: boo
     for key in pending:
         add(key)
     return ordered
+
+
+def outdated(study: Study, key: Key, work_dir: Path) -> bool:
+    """Whether a training that was interrupted is of another config, method, teacher or data."""
+    begun = fingerprint_file(work_dir / str(key))
+    return begun.is_file() and begun.read_text() != study.fingerprint(key)
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -857,7 +618,7 @@ def main() -> None:
             return
         with locked(work_dir) as lock:
             for key in pending:
-                if results[key] is not None:
+                if results[key] is not None or outdated(study, key, work_dir):
                     set_aside(work_dir / str(key))
             Scheduler(study, results, work_dir, args.jobs, console, lock).run(
                 pending, only_test)

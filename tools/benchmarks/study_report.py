@@ -114,9 +114,14 @@ class StudyResults:
             self.definition: Dict[str, Any] = content['definition']
             self.environments: List[dict] = content['environments']
             self.runs: List[dict] = content['runs']
+            for run in self.runs:
+                for key in ('config', 'method', 'seed', 'reason'):
+                    run[key]
+                if run['status'] == 'done':
+                    run['metrics'].items()
         except FileNotFoundError as error:
             raise UsageError(f'there is no file {path}') from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f'{path} does not hold the results of a study') from error
         self.metrics: List[str] = self.definition['metrics']
         self.methods: List[str] = list(self.definition['methods'])
@@ -143,6 +148,10 @@ class StudyResults:
                    if any((run['config'], run['method']) == (config, method) for run in self.runs)]
         return sorted(methods, key=lambda method: method != self.baseline)
 
+    def is_compared(self, config: str, method: str) -> bool:
+        """Whether there is another row to compare it with: not for the baseline itself."""
+        return method != self.baseline or self._against.get(config, config) != config
+
     def compare(self, config: str, method: str, metric: str, value: str) -> Comparison:
         mine = self.values(config, method, metric, value)
         theirs = self.values(self._against.get(config, config), self.baseline, metric, value)
@@ -168,7 +177,7 @@ def table(study: StudyResults, config: str, metric: str, value: str) -> List[str
     for method in study.trained(config):
         compared = study.compare(config, method, metric, value)
         difference, needed = '', ''
-        if method != study.baseline:
+        if study.is_compared(config, method):
             difference = as_text(compared.difference, sign=True)
             if compared.difference.excludes_zero:
                 difference = f'**{difference}**'
@@ -180,7 +189,7 @@ def table(study: StudyResults, config: str, metric: str, value: str) -> List[str
 
 
 def unfinished(study: StudyResults) -> List[str]:
-    """A line for each run that is in no mean, and for those that are missing."""
+    """A line for each run that is in no mean: it failed or diverged."""
     lines = [f'- {run["config"]}/{run["method"]}/{run["seed"]}: {run["status"]}, {run["reason"]}'
              for run in study.runs if run['status'] != 'done']
     return ['', 'In no mean:', '', *lines] if lines else []

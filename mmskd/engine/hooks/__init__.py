@@ -5,6 +5,7 @@ from .distill_hook import DistillHook
 from .finite_weights_hook import FiniteWeightsHook
 from .head_distill_hook import HeadDistillHook
 from .nkd_hook import NKDHook
+from .profile_hook import ProfileHook
 from .pskd_hook import PSKDHook
 from .random_streams_hook import RandomStreamsHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -13,6 +14,6 @@ from .uskd_hook import USKDHook
 
 __all__ = [
     'CalibratedScores', 'CalibrationPictureHook', 'DistillHook', 'FiniteWeightsHook',
-    'HeadDistillHook', 'NKDHook', 'PSKDHook', 'RandomStreamsHook', 'SafeCheckpointHook',
-    'TeachingHook', 'USKDHook'
+    'HeadDistillHook', 'NKDHook', 'ProfileHook', 'PSKDHook', 'RandomStreamsHook',
+    'SafeCheckpointHook', 'TeachingHook', 'USKDHook'
 ]

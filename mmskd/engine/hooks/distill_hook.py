@@ -131,7 +131,7 @@ class DistillHook(TeachingHook):
     def set_up(self, model: nn.Module, undo: ExitStack) -> None:
         """Let the teacher add its terms to the losses of the model."""
         device = device_of(model)
-        built = self._given.build(self._folder)
+        built = self._given.build(model, self._folder)
         for one in built:
             require_finite(one.model.to(device), self._given.source)
         losses = None if self.loss_cfgs is None else build_losses('losses', self.loss_cfgs)

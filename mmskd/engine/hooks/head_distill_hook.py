@@ -167,7 +167,7 @@ class HeadDistillHook(TeachingHook):
 
     def _other_keypoints(self, model: nn.Module, heads: Sequence[HeadAdapter]) -> Any:
         """The head of a trained model with other keypoints; the weights of backbone and neck."""
-        built, = self._given.build(self._folder)
+        built, = self._given.build(model, self._folder)
         weights = feature_weights(model, built.model, [head.name for head in heads])
         teacher = answering_on_features(built, model, heads, self._metainfo).to(device_of(model))
         if teacher.untaught and not self.gt_weight:

@@ -223,6 +223,11 @@ class TeachingHook(Hook):
                       logging.ERROR)
         self.counts[name] += 1
 
+    @property
+    def taught_last(self) -> bool:
+        """bool: Whether anybody was asked in the last forward pass."""
+        return self._taught
+
     def rest(self) -> None:
         """A forward pass begins in which nothing is taught."""
 

@@ -104,6 +104,11 @@ class Run:
         steps = [line.get('epoch', step) for step, line in self.train.items()] + list(self.val)
         return max(steps, default=None)
 
+    @property
+    def stops_itself(self) -> bool:
+        """bool: Whether the training may end before its length: EarlyStoppingHook."""
+        return 'EarlyStoppingHook' in str(self.cfg.get('custom_hooks'))
+
     def unfinished(self, which: str = 'last') -> str:
         """Why this is not the result of a whole training; empty if it is, or no log tells.
 
@@ -116,8 +121,7 @@ class Run:
             first = x[np.argmin(np.isfinite(loss))]
             return f'diverged: its loss is not a number from {self.unit} {first} on'
         reached, length, unit = self.reached, self.length, self.unit
-        stops_itself = 'EarlyStoppingHook' in str(self.cfg.get('custom_hooks'))
-        if reached is None or length is None or stops_itself:
+        if reached is None or length is None or self.stops_itself:
             return ''
         if reached < length - (0 if self.by_epoch else self._interval):
             return f'stopped at {unit} {reached} of {length}'

@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
         Values without any spread, as rounded ones may be, have no interval to speak of.
         """
-        return bool(abs(self.mean) > self.margin > 0)
+        return bool(abs(self.mean) > self.margin > 1e-12 * abs(self.mean))
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval:

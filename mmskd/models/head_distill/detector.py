@@ -16,6 +16,7 @@ from ..heads.choosing import members
 from ..heads.roi import BoxHeadAdapter, MaskHeadAdapter
 from ..low_precision import as_plain
 from ..pairing import map_leaves
+from ..ranges import TEACHER, record_function
 from ..taps import Tap
 from ..teachers.compiled import CompiledTeacher, PlainTeacher, teacher_to_ask
 from ..teachers.frozen import FollowedModes
@@ -118,7 +119,8 @@ class DetectorDistiller:
         self._modes[name].apply()
         form = self._forms[name]
         form.follow()
-        answer = map_leaves(as_plain, form.ask(form.model, *args))
+        with record_function(TEACHER):
+            answer = map_leaves(as_plain, form.ask(form.model, *args))
         if all_finite(tensors_in(answer)):
             return answer
         self.refused += 1

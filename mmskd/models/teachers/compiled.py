@@ -15,6 +15,7 @@ from ..low_precision import as_the_student, is_of_mmcv_ops, plainly
 from ..ranges import REFRESH, record_function
 from .folding import FoldingWatch, folded, is_overheard
 from .frozen import device_of, frozen_copy, named_tensors
+from .functional_dropout import DropoutOff
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 PRECISIONS = ('auto', *DTYPES, None)
@@ -33,8 +34,10 @@ class CompiledTeacher:
       modules of ``source`` and may change.
     - Convolutions and linear layers hold their weights in ``dtype`` and in channels-last layout;
       the rest runs under autocast. Operators of mmcv, of which some know no half precision and some
-      read channels-last tensors in the wrong order (RoIAlign), run in float32 on contiguous
-      tensors. A part that turns out not to run in ``dtype`` runs in float32 too.
+      read channels-last tensors in the wrong order (RoIAlign, deformable convolutions), run in
+      float32 on contiguous tensors, and so do the layers within them. A part that turns out not to
+      run in ``dtype`` runs in float32 too.
+    - Dropout is off, be it a module or a function.
     - What leads only to outputs that nobody compares (a dense head's boxes) is taken out. Where
       boxes are compared, modules that add up coordinates (a DETR's decoder and head) run in
       float32.
@@ -81,6 +84,7 @@ class CompiledTeacher:
         self._seen: Any = None
         self._watch = FoldingWatch(self.model)
         self._known: Set[Callable] = set()
+        self._dropout = DropoutOff()
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -106,7 +110,8 @@ class CompiledTeacher:
         device = device_of(self.model)
         if question not in self._known:
             self._look_on(device, question, args, kwargs)
-        return self._answer(device, question, *args, **kwargs)
+        with self._dropout.while_asking(question):
+            return self._answer(device, question, *args, **kwargs)
 
     def _answer(self, device: torch.device, question: Callable, *args, **kwargs) -> Any:
         if self.dtype is None:
@@ -143,7 +148,7 @@ class CompiledTeacher:
         inside = set(module.modules())
         for layer in self._layers:
             if layer.mine in inside:
-                _relayout(layer.mine, layer.theirs.weight.dtype)
+                _relayout(layer.mine, layer.theirs.weight.dtype, torch.contiguous_format)
         module.forward = lambda *args, **kwargs: plainly(device.type, forward, *args, **kwargs)
 
     def _find_layers(self) -> List['Layer']:
@@ -190,13 +195,14 @@ class PlainTeacher:
 
     def __init__(self, model: nn.Module):
         self.model = model
+        self._dropout = DropoutOff()
 
     def follow(self) -> None:
         """It is what it is."""
 
     def ask(self, question: Callable, *args, **kwargs) -> Any:
         """Call a module or a function."""
-        with as_the_student(self.model):
+        with as_the_student(self.model), self._dropout.while_asking(question):
             return question(*args, **kwargs)
 
 
@@ -297,10 +303,11 @@ def _cpu_words() -> Set[str]:
             for word in line.split()}
 
 
-def _relayout(layer: nn.Module, dtype: Optional[torch.dtype]) -> None:
+def _relayout(layer: nn.Module, dtype: Optional[torch.dtype],
+              layout: torch.memory_format = torch.channels_last) -> None:
     for parameter in layer.parameters(recurse=False):
-        layout = torch.channels_last if parameter.dim() == 4 else torch.preserve_format
-        parameter.data = parameter.data.to(dtype=dtype, memory_format=layout)
+        kept = layout if parameter.dim() == 4 else torch.preserve_format
+        parameter.data = parameter.data.to(dtype=dtype, memory_format=kept)
 
 
 def _is_about_precision(error: RuntimeError) -> bool:

@@ -41,12 +41,13 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy of a model in eval mode, without gradients. The model is not changed.
 
     A forward that was patched on an instance (activation checkpointing) is left out of the copy: it
-    would run the original's layers.
+    would run the original's layers. One that is a method of the module stays: it is the copy's.
     """
     with _DetachingCopies():
         duplicate = copy.deepcopy(model)
     for module in duplicate.modules():
-        vars(module).pop('forward', None)
+        if getattr(vars(module).get('forward'), '__self__', None) is not module:
+            vars(module).pop('forward', None)
     return freeze(duplicate)
 
 

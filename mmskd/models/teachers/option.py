@@ -87,17 +87,29 @@ class TeacherOption:
                     changes.append((given, found))
         return changes
 
-    def build(self, folder: Optional[str] = None) -> List[Built]:
+    def build(self, student: nn.Module, folder: Optional[str] = None) -> List[Built]:
         """The models, frozen and in eval mode.
+
+        Args:
+            student (nn.Module): Who is going to be taught.
+            folder (str, optional): Where files may be, beside the working directory. Defaults to
+                None.
 
         Raises:
             FileNotFoundError, ModuleNotFoundError: If there is no such config, checkpoint or
                 library.
-            UsageError: If one cannot be built.
+            UsageError: If one cannot be built, or has weights of the student, which would be frozen
+                with it.
         """
         built = []
+        trained = set(map(id, student.parameters()))
         for one in self.each:
             if isinstance(one, nn.Module):
+                for name, parameter in one.named_parameters():
+                    if id(parameter) in trained:
+                        raise UsageError(
+                            f'{self._owner}: teacher: {name} is a weight of the student itself, '
+                            'which would be frozen: give a copy of the model (copy.deepcopy)')
                 built.append(Built(freeze(one), {}))
                 continue
             own = {key: value for key, value in one.items() if key not in SETTINGS}

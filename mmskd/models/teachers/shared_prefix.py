@@ -85,7 +85,7 @@ def prefix_of(backbone: nn.Module) -> List[str]:
             EfficientNet-Lite.
     """
     frozen = getattr(backbone, 'frozen_stages', -1)
-    if frozen < 0:
+    if frozen < 0 or 'forward' in vars(backbone):  # which may call none of its modules
         return []
     kind = next(kind for kind in type(backbone).__mro__ if 'forward' in vars(kind))
     prefix = _PREFIXES.get(f'{kind.__module__}.{kind.__name__}')

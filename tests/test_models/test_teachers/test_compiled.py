@@ -180,9 +180,13 @@ def test_a_hook_on_a_folded_norm_sees_what_it_says(source, images):
     assert is_folded(teacher.model.bn1)
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
 def test_looking_on_draws_no_random_numbers(images):
-    source = freeze(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5)))
-    source[1].train()
+    source = freeze(nn.Sequential(nn.Conv2d(3, 3, 1), Noise()))
     teacher = CompiledTeacher(source)
     after = []
     for ask in (source, lambda x: teacher.ask(teacher.model, x)):
@@ -346,3 +350,25 @@ def test_weight_zero_is_stock_in_every_precision(family):
         assert torch.equal(support.total(support.losses(model)), stock)
         assert precision != 'bfloat16' or hook.disagreement > 0
         hook.detach()
+
+
+@pytest.mark.parametrize('kind', ['DCN', 'DCNv2', 'SAC', 'own'])
+@pytest.mark.parametrize('precision, tolerance', [(None, 1e-5), ('bfloat16', 0.05)])
+def test_deformable_convolutions_get_their_offsets_in_the_right_order(kind, precision, tolerance):
+    """mmcv's operators read channels-last tensors wrongly, or not at all."""
+    ops = pytest.importorskip('mmcv.ops')
+    torch.manual_seed(0)
+    own = type('Own', (ops.ModulatedDeformConv2dPack, ), {})  # not in mmcv.ops
+    layer = {'DCN': ops.DeformConv2dPack, 'DCNv2': ops.ModulatedDeformConv2dPack, 'own': own,
+             'SAC': lambda *args, **kwargs: ops.SAConv2d(*args, **kwargs, use_deform=True)}[kind](
+                 8, 8, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), layer, nn.BatchNorm2d(8))
+    for name, parameter in net.named_parameters():
+        if 'offset' in name:
+            nn.init.normal_(parameter, std=0.3)
+    freeze(net)
+    teacher, x = CompiledTeacher(net, precision), torch.randn(2, 3, 17, 17)
+    teacher.follow()
+    with torch.no_grad():
+        answer, truth = teacher.ask(teacher.model, x).float(), net(x)
+    assert (answer - truth).abs().max() < tolerance * truth.abs().max()

@@ -44,6 +44,24 @@ def test_a_copy_runs_its_own_layers():
     assert copied(torch.ones(1, 2)).abs().sum() == 0 and 'forward' in vars(model[0])
 
 
+def test_a_module_that_chooses_its_forward_keeps_it():
+    """As timm's FasterNet and MMPose's RepVGG do."""
+    class Chooses(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.forward = self.twice
+
+        def twice(self, x):
+            return 2 * nn.Linear.forward(self, x)
+
+    model, x = nn.Sequential(Chooses()), torch.ones(1, 2)
+    copied = frozen_copy(model)
+    assert torch.equal(copied(x), model(x))
+    with torch.no_grad():
+        copied[0].weight.zero_(), copied[0].bias.zero_()
+    assert copied(x).abs().sum() == 0 and model(x).abs().sum() > 0
+
+
 def test_modes_are_followed_but_for_what_is_random():
     class Branches(nn.Module):
         def forward(self, x):

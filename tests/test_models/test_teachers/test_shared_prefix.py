@@ -151,3 +151,18 @@ def test_efficientnet_lite_shares_its_frozen_stages(monkeypatch):
     asked = gradients(taught(**options)[0])[1]
     assert all(shared[name] is asked[name] is None or torch.equal(shared[name], asked[name])
                for name in shared)
+
+
+def test_a_backbone_whose_forward_was_replaced_shares_nothing():
+    """MMEngine's efficient_conv_bn_eval traces it: its stages are not called as modules."""
+    from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
+    model = detectors.build('retinanet')
+    turn_on_efficient_conv_bn_eval(model, 'backbone')
+    for precision in (None, 'auto'):
+        hook = PSKDHook(precision=precision)
+        hook.attach(model)
+        hook.refresh_teacher()
+        hook.alpha_t = 0.5
+        detectors.losses(model)
+        assert hook.disagreement < 1e-5
+        hook.detach()
