@@ -25,7 +25,8 @@ def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]
         return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
     if isinstance(error, OSError):
         return _of_the_system(error, cfg)
-    for explanation in (_unknown_type, _unknown_optimizer, _unexpected_option, _missing_option):
+    for explanation in (_unknown_type, _unknown_optimizer, _unexpected_option, _missing_option,
+                        _of_mmengine):
         line = explanation(error, cfg)
         if line:
             return line
@@ -72,25 +73,29 @@ def _unknown_optimizer(error: BaseException, cfg: Optional[Config]) -> Optional[
         return None
     optimizer = ((cfg or {}).get('optim_wrapper') or {}).get('optimizer') or {}
     name = optimizer.get('type')
-    if not isinstance(name, str) or name in _registered('optimizer'):
+    if not isinstance(name, str) or name in dict(_registered('optimizer')):
         return None
     return _no_such_type(name, 'mmengine', 'optimizer', cfg)
 
 
 def _no_such_type(name: str, scope: str, kind: str, cfg: Optional[Config]) -> str:
-    known = list(_registered(kind))
-    similar = difflib.get_close_matches(name.rpartition('.')[2], known, n=3, cutoff=0.6)
+    known = dict(_registered(kind))
+    near = difflib.get_close_matches(name.rpartition('.')[2], known, n=3, cutoff=0.6)
+    similar = [each if known[each] in (scope, 'mmengine') else f'{known[each]}.{each}'
+               for each in near]
     hint = f'did you mean {" or ".join(similar)}?' if similar else (
         'if it is your own, name its module in custom_imports')
     return f'{_key_of(cfg, name)}there is no {kind} {name} in {scope}; {hint}'
 
 
-def _registered(kind: str) -> Iterator[str]:
+def _registered(kind: str) -> Iterator[Tuple[str, str]]:
+    """The classes that there are, and in which scope."""
     import mmengine.registry
     for each in vars(mmengine.registry).values():
         if getattr(each, 'name', None) == kind and hasattr(each, 'module_dict'):
             for registry in (each, *each.children.values()):
-                yield from registry.module_dict
+                for name in registry.module_dict:
+                    yield name.rpartition('.')[2], registry.scope
 
 
 def _unexpected_option(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
@@ -114,6 +119,23 @@ def _missing_option(error: BaseException, cfg: Optional[Config]) -> Optional[str
         return None
     kind, options = match.groups()
     return f'{_key_of(cfg, kind)}{kind} needs {in_a_line(options)}'
+
+
+def _of_mmengine(error: BaseException, cfg: Optional[Config]) -> Optional[str]:
+    """What MMEngine refuses without saying what to do."""
+    for pattern, line in {
+            r'Cannot infer the rule for key (\S+),':
+                'default_hooks.checkpoint: save_best: nobody knows whether more or less of {} is '
+                "better; set default_hooks.checkpoint.rule to 'greater' or 'less'",
+            r'``AmpOptimizerWrapper`` is only available':
+                'optim_wrapper: AmpOptimWrapper needs a GPU; mmskd.CPUAmpOptimWrapper does not, '
+                'and tools/train.py --amp takes whichever fits',
+            r'hook should be an instance of Hook or dict, but got (\S+)':
+                "custom_hooks: {0} is no hook; write dict(type='{0}')"}.items():
+        match = re.search(pattern, str(error))
+        if match:
+            return line.format(*match.groups())
+    return None
 
 
 def _key_of(cfg: Optional[Config], kind: str) -> str:

@@ -33,7 +33,22 @@ def test_a_teacher_of_larger_crops_in_an_onnx_file(load_tool):
                                               for row in ways.values()}) == 1
 
 
-def test_what_is_not_there_is_refused(run_tool, capsys):
+@pytest.mark.parametrize('argv, message', [
+    (['nothing'], 'there is no work nothing; there are pskd_retinanet'),
+    (['--steps', '0'], '--steps 0: at least 1'), (['--batch', '0'], '--batch 0: at least 1'),
+    (['pskd_rtmpose', '--config', CONFIG], '--config is measured instead of pskd_rtmpose'),
+    (['--config', 'nothing.py'], 'step_cost.py: there is no config file nothing.py')])
+def test_what_is_not_there_is_refused(argv, message, run_tool, capsys):
     with pytest.raises(SystemExit):
-        run_tool('benchmarks/step_cost', 'nothing')
-    assert 'there is no work nothing; there are pskd_retinanet' in capsys.readouterr().err
+        run_tool('benchmarks/step_cost', *argv)
+    assert message in capsys.readouterr().err
+
+
+def test_heatmaps_of_any_size(load_tool):
+    pytest.importorskip('mmpose')
+    tool = load_tool('benchmarks/step_cost')
+    model = tool._build('mmskd::openfield_mouse/td-hm_cspnext-t_mouse.py')
+    inputs, samples = tool.random_batch(model, (1, 1), 1, 'cpu')
+    size = model.head.decoder.heatmap_size
+    assert tuple(size) != (48, 64) and samples[0].gt_fields.heatmaps.shape[1:] == tuple(size)[::-1]
+    assert model(inputs, samples, mode='loss')

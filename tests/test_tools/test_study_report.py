@@ -82,6 +82,15 @@ def test_a_config_may_be_compared_with_the_baseline_of_another(tool, content, wr
     assert compared.difference.n == 4 and compared.difference.paired
 
 
+def test_the_baseline_of_such_a_config_is_compared_as_well(tool, content, write):
+    content['runs'] += [a_run('baseline', seed, mAP + 0.1, config='none')
+                        for seed, mAP in enumerate(BASELINE)]
+    content['definition']['against'] = dict(none='small')
+    study = tool.StudyResults(write(content))
+    assert tool.table(study, 'none', 'mAP', 'mean')[2].split('|')[4].strip() == '+0.1000 ± 0.0000'
+    assert tool.table(study, 'small', 'mAP', 'mean')[2].split('|')[4].strip() == ''
+
+
 def test_only_seeds_that_both_have_are_paired(tool, content, write):
     content['runs'] = [run for run in content['runs'] if run['method'] != 'baseline'
                        or run['seed'] in (1, 2)]
@@ -165,6 +174,11 @@ def test_errors(tool, content, write, monkeypatch, tmp_path):
         tool.StudyResults(tmp_path / 'gone.json')
     with pytest.raises(UsageError, match='does not hold the results of a study'):
         tool.StudyResults(write([1]))
+    for key in ('method', 'metrics', 'status'):
+        damaged = dict(content['runs'][0])
+        del damaged[key]
+        with pytest.raises(UsageError, match='does not hold the results of a study'):
+            tool.StudyResults(write(dict(content, runs=[damaged])))
     content['definition']['test'] = False
     monkeypatch.setattr(sys, 'argv', ['study_report.py', str(write(content)), '--value', 'test'])
     with pytest.raises(SystemExit, match='try did not measure on the test split'):

@@ -41,7 +41,9 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmskd.config import load_config, project_of
+from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.hooks import DistillHook, HeadDistillHook, PSKDHook
+from mmskd.errors import UsageError
 from mmskd.models.low_precision import low_precision_layers
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -358,6 +360,7 @@ def _random_crops(model: nn.Module, images: int, device: str) -> tuple:
     packed = get_packed_inputs(
         images, num_instances=1, num_keypoints=head.out_channels, img_shape=(height, width),
         input_size=(width, height), simcc_split_ratio=getattr(head, 'simcc_split_ratio', 2.0),
+        heatmap_size=getattr(head.decoder, 'heatmap_size', (48, 64)),
         with_simcc_label=hasattr(head, 'simcc_split_ratio'))
     data = model.data_preprocessor(packed, training=True)
     return data['inputs'].to(device), [sample.to(device) for sample in data['data_samples']]
@@ -517,7 +520,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='PS-KD with this model instead, a file or package::...')
     parser.add_argument('--size', type=int, nargs=2, default=(320, 320),
                         metavar=('HEIGHT', 'WIDTH'),
-                        help='of the images with --config, default: 320 320')
+                        help='of the images with --config, default: 320 320; crops of keypoints '
+                        'have the size that the model says')
     parser.add_argument('--batch', type=int, default=2,
                         help='images a step with --config, default: 2')
     parser.add_argument('--steps', type=int, default=10, help='of each way, default: 10')
@@ -528,10 +532,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--memory', action='store_true',
                         help='measure peak memory too; on a CPU in a process for each way')
     parser.add_argument('--out', type=Path, help='write the report here, as JSON')
+    add_traceback(parser)
     args = parser.parse_args()
     unknown = [name for name in args.works if name not in WORKS]
     if unknown:
         parser.error(f'there is no work {unknown[0]}; there are {", ".join(WORKS)}')
+    if args.works and args.config:
+        parser.error(f'--config is measured instead of {args.works[0]}: leave one of them out')
+    for name in ('batch', 'steps'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name} {getattr(args, name)}: at least 1')
     if args.device == 'cuda' and not torch.cuda.is_available():
         parser.error('--device cuda: torch sees no GPU here')
     if args.amp and args.device != 'cuda':
@@ -553,8 +563,11 @@ def main() -> None:
         if before['machine'] == report['machine']:  # works that are not measured again stay in it
             report = before
     for name, work in works.items():
-        report['works'][name] = measure(
-            work, args.steps, args.warmup, args.device, args.memory, args.amp)
+        try:
+            report['works'][name] = measure(
+                work, args.steps, args.warmup, args.device, args.memory, args.amp)
+        except (UsageError, FileNotFoundError, ImportError) as error:
+            end_in_a_line('step_cost.py', error, args.traceback)
         print(table_of({name: report['works'][name]}), end='', flush=True)
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)

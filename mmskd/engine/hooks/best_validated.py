@@ -1,7 +1,10 @@
 """The best model of a run so far, by the validations that the run does anyway."""
-from typing import Any, Optional
+import difflib
+import logging
+from typing import Any, Dict, Optional
 
 from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
@@ -54,6 +57,24 @@ class BestValidated:
     def is_new(self) -> bool:
         """bool: Whether the model at hand is the best, and was not taken yet."""
         return self._score != self._taken
+
+    def check(self, metrics: Dict[str, Any]) -> None:
+        """Look at what a validation has found; all may be missing, as COCO's without detections.
+
+        Raises:
+            UsageError: If the metric has another name.
+        """
+        if self.metric == 'auto' or self.metric in metrics or self._score is not None:
+            return
+        similar = difflib.get_close_matches(self.metric, metrics, n=1, cutoff=0.7)
+        if similar:
+            raise UsageError(
+                f"past='best': no validation gives {self.metric}; did you mean {similar[0]}? Set "
+                'default_hooks.checkpoint.save_best to it')
+        print_log(
+            f"PS-KD: this validation has no {self.metric}, by which past='best' is to know the "
+            'best model, so nothing is softened yet; it has '
+            f'{", ".join(metrics) or "nothing at all"}', 'current', logging.WARNING)
 
     @property
     def model(self) -> nn.Module:

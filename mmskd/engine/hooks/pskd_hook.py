@@ -387,6 +387,12 @@ class PSKDHook(TeachingHook):
         if not self._by_epoch:
             self._resting = (runner.iter + 1) % self._every == 0
 
+    def after_val_epoch(self, runner, metrics: Optional[Dict[str, Any]] = None) -> None:
+        """Refuse to wait for a metric that does not come."""
+        if self._best is not None:
+            with self.named_errors():
+                self._best.check(metrics or {})
+
     def after_train_epoch(self, runner) -> None:
         """As :meth:`after_train_iter`, for the epoch loop."""
         if self._by_epoch:

@@ -1,4 +1,5 @@
 """Random numbers that a resumed run draws as if it had never been interrupted."""
+import logging
 import random
 from typing import Any, Callable, Iterator
 
@@ -6,6 +7,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 
 from mmskd.registry import HOOKS
 
@@ -23,13 +25,25 @@ class RandomStreamsHook(Hook):
 
     Worker processes are seeded by MMEngine whenever they start. With ``persistent_workers=True``
     and random augmentation they carry a random state through the epochs that nothing can restore:
-    set it to False where an exact resume matters.
+    set it to False where an exact resume matters. Gradients that are accumulated are in no
+    checkpoint either: resume between two updates of the weights is not exact, and warns.
 
     ``tools/train.py`` adds this hook where the config sets ``randomness.seed``; without a fixed
     seed there is nothing to be exact about.
     """
 
     priority = 'LOWEST'
+
+    def before_train(self, runner) -> None:
+        """Say where a resumed run cannot be exact: gathered gradients are in no checkpoint."""
+        every = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if runner.iter % every:
+            print_log(
+                f'optim_wrapper.accumulative_counts={every}: the run goes on from iteration '
+                f'{runner.iter}, between two updates of the weights. The gradients that were '
+                'gathered since the last one are in no checkpoint, so it will not be exactly what '
+                f'it would have been; from a multiple of {every} iterations it would', 'current',
+                logging.WARNING)
 
     def before_train_epoch(self, runner) -> None:
         """Seed the first batch of an epoch.

@@ -85,4 +85,5 @@ def _no_head(model: nn.Module, missing: Sequence[str]) -> str:
                              and not head.obstacle(model))) or 'none'
     return (
         f'{type(model).__name__} has no head {" or ".join(missing)}; those with a loss_cls or '
-        f'loss_module are: {there}. Choose with the option `heads`.')
+        f'loss_module are: {there}. Choose with the option `heads`; a classifier that computes its '
+        'loss itself is taught by PSKDHook and NKDHook, with their option `loss_module`.')

@@ -235,6 +235,17 @@ def test_a_run_that_was_stock_so_far_waits_for_the_next_best(tmp_path):
 # Refusals and the log -----------------------------------------------------------------------------
 
 
+def test_the_best_needs_a_metric_that_comes(tmp_path, capsys):
+    """Under another name it is refused with the first validation; one that is late is waited for.
+    """
+    with pytest.raises(ValueError, match="^PSKDHook: past='best': no validation gives scor; did you"
+                                         ' mean score.*checkpoint.save_best'):
+        record(config(tmp_path, 'best', length=2, changes=best(save_best='scor')))
+    classifiers.train(config(tmp_path / 'late', 'best', length=2, changes=dict(
+        best(save_best='other', rule='greater'), log_level='WARNING')))
+    assert 'this validation has no other, by which' in capsys.readouterr().out
+
+
 def test_the_best_needs_a_validation_and_a_metric(tmp_path):
     needs = "^PSKDHook: past='best' needs a "
     with pytest.raises(ValueError, match=needs + 'validation.*val_dataloader'):

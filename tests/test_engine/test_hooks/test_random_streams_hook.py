@@ -86,3 +86,15 @@ def test_an_iterator_keeps_its_own_methods():
 
 def test_registered_by_name():
     assert isinstance(HOOKS.build(dict(type='mmskd.RandomStreamsHook')), RandomStreamsHook)
+
+
+@pytest.mark.parametrize('iteration, warns', [(0, False), (4, True), (6, False)])
+def test_gathered_gradients_are_lost_with_a_warning(iteration, warns, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmskd.engine.hooks.random_streams_hook.print_log',
+                        lambda text, *args: said.append(text))
+    RandomStreamsHook().before_train(SimpleNamespace(
+        iter=iteration, optim_wrapper=SimpleNamespace(_accumulative_counts=3)))
+    RandomStreamsHook().before_train(SimpleNamespace(iter=iteration, optim_wrapper=None))
+    assert len(said) == warns
+    assert not warns or 'accumulative_counts=3: the run goes on from iteration 4' in said[0]
