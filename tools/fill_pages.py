@@ -13,6 +13,7 @@ A page asks for a table between two marks, and everything between them is writte
                                 of the last validations, or ``METRIC:test``, the test split;
                                 ``seeds>=5`` leaves out methods with fewer
 ``studies``                     all studies, with all their configs and metrics
+``time NAME CONFIG METHOD..``    minutes that a training of such a study took
 ``step_cost FILE..``            all that ``tools/benchmarks/step_cost.py`` wrote to these files
 ``cost FILE WORK..``            a step beside the stock one, of such a ``results/FILE.json``
 ``calibration_reference``       of ``results/calibration_reference.json``
@@ -119,6 +120,27 @@ def studies() -> str:
     return text + '\n'
 
 
+def time(name: str, config: str, *methods: str) -> str:
+    """Minutes of a whole training, beside those of the first of the methods."""
+    found = StudyResults(RESULTS / 'studies' / f'{name}.json')
+    rows: List[List[str]] = []
+    first: List[float] = []
+    machines = set()
+    for method in methods:
+        runs = [run for run in found.runs if run['seconds'] and
+                (run['config'], run['method'], run['status']) == (config, method, 'done')]
+        machines |= {found.environments[run['environment']]['processor'] for run in runs}
+        means = [sum(run[key] for run in runs) / len(runs) / 60
+                 for key in ('seconds', 'cpu_seconds')]
+        first = first or means
+        rows.append([method, str(len(runs))])
+        for mine, theirs in zip(means, first):
+            rows[-1] += [f'{mine:.1f}', f'{mine / theirs:.2f}']
+    return table(['training', 'runs', 'minutes', f'times {methods[0]}', 'minutes of the processor',
+                  f'times {methods[0]}'], rows) + \
+        f'\nOn one thread of {" and of ".join(sorted(machines))}.\n'
+
+
 def cost(name: str, *works: str) -> str:
     """Seconds, and the ratio to the stock step; all works of the file where none is named."""
     content = read(name)
@@ -183,7 +205,7 @@ def demo(*names: str) -> str:
 
 
 TABLES: Dict[str, Callable[..., str]] = dict(
-    study=study, studies=studies, cost=cost, calibrators=calibrators, demo=demo,
+    study=study, studies=studies, time=time, cost=cost, calibrators=calibrators, demo=demo,
     earlier=earlier,
     step_cost=lambda *names: step_cost_text([read(name) for name in names]),
     calibration_reference=lambda: reference_text(read('calibration_reference')),
