@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmskd.checkpoint import load_checkpoint_safely
-from mmskd.config import _datasets, check_data, config_root, find_config, load_config
+from mmskd.config import check_data, config_root, data_sets, find_config, load_config
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.optional import HAS_MMDET
 
@@ -239,7 +239,7 @@ NOT_RTMW = [name for name in STAGE1 + STAGE2 if 'cocktail14' not in name]
 def files_of(name, split):
     """Annotations, folders of images and boxes that a config reads, from the working folder."""
     found = []
-    for dataset in _datasets(ours(name)[f'{split}_dataloader']):
+    for dataset in data_sets(ours(name)[f'{split}_dataloader']):
         root = dataset.get('data_root') or ''
         found.append((os.path.join(root, dataset['ann_file']),
                       os.path.join(root, dataset['data_prefix']['img']), dataset.get('bbox_file')))
