@@ -11,7 +11,8 @@ A page asks for a table between two marks, and everything between them is writte
 ==============================  =================================================================
 ``study NAME CONFIG METRIC..``  one config of a study in ``results/studies/``: ``METRIC``, the mean
                                 of the last validations, or ``METRIC:test``, the test split;
-                                ``seeds>=5`` leaves out methods with fewer
+                                ``seeds>=5`` leaves out methods with fewer, ``methods=A,B`` all
+                                others
 ``studies``                     all studies, with all their configs and metrics
 ``time NAME CONFIG METHOD..``    minutes that a training of such a study took
 ``step_cost FILE..``            all that ``tools/benchmarks/step_cost.py`` wrote to these files
@@ -80,7 +81,10 @@ def study(name: str, config: str, *metrics: str) -> str:
     found = StudyResults(RESULTS / 'studies' / f'{name}.json')
     seeds = [word for word in metrics if re.fullmatch(r'seeds>=\d+', word)]
     least = max((int(word[7:]) for word in seeds), default=1)
-    columns = {metric: metric.partition(':')[::2] for metric in metrics if metric not in seeds}
+    wanted = [name for word in metrics if word.startswith('methods=')
+              for name in word[8:].split(',')]
+    columns = {metric: metric.partition(':')[::2] for metric in metrics
+               if metric not in seeds and not metric.startswith('methods=')}
     if config not in found.definition['configs'] or not {
             metric for metric, _ in columns.values()} <= set(found.metrics):
         raise UsageError(
@@ -90,7 +94,7 @@ def study(name: str, config: str, *metrics: str) -> str:
     for method in found.trained(config):
         compared = [found.compare(config, method, metric, value or 'mean')
                     for metric, value in columns.values()]
-        if not any(one.value.n >= least for one in compared):
+        if not any(one.value.n >= least for one in compared) or wanted and method not in wanted:
             continue
         row = [method, str(compared[0].value.n)]
         for one in compared:
