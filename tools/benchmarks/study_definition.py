@@ -218,7 +218,6 @@ class Checkpoints:
             raise UsageError(f'{self.key} starts from {key}, whose checkpoint is gone')
         return str(path)
 
-
     def __str__(self) -> str:
         raise ValueError('it takes a name in brackets')
 
@@ -351,9 +350,9 @@ class _Reader(Options):
 
     def known(self, name: str, value: Any, among: Any, wanted: str) -> None:
         """A list of things that are there."""
-        if not isinstance(value, list) or not value or not all(
-                isinstance(each, str) and each in among for each in value):
-            wrong = [each for each in value if each not in among] if isinstance(value, list) else []
+        wrong = [value] if not isinstance(value, list) else [
+            each for each in value if not (isinstance(each, str) and each in among)]
+        if wrong or not value:
             raise UsageError(f'{self._owner}: {name}: {(wrong or [value])[0]!r} is not {wanted}')
 
     def seeds(self, value: Any) -> List[int]:
