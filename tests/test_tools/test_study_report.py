@@ -99,6 +99,16 @@ def test_only_seeds_that_both_have_are_paired(tool, content, write):
     assert compared.difference.mean == pytest.approx(0.03)
 
 
+def test_a_gpu_and_a_cpu_are_not_paired(tool, content, write):
+    content['environments'].append(dict(content['environments'][0], gpu='a GPU'))
+    for run in content['runs']:
+        if run['method'] == 'better' and run['seed'] > 1:
+            run['environment'] = 1
+    compared = tool.StudyResults(write(content)).compare('small', 'better', 'mAP', 'mean')
+    assert compared.difference.n == 2 and compared.value.n == 4
+    assert compared.difference.mean == pytest.approx(0.0275)
+
+
 def test_failed_runs_are_listed_and_in_no_mean(tool, content, write):
     text = tool.report(tool.StudyResults(write(content)), 'mean')
     assert row(text, 'worse') == ['1', '0.4000', '-0.1000', '']

@@ -3,8 +3,8 @@
     python tools/benchmarks/study_report.py results/studies/detectors.json
     python tools/benchmarks/study_report.py results/studies/*.json --out docs/studies.md
 
-Each method is compared with the study's baseline seed by seed: the mean of the differences and
-Student's 95 % interval. Beside it stands how many seeds it takes to show an effect of this size:
+Each method is compared with the study's baseline seed by seed, both on a CPU or on the same GPU:
+the mean of the differences and Student's 95 % interval. Beside it stands how many seeds it takes to show an effect of this size:
 paired t-test, two-sided at 5 %, with a power of 80 %. Runs that failed or diverged are listed, and
 are in no mean.
 """
@@ -100,6 +100,17 @@ class Comparison(NamedTuple):
     needed: Optional[int]
 
 
+class Pair(NamedTuple):
+    """What two runs have in common whose values may be subtracted.
+
+    Attributes:
+        seed (int): Of the run.
+        gpu (str, optional): None on a CPU, which adds up in another order.
+    """
+    seed: int
+    gpu: Optional[str]
+
+
 class StudyResults:
     """What a json file of study.py holds.
 
@@ -128,14 +139,15 @@ class StudyResults:
         self.baseline: str = self.definition.get('baseline', self.methods[0])
         self._against: Dict[str, str] = self.definition.get('against') or {}
 
-    def values(self, config: str, method: str, metric: str, value: str) -> Dict[int, float]:
-        """Seed -> value of the runs that are done and have one."""
+    def values(self, config: str, method: str, metric: str, value: str) -> Dict[Pair, float]:
+        """The value of the runs that are done and have one."""
         found = {}
         for run in self.runs:
             if (run['config'], run['method'], run['status']) == (config, method, 'done'):
                 number = run['metrics'].get(metric, {}).get(value)
                 if number is not None:
-                    found[run['seed']] = number
+                    gpu = self.environments[run['environment']]['gpu']
+                    found[Pair(run['seed'], gpu)] = number
         return found
 
     def configs(self) -> List[str]:
@@ -155,7 +167,7 @@ class StudyResults:
     def compare(self, config: str, method: str, metric: str, value: str) -> Comparison:
         mine = self.values(config, method, metric, value)
         theirs = self.values(self._against.get(config, config), self.baseline, metric, value)
-        pairs = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+        pairs = [mine[pair] - theirs[pair] for pair in mine if pair in theirs]
         needed = seeds_needed(np.mean(pairs), np.std(pairs, ddof=1)) if len(pairs) > 1 else None
         return Comparison(mean_interval(list(mine.values())), paired_difference(mine, theirs),
                           needed)
