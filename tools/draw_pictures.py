@@ -124,7 +124,7 @@ def words(x: int, y: int, colour: str, size: int, text: str) -> str:
 LEAST_SEEDS = 5
 PANELS = {  # the metric that each study names first, and how well the scores fit
     'mAP gained': ('coco/bbox_mAP', 1), 'PCK gained': ('PCK', 1),
-    'classification error taken away': ('softmax/error', -1),
+    'error taken away': ('softmax/error', -1),
     'ECE taken away': ('/ECE', -1)
 }
 
@@ -176,7 +176,7 @@ def gains(found: List[Gain]) -> Chart:
             axis.set_title(panel)
             axis.set_yticks(range(len(found)), [gain.title for gain in found])
             axis.set_ylim(len(found) - 0.5, -0.5)
-            axis.locator_params(axis='x', nbins=5)
+            axis.locator_params(axis='x', nbins=4)
 
     return Chart('gains', 'What each method gave', '', draw, (10.5, 0.27 * len(found) + 0.7))
 

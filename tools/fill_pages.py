@@ -20,6 +20,8 @@ A page asks for a table between two marks, and everything between them is writte
 ``calibration_reference``       of ``results/calibration_reference.json``
 ``calibration_study``           all detectors of ``results/calibration_study.json``
 ``calibrators NAME``            one of them, in short
+``calibrated CONFIG METHOD..``  the same over the seeds of the study ``detectors``, of
+                                ``results/calibration_detectors.json``
 ``reliability``                 what ``tools/stress/`` tried, of ``results/reliability.json``
 ``earlier NAME``                means of ``results/earlier.json``, whose runs were not kept
 ``demo FILE..``                 what ``tools/demo.sh`` came to, of ``results/demo/``; all by default
@@ -40,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'results'
 sys.path += [str(ROOT / 'tools' / folder) for folder in ('analysis', 'benchmarks', 'stress')]
 
-from calibration_tables import reference_text, study_text  # noqa: E402
+from calibration_tables import reference_text, seeds_text, study_text  # noqa: E402
 from markdown_table import table  # noqa: E402
 from reliability_table import reliability_text  # noqa: E402
 from step_cost_tables import step_cost_text  # noqa: E402
@@ -213,6 +215,8 @@ TABLES: Dict[str, Callable[..., str]] = dict(
     earlier=earlier,
     step_cost=lambda *names: step_cost_text([read(name) for name in names]),
     calibration_reference=lambda: reference_text(read('calibration_reference')),
+    calibrated=lambda config, *methods: seeds_text(
+        read('calibration_detectors')['runs'], config, methods),
     calibration_study=lambda: study_text(read('calibration_study')['runs']),
     reliability=lambda: reliability_text(read('reliability')))
 

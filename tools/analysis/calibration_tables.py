@@ -181,7 +181,7 @@ def seeds_text(runs: List[dict], config: str, methods: Tuple[str, ...]) -> str:
         methods (tuple[str]): Their methods.
     """
     of = {tuple(run['name'].split('/')): run for run in runs}
-    measures = (*MEASURES, 'mAP')
+    measures = ('LaECE_0', 'ECE', 'NLL', 'OCE', 'mAP')
     values = {(method, calibrator, measure): {
         seed: value_of(row, measure) for (of_config, of_method, seed), run in of.items()
         if (of_config, of_method) == (config, method)

@@ -98,7 +98,7 @@ class PSKDHook(TeachingHook):
         form (str, optional): How hard target and past self meet in each loss: 'paper' (the target
             above), 'kl', 'rescaled' or 'added' (see
             :func:`~mmskd.models.losses.functional.soft_loss`). Defaults to None: 'rescaled' in
-            the losses of detectors and of SimCC, 'paper' in all others (heatmaps, classifiers).
+            the losses of detectors, of SimCC and of classifiers, 'paper' in all others (heatmaps).
         about (str): Whose targets are softened: 'all'; 'positives', those with an object (a visible
             keypoint) and those to which the past self gives a class with a probability of 0.1 or
             more; 'confidence', all, each with alpha_t times the past self's own largest probability
