@@ -180,29 +180,30 @@ def seeds_text(runs: List[dict], config: str, methods: Tuple[str, ...]) -> str:
         config (str): The runs of which config.
         methods (tuple[str]): Their methods.
     """
-    of = {tuple(run['name'].split('/')): run for run in runs}
     measures = ('LaECE_0', 'ECE', 'NLL', 'OCE', 'mAP')
-    values = {(method, calibrator, measure): {
-        seed: value_of(row, measure) for (of_config, of_method, seed), run in of.items()
-        if (of_config, of_method) == (config, method)
-        for row in run['rows'] if title(row) == calibrator}
-        for method in methods for calibrator in SHOWN for measure in measures}
+
+    def values(method: str, calibrator: str, measure: str) -> Dict[str, Optional[float]]:
+        """Seed -> value."""
+        return {run['name'].split('/')[2]: value_of(row, measure) for run in runs
+                if run['name'].startswith(f'{config}/{method}/')
+                for row in run['rows'] if title(row) == calibrator}
+
     rows = []
     for method in methods:
         for calibrator in SHOWN:
-            row = [method, calibrator, str(len(values[method, calibrator, 'ECE']))]
+            row = [method, calibrator, str(len(values(method, calibrator, 'ECE')))]
             for measure in measures:
-                mine, first = values[method, calibrator, measure], values[
-                    methods[0], SHOWN[0], measure]
+                mine = values(method, calibrator, measure)
                 row.append(_in_words(mean_interval(list(mine.values()))))
                 if (method, calibrator) != (methods[0], SHOWN[0]):
-                    row[-1] += f' ({_in_words(paired_difference(mine, first), sign=True)})'
+                    gain = paired_difference(mine, values(methods[0], SHOWN[0], measure))
+                    row[-1] += f' ({_in_words(gain, sign=True)})'
             rows.append(row)
     return table(['method', 'calibrator', 'seeds', *measures], rows)
 
 
-def _in_words(interval: Interval, sign: bool = False) -> str:
-    text = format(interval.mean, '+.3f' if sign else '.3f')
-    if interval.n > 1:
-        text += f' ± {interval.margin:.3f}'
-    return f'**{text}**' if sign and interval.excludes_zero else text
+def _in_words(one: Interval, sign: bool = False) -> str:
+    text = format(one.mean, '+.3f' if sign else '.3f')
+    if one.n > 1:
+        text += f' ± {one.margin:.3f}'
+    return f'**{text}**' if sign and one.excludes_zero else text

@@ -4,9 +4,9 @@
     python tools/benchmarks/study_report.py results/studies/*.json --out docs/studies.md
 
 Each method is compared with the study's baseline seed by seed, both on a CPU or on the same GPU:
-the mean of the differences and Student's 95 % interval. Beside it stands how many seeds it takes to show an effect of this size:
-paired t-test, two-sided at 5 %, with a power of 80 %. Runs that failed or diverged are listed, and
-are in no mean.
+the mean of the differences and Student's 95 % interval. Beside it stands how many seeds it takes to
+show an effect of this size: paired t-test, two-sided at 5 %, with a power of 80 %. Runs that failed
+or diverged are listed, and are in no mean.
 """
 import argparse
 import json

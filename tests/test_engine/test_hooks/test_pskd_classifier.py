@@ -38,8 +38,10 @@ def gradients(model, loss):
 
 
 @pytest.mark.parametrize('soft_labels', [False, True])
-def test_the_target_is_softened_with_what_the_past_self_says(soft_labels):
-    model, hook = build(0.6)
+@pytest.mark.parametrize('form, scale', [('paper', 1.), (None, 1 / 0.4)])
+def test_the_target_is_softened_with_what_the_past_self_says(soft_labels, form, scale):
+    """Where no form is named, the labels keep their whole weight."""
+    model, hook = build(0.6, form=form)
     data = classifiers.batch()
     if soft_labels:  # mixup, CutMix
         one_hot = nn.functional.one_hot(data['labels'], NUM_CLASSES).float()
@@ -50,7 +52,7 @@ def test_the_target_is_softened_with_what_the_past_self_says(soft_labels):
     logits = model.net(data['inputs'])
     hard = data['labels'] if soft_labels else nn.functional.one_hot(data['labels'], NUM_CLASSES)
     target = 0.4 * hard.double() + 0.6 * past.double().softmax(1)
-    expected = -(target * logits.double().log_softmax(1)).sum(1).mean()
+    expected = -scale * (target * logits.double().log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(gradients(model, loss), gradients(model, expected)):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
@@ -184,5 +186,6 @@ def test_the_command_line(tmp_path):
     call_tool('train', tmp_path / 'config.py', '--pskd', 'loss_module=criterion', 'past=average',
               '--work-dir', tmp_path / 'run')
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
-    assert 'soft targets for model.criterion: CrossEntropyLoss -> PSKDTorchCrossEntropyLoss' in log
+    assert ("soft targets in the form 'rescaled' for model.criterion: CrossEntropyLoss -> "
+            'PSKDTorchCrossEntropyLoss') in log
     assert 'pskd_alpha: 0.8000' in log
