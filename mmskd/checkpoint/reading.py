@@ -211,12 +211,16 @@ def _ends_as_an_archive(path: str) -> bool:
 
 
 def _in_a_line(error: Exception) -> str:
-    return f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
+    return f'{type(error).__name__}: {_first_line(str(error))}'
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition(chr(10))[0]
 
 
 def _refusal(path: str, error: pickle.UnpicklingError) -> str:
     match = re.search(r'GLOBAL (.+?)(?: was not an allowed| whose module|$)', str(error), re.M)
-    what = match.group(1) if match else str(error).rpartition('error: ')[2]
+    what = match.group(1) if match else _first_line(str(error).rpartition('error: ')[2])
     return (f'{path} was not loaded: it asks for {what}, which is not on the list of what a '
             'checkpoint may hold, and could run code. If you trust the file, save its state_dict '
             'alone and load that.')

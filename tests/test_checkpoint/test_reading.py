@@ -368,7 +368,7 @@ CRAFTED_NUMPY = {
         lambda: array((1, ), F8, again=(1, (1, ), F8, False, ADDRESS)), 'filled twice'),
     'numbers at an address': (
         lambda: Calls(RECONSTRUCT, np.ndarray, (0, ), b'b', items=[((), at_address())]),
-        'read-only'),
+        'read-only|Can only SETITEM'),  # torch 2.11 refuses it by itself
     'history at an address': (
         lambda: Calls(HistoryBuffer, state=dict(
             _log_history=at_address(), _count_history=MEMORY, max_length=9)),
@@ -414,7 +414,7 @@ def test_refuses(load, zipped, name, tmp_path, monkeypatch):
     with pytest.raises((pickle.UnpicklingError, RuntimeError, ValueError)) as error:
         load('c.pth')
     if name != 'getattr of a tensor':
-        assert named in str(error.value)
+        assert any(each in str(error.value) for each in named.split('|'))
     assert not Path(MARK).exists()
     assert HistoryBuffer._statistics_methods == statistics
 
