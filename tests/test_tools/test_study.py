@@ -227,13 +227,16 @@ def test_a_metric_that_is_missing_fails(run, folder):
 def test_students_wait_for_their_teachers(run, folder):
     edit(folder, 'methods:\n', "methods:\n  taught: {flags: '--from {config[small]} "
          "{checkpoint[baseline]} {checkpoint[small/better/0]} {seed}'}\n")
-    run('--jobs', '2')
+    results = run('--jobs', '2')
     runs = begun(folder)
     taught = [line for line in runs if line.startswith('taught')]
     where = 'work_dirs/studies/try/small'
     assert taught == [
         f'taught/{seed} --from small.py {where}/baseline/{seed}/epoch_3.pth '
         f'{where}/better/0/epoch_3.pth {seed}' for seed in (0, 1)]
+    noted = [one['flags'] for one in results['runs'] if one['method'] == 'taught']
+    assert noted == [f'--from small.py small/baseline/{seed} small/better/0 {seed}'
+                     for seed in (0, 1)], 'no file of this machine'
     assert runs.index(taught[0]) > max(runs.index('baseline/0'),
                                        runs.index('better/0 --flag key=1'))
 

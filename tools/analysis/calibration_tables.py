@@ -1,9 +1,7 @@
-"""The tables of what calibrators do, which tools/fill_pages.py puts into the documentation."""
+"""The tables of docs/calibration.md, which tools/fill_pages.py puts there."""
 from typing import Dict, List, Optional, Tuple
 
 from markdown_table import table
-
-from mmskd.evaluation.report.statistics import Interval, mean_interval, paired_difference
 
 MEASURES = ('LaECE_0', 'LaACE_0', 'ECE', 'NLL', 'OCE')
 
@@ -161,49 +159,3 @@ def beside(names: List[str], runs: List[dict]) -> str:
         said.append(f'{measure} without a calibrator: {plain}')
     return ('- ' + '. '.join(said) + '. Intervals are over images (95 %) of one training each: of '
             'other trainings they say nothing.\n')
-
-
-# ------------------------------------------------------------------ over the seeds of a study
-
-SHOWN = ('none', 'temperature, hits, all classes', 'platt, IoU, each class',
-         'isotonic, IoU, each class')
-"""The calibrator that everybody knows, and those that came out best of all."""
-
-
-def seeds_text(runs: List[dict], config: str, methods: Tuple[str, ...]) -> str:
-    """What calibrators make of each method of a study, means over its seeds.
-
-    In brackets stands the difference from the first method without a calibrator, paired by seed.
-
-    Args:
-        runs (list[dict]): Named ``config/method/seed``.
-        config (str): The runs of which config.
-        methods (tuple[str]): Their methods.
-    """
-    measures = ('LaECE_0', 'ECE', 'NLL', 'OCE', 'mAP')
-
-    def values(method: str, calibrator: str, measure: str) -> Dict[str, Optional[float]]:
-        """Seed -> value."""
-        return {run['name'].split('/')[2]: value_of(row, measure) for run in runs
-                if run['name'].startswith(f'{config}/{method}/')
-                for row in run['rows'] if title(row) == calibrator}
-
-    rows = []
-    for method in methods:
-        for calibrator in SHOWN:
-            row = [method, calibrator, str(len(values(method, calibrator, 'ECE')))]
-            for measure in measures:
-                mine = values(method, calibrator, measure)
-                row.append(_in_words(mean_interval(list(mine.values()))))
-                if (method, calibrator) != (methods[0], SHOWN[0]):
-                    gain = paired_difference(mine, values(methods[0], SHOWN[0], measure))
-                    row[-1] += f' ({_in_words(gain, sign=True)})'
-            rows.append(row)
-    return table(['method', 'calibrator', 'seeds', *measures], rows)
-
-
-def _in_words(one: Interval, sign: bool = False) -> str:
-    text = format(one.mean, '+.3f' if sign else '.3f')
-    if one.n > 1:
-        text += f' ± {one.margin:.3f}'
-    return f'**{text}**' if sign and one.excludes_zero else text

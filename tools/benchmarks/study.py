@@ -247,9 +247,11 @@ class Job:
         status, reason = self.verdict()
         spent = self._spent()
         complete = spent['starts'] == spent['ends']  # else a part of it was killed
+        # With the runs whose checkpoints it starts from by name: where they lie is this machine's
+        flags = self.study.method(self.key, Checkpoints(self.key))['flags']
         run = dict(
             config=self.key.config, method=self.key.method, seed=self.key.seed, status=status,
-            reason=reason, flags=shlex.join(self.flags), config_hash=self.fingerprint,
+            reason=reason, flags=shlex.join(flags), config_hash=self.fingerprint,
             **self.source, finished=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             starts=spent['starts'],
             seconds=round(spent['seconds'], 2) if complete else None,
