@@ -13,11 +13,9 @@ import warnings
 import zipfile
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Optional
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleParamScheduler
 
@@ -289,32 +287,3 @@ def load_restricted(path: str, map_location: Any = None) -> Any:
         UnpicklingError=pickle.UnpicklingError)
     return with_ndarrays(torch.load(
         path, map_location=map_location, pickle_module=restricted_pickle, weights_only=False))
-
-# ------------------------------------------------------------------ MMEngine's loader
-
-
-def load_from_local_safely(filename: str, map_location: Any = None) -> Any:
-    """What MMEngine calls for a local file."""
-    return load_checkpoint_safely(filename, map_location)
-
-
-def load_from_http_safely(filename: str, map_location: Any = None) -> Any:
-    """What MMEngine calls for a URL; the file is kept in PyTorch's cache."""
-    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, os.path.basename(urlparse(filename).path))
-    for turn in (get_rank() == 0, get_rank() > 0):  # one downloads, the others find it
-        if turn and not os.path.exists(path):
-            os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(filename, path)
-        barrier()
-    return load_checkpoint_safely(path, map_location)
-
-
-def use_safe_loading() -> None:
-    """Make MMEngine load files and URLs by :func:`load_checkpoint_safely` in this process.
-
-    It holds for ``load_from``, ``resume``, and ``Pretrained`` weights in a config.
-    """
-    from mmengine.runner import CheckpointLoader
-    CheckpointLoader.register_scheme('', load_from_local_safely, force=True)
-    CheckpointLoader.register_scheme(('http://', 'https://'), load_from_http_safely, force=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmskd.errors import UsageError
 
-from .reading import load_from_http_safely, load_from_local_safely
+from .sources import load_from_http_safely, load_from_local_safely
 
 NAMED = 3  # of the weights that do not fit
 MISMATCH = re.compile(r'size mismatch for (\S+): .* torch\.Size\((.*)\) from checkpoint, '

@@ -6,6 +6,7 @@ from typing import Any, Iterable, Iterator, Optional, Tuple
 
 from mmengine.config import Config
 
+from mmskd.checkpoint import NotDownloadedError
 from mmskd.checkpoint.saving import NO_ROOM, no_room_for
 from mmskd.config import type_name
 from mmskd.errors import RunStopped, UsageError
@@ -21,6 +22,10 @@ def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]
     Returns:
         str, optional: The line; None if the cause is not known, so that a traceback is in order.
     """
+    if isinstance(error, NotDownloadedError):
+        keys = [f'{key}.{name}'.lstrip('.') for key, node in _nodes(cfg)
+                for name, value in node.items() if value == error.source]
+        return f'{", ".join(keys)}: {error}' if keys else str(error)
     if isinstance(error, (UsageError, RunStopped, ModuleNotFoundError)):
         return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
     if isinstance(error, OSError):

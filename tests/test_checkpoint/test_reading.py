@@ -484,20 +484,3 @@ def test_runner_does_not_execute_a_config(trained, schemes, tmp_path, monkeypatc
     with pytest.warns(UserWarning, match='is ignored'):
         runner(tmp_path / 'run', 2, resume=True, load_from='c.pth').train()
     assert not Path(MARK).exists()
-
-
-def test_urls_are_read_by_it(schemes, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
-    asked = []
-
-    def download(url, path):
-        asked.append(url)
-        torch.save(dict(state_dict=dict(w=torch.ones(1)), x=Calls(eval, '1')), path)
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    use_safe_loading()
-    for _ in range(2):
-        with pytest.raises(pickle.UnpicklingError, match='asks for'):
-            CheckpointLoader.load_checkpoint('https://host/path/model.pth?x=1')
-    assert asked == ['https://host/path/model.pth?x=1'], 'kept after the first time'
-    assert (tmp_path / 'checkpoints' / 'model.pth').is_file()
