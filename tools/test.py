@@ -8,7 +8,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.config import (
     change_settings,
     check_data,
@@ -22,6 +21,7 @@ from mmskd.engine.launch import (
     OneLineParser,
     add_common_arguments,
     check_checkpoint,
+    check_weights,
     draw_predictions,
     run_tool,
     set_local_rank,
@@ -170,25 +170,6 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
         from mmdet.evaluation import DumpDetResults as DumpResults
         dumps.append(args.out)
     runner.test_evaluator.metrics += [DumpResults(out_file_path=path) for path in dumps if path]
-
-
-def check_weights(runner: Runner, path: str) -> None:
-    """Raise UsageError if a local checkpoint has no weight of the model.
-
-    MMEngine would test without.
-    """
-    if '://' in path:
-        return
-    checkpoint = load_checkpoint_safely(path, map_location='cpu')
-    given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    # Either may be in a wrapper: DDP, or that of test-time augmentation
-    given, wanted = ({key.removeprefix('module.')
-                      for key in keys}
-                     for keys in (given, runner.model.state_dict()))
-    if given.isdisjoint(wanted):
-        raise UsageError(
-            f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
-            'checkpoint of another one')
 
 
 def test(runner: Runner, args: argparse.Namespace) -> None:

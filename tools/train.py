@@ -29,6 +29,7 @@ from mmskd.engine.launch import (
     TeacherAction,
     add_common_arguments,
     check_checkpoint,
+    check_weights,
     draw_predictions,
     run_tool,
     say,
@@ -378,6 +379,8 @@ def check_classes(runner: Runner) -> None:
 
 def train(runner: Runner, args: argparse.Namespace) -> None:
     check_classes(runner)
+    if runner.cfg.get('load_from') and not runner.cfg.get('resume'):
+        check_weights(runner, runner.cfg.load_from)
     runner.train()
 
 

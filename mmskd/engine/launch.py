@@ -13,7 +13,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import barrier, init_dist, is_distributed
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.distributed import PrefixStore, TCPStore
 
@@ -132,6 +132,28 @@ def check_checkpoint(path: str) -> None:
     """Raise UsageError if a local checkpoint is not there."""
     if '://' not in path and not os.path.isfile(os.path.expanduser(path)):
         raise UsageError(f'there is no checkpoint {path}')
+
+
+def check_weights(runner: Runner, path: str) -> None:
+    """Look whether a checkpoint is one of the model: MMEngine would go on without its weights.
+
+    Args:
+        runner (Runner): With the model, which may be wrapped.
+        path (str): A file, or whatever else MMEngine loads checkpoints from.
+
+    Raises:
+        UsageError: If it has no weight of the model.
+    """
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
+    # Either may be in a wrapper: DDP, or that of test-time augmentation
+    given, wanted = ({key.removeprefix('module.')
+                      for key in keys}
+                     for keys in (given, runner.model.state_dict()))
+    if given.isdisjoint(wanted):
+        raise UsageError(
+            f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
+            'checkpoint of another one')
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:

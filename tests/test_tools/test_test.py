@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip('mmdet')
 needs_mmpose = pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')
@@ -29,6 +30,14 @@ def test_detector_with_tta(run_tool, tiny, trained):
         run_tool('test', 'tiny.py', trained, '--tta', '--out', 'tta.pkl', '--work-dir',
                  'work_dirs/tta')
     assert len(pickle.loads(Path('tta.pkl').read_bytes())) == 4
+
+
+def test_no_other_model_by_its_url(refusal, tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, path: torch.save(
+        dict(state_dict={'backbone.other': torch.zeros(1)}), path))
+    line = refusal('test', 'tiny.py', 'https://host/other.pth', '--work-dir', 'work_dirs/other')
+    assert 'https://host/other.pth holds no weight of this model (RetinaNet)' in line
 
 
 @needs_mmpose

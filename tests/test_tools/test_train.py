@@ -426,6 +426,14 @@ def test_runs_nothing_of_a_crafted_checkpoint(argv, refusal, tiny):
     assert not Path('evil_was_here').exists()
 
 
+def test_starts_from_no_other_model(refusal, tiny):
+    torch.save(dict(state_dict={'backbone.other': torch.zeros(1)}), 'other.pth')
+    # With a name of its own: Runners of the same second share a logger, and its closed stream
+    line = refusal('train', 'tiny.py', '--work-dir', 'work_dirs/other', '--cfg-options',
+                   'load_from=other.pth', 'experiment_name=other')
+    assert 'other.pth holds no weight of this model (RetinaNet)' in line
+
+
 # ------------------------------------------------------------------ several processes
 
 

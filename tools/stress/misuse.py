@@ -375,6 +375,7 @@ RESUMES = [
           argv=['--head-distill', 'trained.pth', '--resume', 'trained.pth']),
     Wrong('is not there|no checkpoint gone.pth', "resume = True\nload_from = 'gone.pth'"),
     Wrong('there is no checkpoint in work', 'resume = True'),
+    Wrong('classifier.pth holds no weight of this model', "load_from = 'classifier.pth'"),
 ]
 
 TESTS = [
