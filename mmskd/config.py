@@ -2,11 +2,10 @@
 import difflib
 import functools
 import inspect
-import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.hub import hub
@@ -128,7 +127,7 @@ def change_settings(cfg: Config, settings: Optional[Dict[str, Any]],
 
     Raises:
         UsageError: If the config has no such part and nothing reads it; names what it may have
-            meant.
+            meant. If a setting does not fit what is there.
     """
     known = [*cfg, *inspect.signature(Runner.__init__).parameters, *READ_BY_TOOLS]
     for name in settings or {}:
@@ -138,7 +137,11 @@ def change_settings(cfg: Config, settings: Optional[Dict[str, Any]],
             hint = f'; did you mean {similar[0]}?' if similar else ''
             raise UsageError(f'{where}: {name}: the config has no {part}, and nothing reads '
                              f'it{hint}')
-    cfg.merge_from_dict(settings or {})
+    try:
+        cfg.merge_from_dict(settings or {})
+    except (KeyError, TypeError, AssertionError) as error:
+        text = ' '.join(str(error).strip('\'"').split())
+        raise UsageError(f'{where}: {", ".join(settings or {})}: {text}') from error
 
 
 def require_parts(cfg: Config, *keys: str) -> None:
@@ -168,38 +171,6 @@ def check_metrics(cfg: Config, split: str, project: str) -> None:
             raise UsageError(
                 f'{split}_evaluator: {kind} measures models of {owner}, and the model is one '
                 f'of {project}; take it out')
-
-
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Look for the annotations that a config names before anything is built.
-
-    Args:
-        cfg (Config): A config.
-        splits (sequence[str]): Any of ``'train'``, ``'val'``, ``'test'``.
-
-    Raises:
-        UsageError: If a file is not there.
-    """
-    for split in splits:
-        for dataset in data_sets(cfg.get(f'{split}_dataloader') or {}):
-            root = dataset.get('data_root') or ''
-            path = os.path.join(root, dataset['ann_file'])
-            if dataset.get('backend_args') or '://' in path or os.path.exists(path):
-                continue
-            where = root.rstrip('/') or os.path.dirname(path)
-            raise UsageError(f'the config reads {path} ({split}), which is not there; put the '
-                             f'data set there, or link it: ln -s /path/to/the/data {where}')
-
-
-def data_sets(node: Any) -> Iterator[dict]:
-    """Every data set with annotations in a dataloader, within whatever wraps it."""
-    if isinstance(node, dict):
-        if isinstance(node.get('ann_file'), str) and node['ann_file']:
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from data_sets(child)
 
 
 def register_config_scope() -> None:

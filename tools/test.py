@@ -10,12 +10,12 @@ from mmengine.runner import Runner
 
 from mmskd.config import (
     change_settings,
-    check_data,
     check_metrics,
     load_config,
     project_of,
     require_parts,
 )
+from mmskd.datasets.annotations import check_data
 from mmskd.engine.hooks import CalibratedScores
 from mmskd.engine.launch import (
     OneLineParser,
@@ -174,7 +174,7 @@ def write_results(runner: Runner, args: argparse.Namespace, project: str) -> Non
 
 def test(runner: Runner, args: argparse.Namespace) -> None:
     """Test, and write what is asked for."""
-    check_weights(runner, args.checkpoint)
+    check_weights(runner, args.checkpoint, all_of_them=True)
     if args.out or args.dump:
         write_results(runner, args, project_of(runner.cfg))
     runner.test()

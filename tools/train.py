@@ -7,20 +7,20 @@ from typing import Optional
 
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 import mmskd.engine.hooks as ours
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
 from mmskd.config import (
     change_settings,
-    check_data,
     check_metrics,
     find_config,
     load_config,
     project_of,
     require_parts,
 )
+from mmskd.datasets.annotations import check_data
 from mmskd.engine.hooks.teaching_hook import go_together
 from mmskd.engine.launch import (
     CheckpointAction,
@@ -38,6 +38,7 @@ from mmskd.engine.launch import (
 )
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.errors import UsageError
+from mmskd.evaluation.ground_truth import parts_of
 
 PROFILED = 10  # iterations
 HEAD_DISTILL_SHARE = 0.2  # of the epochs, as in DWPose
@@ -48,6 +49,7 @@ METHOD_SUFFIXES = {
     '--head-distill': '_head_distill'
 }
 NEWEST, NEWEST_OR_START = 'auto', 'auto-or-start'  # of --resume
+CODECS_OF_A_CHANNEL_EACH = ('MSRAHeatmap', 'SimCCLabel')
 RANDOM_STREAMS_HOOK = 'mmskd.RandomStreamsHook'
 
 
@@ -151,10 +153,8 @@ def check_methods(cfg: Config, flag: str = '') -> None:
         cfg (Config): A config.
         flag (str): Before the message: what put a hook into the config. Default: ''.
     """
-    teaching = [(index, hook, getattr(ours, name_of(hook), None))
-                for index, hook in enumerate(cfg.get('custom_hooks') or [])]
-    teaching = [(index, hook, kind) for index, hook, kind in teaching
-                if isinstance(kind, type) and issubclass(kind, ours.TeachingHook)]
+    teaching = [(index, hook, getattr(ours, name_of(hook)))
+                for index, hook in enumerate(cfg.get('custom_hooks') or []) if teaches(hook)]
     for index, hook, kind in teaching:
         if isinstance(hook, dict):
             where = flag or f'custom_hooks[{index}]: '
@@ -174,6 +174,23 @@ def check_methods(cfg: Config, flag: str = '') -> None:
                 'which do)')
 
 
+def teaches(hook: object) -> bool:
+    """Whether something in a config is a hook of ours that teaches."""
+    kind = getattr(ours, name_of(hook), None) if isinstance(hook, (dict, Hook)) else None
+    return isinstance(kind, type) and issubclass(kind, ours.TeachingHook)
+
+
+def check_hooks_are_read(cfg: Config) -> None:
+    """Raise UsageError if the config has hooks that teach, and none where hooks are read."""
+    lists = {key: value if isinstance(value, list) else
+             list((value or {}).values()) if key == 'default_hooks' else [value]
+             for key, value in cfg.items()}
+    named = [key for key, hooks in lists.items() if any(map(teaches, hooks))]
+    if named and not {'custom_hooks', 'default_hooks'}.intersection(named):
+        raise UsageError(f'{named[0]} is a hook that teaches, and nothing reads it there: put it '
+                         'into custom_hooks, which has none')
+
+
 def reason_of(error: TypeError) -> str:
     """What is wrong with the arguments of a constructor."""
     return str(error).partition('() ')[2] or str(error)
@@ -182,7 +199,7 @@ def reason_of(error: TypeError) -> str:
 def name_of(hook: object) -> str:
     """The class name of a hook in a config, which may be a class or a hook itself."""
     kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', '')
 
 
 def method_flag(args: argparse.Namespace) -> str:
@@ -349,6 +366,7 @@ def prepare(args: argparse.Namespace) -> Config:
             cfg.model.setdefault('data_preprocessor', cfg.preprocess_cfg)
     add_method(cfg, args)
     check_methods(cfg)
+    check_hooks_are_read(cfg)
     if args.profile is not None:
         profile(cfg, args.profile)
     make_resume_exact(cfg)
@@ -377,9 +395,48 @@ def check_classes(runner: Runner) -> None:
                 'train_dataloader.dataset.metainfo')
 
 
+def check_keypoints(runner: Runner) -> None:
+    """Raise UsageError if data set, annotations and head differ in the number of keypoints.
+
+    The first iteration would end in shapes that do not fit.
+    """
+    dataset = runner.train_dataloader.dataset
+    for part in parts_of(dataset):
+        described = (getattr(part, 'metainfo', None) or {}).get('num_keypoints')
+        first = part.get_data_info(0) if described and len(part) else {}
+        if 'keypoints' in first and first['keypoints'].shape[-2] != described:
+            raise UsageError(
+                f'train_dataloader: metainfo describes {described} keypoints, and '
+                f'{part.ann_file} has {first["keypoints"].shape[-2]}')
+    number = (getattr(dataset, 'metainfo', None) or {}).get('num_keypoints')
+    if number is None or converts_keypoints(dataset):
+        return
+    for name, module in runner.model.named_modules():
+        decoder = type(getattr(module, 'decoder', None)).__name__
+        channels = getattr(module, 'out_channels', None)
+        if decoder in CODECS_OF_A_CHANNEL_EACH and channels != number:
+            raise UsageError(
+                f'model.{name}.out_channels is {channels}, and the training data have {number} '
+                f'keypoints: set it to {number}')
+
+
+def converts_keypoints(dataset: object) -> bool:
+    """Whether a pipeline makes other keypoints of them than ``metainfo`` has.
+
+    In a CombinedDataset that of the whole describes what comes out.
+    """
+    if hasattr(dataset, 'datasets'):
+        return False
+    return any(type(transform).__name__ == 'KeypointConverter' for part in parts_of(dataset)
+               for transform in getattr(getattr(part, 'pipeline', None), 'transforms', ()))
+
+
 def train(runner: Runner, args: argparse.Namespace) -> None:
     check_classes(runner)
-    if runner.cfg.get('load_from') and not runner.cfg.get('resume'):
+    check_keypoints(runner)
+    if runner.cfg.get('resume'):
+        check_weights(runner, runner.cfg.load_from, all_of_them=True)
+    elif runner.cfg.get('load_from'):
         check_weights(runner, runner.cfg.load_from)
     runner.train()
 

@@ -18,7 +18,8 @@ MISMATCH = re.compile(r'size mismatch for (\S+): .* torch\.Size\((.*)\) from che
 
 
 def load_weights(model: nn.Module, path: str,
-                 checkpoint: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+                 checkpoint: Optional[Dict[str, Any]] = None,
+                 more: bool = False) -> Dict[str, Any]:
     """Load the weights of a checkpoint into a model.
 
     A file goes in as by MMEngine's ``load_checkpoint``: a ``state_dict`` or bare weights, also of a
@@ -39,6 +40,7 @@ def load_weights(model: nn.Module, path: str,
         path (str): A file, or a URL (http, https).
         checkpoint (dict, optional): What it holds, where that has been read already. Defaults to
             None: it is read.
+        more (bool): Whether it may have weights beyond those of the model. Defaults to False.
 
     Returns:
         dict: The ``meta`` of the checkpoint; empty if it has none.
@@ -53,7 +55,7 @@ def load_weights(model: nn.Module, path: str,
     weights = _weights(checkpoint, path)
     before = {key: value.clone() for key, value in model.state_dict().items()
               if isinstance(value, Tensor)}
-    problems = _load(model, weights)
+    problems = _load(model, weights, more)
     if problems:
         _restore(model, before)
         hint = ('; it was saved by a distiller that holds two models: '
@@ -92,7 +94,7 @@ def _weights(checkpoint: Dict[str, Any], path: str) -> 'OrderedDict[str, Any]':
     return weights
 
 
-def _load(model: nn.Module, weights: Dict[str, Any]) -> List[str]:
+def _load(model: nn.Module, weights: Dict[str, Any], more: bool) -> List[str]:
     """Load what fits; what does not, as the model's own loading has it."""
     problems: List[str] = []
 
@@ -102,7 +104,7 @@ def _load(model: nn.Module, weights: Dict[str, Any]) -> List[str]:
             key for key in keys.missing_keys if not key.endswith('num_batches_tracked')]))
         problems.extend(_told('has beyond the model', [
             key for key in keys.unexpected_keys
-            if not (key in constants or _prepares_images(key))]))
+            if not (more or key in constants or _prepares_images(key))]))
 
     handle = model.register_load_state_dict_post_hook(see)
     try:

@@ -25,7 +25,10 @@ def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]
     if isinstance(error, NotDownloadedError):
         keys = [f'{key}.{name}'.lstrip('.') for key, node in _nodes(cfg)
                 for name, value in node.items() if value == error.source]
-        return f'{", ".join(keys)}: {error}' if keys else str(error)
+        owner, _, own = (keys or [''])[0].rpartition('.')
+        hint = (f'; or start without them: --cfg-options {owner}=None'
+                if own == 'checkpoint' and owner.endswith('init_cfg') else '')
+        return f'{", ".join(keys)}: {error}{hint}' if keys else str(error)
     if isinstance(error, (UsageError, RunStopped, ModuleNotFoundError)):
         return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
     if isinstance(error, OSError):

@@ -17,7 +17,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.distributed import PrefixStore, TCPStore
 
-from mmskd.checkpoint import use_safe_loading
+from mmskd.checkpoint import load_weights, use_safe_loading
 from mmskd.config import project_of
 from mmskd.engine.explaining import explain
 from mmskd.engine.peers import meet_peers, who_is_lost
@@ -65,6 +65,9 @@ class TeacherAction(KeyValueAction):
     def __call__(self, parser, namespace, values, option_string=None):
         if len(values) < 2:
             parser.error(f'{option_string} takes a config, a checkpoint, and then key=value')
+        if values[0].endswith('.pth') and not values[1].endswith('.pth'):
+            parser.error(f'{option_string} takes the config first: {option_string} {values[1]} '
+                         f'{values[0]}')
         super().__call__(parser, namespace, values[2:], option_string)
         teacher = dict(config=values[0], checkpoint=values[1])
         getattr(namespace, self.dest)['teacher'] = teacher
@@ -134,15 +137,18 @@ def check_checkpoint(path: str) -> None:
         raise UsageError(f'there is no checkpoint {path}')
 
 
-def check_weights(runner: Runner, path: str) -> None:
+def check_weights(runner: Runner, path: str, all_of_them: bool = False) -> None:
     """Look whether a checkpoint is one of the model: MMEngine would go on without its weights.
 
     Args:
         runner (Runner): With the model, which may be wrapped.
         path (str): A file, or whatever else MMEngine loads checkpoints from.
+        all_of_them (bool): Whether it has to have each weight of the model; a training that starts
+            from it may learn the rest. Defaults to False.
 
     Raises:
-        UsageError: If it has no weight of the model.
+        UsageError: If it has no weight of the model, or lacks one or has one of another shape where
+            it must have all.
     """
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
@@ -154,6 +160,11 @@ def check_weights(runner: Runner, path: str) -> None:
         raise UsageError(
             f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
             'checkpoint of another one')
+    if all_of_them:
+        model = runner.model
+        while hasattr(model, 'module'):
+            model = model.module
+        load_weights(model, path, checkpoint, more=True)
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
@@ -241,6 +252,12 @@ def run_tool(tool: str, args: argparse.Namespace, prepare: Callable[[argparse.Na
         meet_peers()
         run(runner, args)
         end_processes()
+    except KeyboardInterrupt:
+        if args.traceback:
+            raise
+        say(f'{tool}: stopped' + ('; --resume goes on from the newest checkpoint'
+                                  if tool == 'train.py' else ''))
+        sys.exit(130)
     except Exception as error:
         lost = who_is_lost(error)
         line = lost or explain(error, cfg)

@@ -52,9 +52,10 @@ def follow(title, folder, run_tool, monkeypatch):
 
 
 def test_own_boxes(tmp_path, run_tool, monkeypatch, capsys):
-    assert follow('Your own boxes', tmp_path, run_tool, monkeypatch) == 1
+    assert follow('Your own boxes', tmp_path, run_tool, monkeypatch) == 2
     assert 'pskd_alpha' in capsys.readouterr().out
-    assert (tmp_path / 'work_dirs' / 'my_boxes' / 'epoch_1.pth').is_file()
+    for run in ('my_boxes', 'my_boxes_pskd'):
+        assert (tmp_path / 'work_dirs' / run / 'epoch_1.pth').is_file()
 
 
 @pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')

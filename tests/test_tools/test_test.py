@@ -32,6 +32,12 @@ def test_detector_with_tta(run_tool, tiny, trained):
     assert len(pickle.loads(Path('tta.pkl').read_bytes())) == 4
 
 
+def test_no_model_of_another_shape(refusal, tiny, trained):
+    line = refusal('test', 'tiny.py', trained, '--work-dir', 'work_dirs/shape', '--cfg-options',
+                   'model.bbox_head.num_classes=9', 'experiment_name=shape')
+    assert 'epoch_1.pth does not fit RetinaNet: it has in another shape 2 weights' in line
+
+
 def test_no_other_model_by_its_url(refusal, tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path))
     monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, path: torch.save(

@@ -426,6 +426,49 @@ def test_runs_nothing_of_a_crafted_checkpoint(argv, refusal, tiny):
     assert not Path('evil_was_here').exists()
 
 
+@pytest.mark.parametrize('setting', [
+    'custom_hook=[dict(type="mmskd.PSKDHook")]', 'hook=dict(type="mmskd.PSKDHook")'])
+def test_a_hook_that_nothing_reads(setting, refusal, tiny):
+    Path('misplaced.py').write_text(f"_base_ = 'tiny.py'\n{setting}\n")
+    assert (f'{setting.partition("=")[0]} is a hook that teaches, and nothing reads it there'
+            in refusal('train', 'misplaced.py'))
+    Path('placed.py').write_text("_base_ = 'misplaced.py'\n"
+                                 "custom_hooks = [dict(type='mmskd.PSKDHook', alfa=1)]\n")
+    assert 'custom_hooks[0]: PSKDHook: ' in refusal('train', 'placed.py')
+
+
+def test_config_and_checkpoint_of_a_teacher_the_wrong_way_round(refusal, tiny):
+    line = refusal('train', 'tiny.py', '--distill-from', 'x.pth', 'tiny.py')
+    assert 'takes the config first: --distill-from tiny.py x.pth' in line
+
+
+def test_a_setting_that_does_not_fit(refusal, tiny):
+    line = refusal('train', 'tiny.py', '--cfg-options', 'custom_hooks.7.momentum=0.3')
+    assert '--cfg-options: custom_hooks.7.momentum: ' in line
+
+
+def test_resumes_no_other_model(refusal, tiny, trained):
+    line = refusal('train', 'tiny.py', '--work-dir', 'work_dirs/other', '--resume', trained,
+                   '--cfg-options', 'model.bbox_head.num_classes=9', 'experiment_name=resumed')
+    assert 'epoch_1.pth does not fit RetinaNet: it has in another shape 2 weights' in line
+
+
+@pytest.mark.skipif(find_spec('mmpose') is None, reason='mmpose is not installed')
+def test_numbers_of_keypoints(refusal, tiny):
+    line = refusal('train', 'tiny_pose.py', '--cfg-options', 'model.head.out_channels=17',
+                   'experiment_name=keypoints')
+    assert 'model.head.out_channels is 17, and the training data have 13 keypoints' in line
+
+
+def test_stopped_by_the_user(tiny, run_tool, monkeypatch, capsys):
+    from mmengine.runner import Runner
+    monkeypatch.setattr(Runner, 'train', lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as ending:
+        run_tool('train', 'tiny.py', '--work-dir', 'work_dirs/stopped')
+    assert ending.value.code == 130
+    assert 'train.py: stopped; --resume goes on' in capsys.readouterr().out
+
+
 def test_starts_from_no_other_model(refusal, tiny):
     torch.save(dict(state_dict={'backbone.other': torch.zeros(1)}), 'other.pth')
     # With a name of its own: Runners of the same second share a logger, and its closed stream

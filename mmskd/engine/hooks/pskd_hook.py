@@ -175,6 +175,8 @@ class PSKDHook(TeachingHook):
         self._terms: Union[LogitTerms, BoxTerms, None] = None
         self._has_past = False
         self._resuming = self._resting = False
+        self._by_epoch: Optional[bool] = None  # without a Runner
+        self._asked_to_refresh = False
 
     # Without a Runner --------------------------------------------------------------------------
 
@@ -192,7 +194,7 @@ class PSKDHook(TeachingHook):
                                                        boxes=isinstance(self._terms, BoxTerms))
         if isinstance(self._mirror, Mirror):
             self._mirror.share(SharedPrefix(model, past.model, self._asked.model))
-        self._has_past, self._speaks = False, True
+        self._has_past, self._asked_to_refresh, self._speaks = False, False, True
 
     def detach(self) -> None:
         """Leave the model as it was before :meth:`attach`; without effect if not attached."""
@@ -232,6 +234,7 @@ class PSKDHook(TeachingHook):
         if self._past is None:
             raise UsageError(
                 'PSKDHook: there is no model to make a past self of; call attach(model) first')
+        self._asked_to_refresh = True
         with record_function(REFRESH):
             accepted = self._accept(self._past.refresh(model))
         self._has_past = self._has_past or accepted
@@ -276,6 +279,10 @@ class PSKDHook(TeachingHook):
         The first pass asks the untrained past self, with weight 0: a head that loses the prediction
         on the way to its loss is to be refused now, not in the second epoch.
         """
+        if self.alpha_t and self._by_epoch is None and not self._asked_to_refresh:
+            raise UsageError(
+                f'PSKDHook: alpha_t is {self.alpha_t}, and there is no past self that it could '
+                'weigh; call refresh_teacher() first')
         if self.silent(self._has_past and self._speaks):
             self.rest()
             return False
@@ -425,7 +432,9 @@ class PSKDHook(TeachingHook):
         first, sooner = (self._every, 'a smaller `interval`') if self._best is None else (
             self._best.first, 'an earlier train_cfg.val_begin, a smaller val_interval')
         stop = (self.schedule.stop or self._total) * (1 if self._by_epoch else self._every)
-        if min(stop, self._length) <= first:
+        if not self.alpha_T:
+            print_log('PS-KD: alpha_T is 0, so all targets are hard', 'current', logging.WARNING)
+        elif min(stop, self._length) <= first:
             print_log(
                 'PS-KD: the run ends, or stops to soften its targets, before the past self is '
                 'refreshed for the first time, so all its targets are hard. Train for longer, or '

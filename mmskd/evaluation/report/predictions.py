@@ -26,7 +26,8 @@ from mmengine.registry import DATASETS, EVALUATOR, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmskd.checkpoint import load_checkpoint_safely, load_weights
-from mmskd.config import check_data, project_of
+from mmskd.config import project_of
+from mmskd.datasets.annotations import check_data
 from mmskd.errors import UsageError
 from mmskd.progress import track
 

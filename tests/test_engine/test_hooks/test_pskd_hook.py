@@ -12,6 +12,7 @@ from mmengine.hooks import Hook  # noqa: E402
 
 from mmskd.checkpoint import load_checkpoint_safely  # noqa: E402
 from mmskd.engine.hooks import PSKDHook  # noqa: E402
+from mmskd.errors import UsageError  # noqa: E402
 from mmskd.models.teachers.past_self import named_tensors  # noqa: E402
 from tests.support import detectors, runs  # noqa: E402
 
@@ -291,6 +292,25 @@ def test_images_without_objects():
 def test_compile_is_refused(data_root, tmp_path):
     with pytest.raises(RuntimeError, match='`compile`.*Remove'):
         runs.train(runs.config(data_root, tmp_path / 'run', compile=True))
+
+
+def test_a_weight_without_a_past_self_is_refused():
+    model = detectors.build('retinanet')
+    hook = PSKDHook()
+    hook.attach(model)
+    detectors.losses(model)  # alpha_t is 0 until it is set
+    hook.alpha_t = 0.5
+    with pytest.raises(UsageError, match=r'alpha_t is 0.5, .* call refresh_teacher\(\) first'):
+        detectors.losses(model)
+    hook.refresh_teacher()
+    detectors.losses(model)
+
+
+def test_alpha_0_is_warned_about(data_root, tmp_path):
+    hook = dict(type='mmskd.PSKDHook', alpha_T=0)
+    runs.train(runs.config(data_root, tmp_path / 'run', length=1, log_level='WARNING',
+                           custom_hooks=[hook]))
+    assert 'alpha_T is 0, so all targets are hard' in next(tmp_path.glob('run/*/*.log')).read_text()
 
 
 def test_a_run_without_a_refresh_is_warned_about(data_root, tmp_path):
