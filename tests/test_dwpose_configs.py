@@ -14,9 +14,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmskd.annotations import check_data, data_sets
 from mmskd.checkpoint import load_checkpoint_safely
 from mmskd.config import config_root, find_config, load_config
-from mmskd.datasets.annotations import check_data, data_sets
 from mmskd.engine.schedule import shorten_schedule
 from mmskd.optional import HAS_MMDET
 

@@ -8,6 +8,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmskd.annotations import check_data
 from mmskd.config import (
     change_settings,
     check_metrics,
@@ -15,7 +16,6 @@ from mmskd.config import (
     project_of,
     require_parts,
 )
-from mmskd.datasets.annotations import check_data
 from mmskd.engine.hooks import CalibratedScores
 from mmskd.engine.launch import (
     OneLineParser,

@@ -11,6 +11,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 import mmskd.engine.hooks as ours
+from mmskd.annotations import check_data
 from mmskd.checkpoint import check_whole, last_checkpoint, newest_whole
 from mmskd.config import (
     change_settings,
@@ -20,7 +21,6 @@ from mmskd.config import (
     project_of,
     require_parts,
 )
-from mmskd.datasets.annotations import check_data
 from mmskd.engine.hooks.teaching_hook import go_together
 from mmskd.engine.launch import (
     CheckpointAction,

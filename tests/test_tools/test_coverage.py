@@ -234,6 +234,22 @@ def test_a_process_that_dies_is_a_fault_and_does_not_stop_the_others(tool, tmp_p
     assert more['deadly']['hooks'] == {**results['deadly']['hooks'], 'USKDHook': ['taught', '']}
 
 
+def test_what_is_tried_again_takes_the_place_of_its_own(tool, tmp_path):
+    def report(command, **families):
+        return dict(versions=dict(mmdet='3', mmpose='1'), date='today', code='x', command=command,
+                    families=[dict(key=[key], configs=1, results={key: dict(hooks=hooks)})
+                              for key, hooks in families.items()])
+
+    file = tmp_path / 'coverage.json'
+    file.write_text(json.dumps(tool.merge(file, report(
+        'all', a=dict(PSKDHook=['taught'], NKDHook=['-']), b=dict(PSKDHook=['refused'])), True)))
+    merged, = tool.merge(file, report('--only a', a=dict(PSKDHook=['FAULT'])), False).values()
+    assert [family['results'] for family in merged['families']] == [
+        dict(a=dict(hooks=dict(PSKDHook=['FAULT'], NKDHook=['-']))),
+        dict(b=dict(hooks=dict(PSKDHook=['refused'])))]
+    assert tool._origin('', merged) == ['mmdet 3, mmpose 1; today, `all`; then today, `--only a`.']
+
+
 def test_the_document_is_that_of_the_results_and_has_no_fault(tool):
     stacks = json.loads((ROOT / 'results' / 'coverage.json').read_text())
     assert (ROOT / 'docs' / 'coverage.md').read_text() == tool.render(stacks)

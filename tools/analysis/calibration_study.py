@@ -33,9 +33,9 @@ from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 
+from mmskd.annotations import check_data
 from mmskd.checkpoint import use_safe_loading
 from mmskd.config import change_settings, load_config, metrics_of, project_of
-from mmskd.datasets.annotations import check_data
 from mmskd.ending import add_traceback, end_in_a_line
 from mmskd.engine.launch import KeyValueAction, check_checkpoint
 from mmskd.errors import UsageError

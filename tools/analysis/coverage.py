@@ -971,7 +971,7 @@ def parse_args() -> argparse.Namespace:
                         help='where results are kept, default: work_dirs/coverage')
     parser.add_argument(
         '--out', type=Path, help='default: results/coverage.json, and docs/coverage.md made of '
-        'it, if all families and hooks were tried')
+        'it, if all families and hooks were tried; with --only or --hook the others stay there')
     parser.add_argument('--render', action='store_true',
                         help='only make docs/coverage.md of the results')
     parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
@@ -1003,7 +1003,7 @@ def main() -> None:
     if whole or args.out:
         report = collect(families, unread, results, args.all)
         out = args.out or committed
-        _write(out, merge(out, report))
+        _write(out, merge(out, report, whole))
         if out == committed:
             document.write_text(render(json.loads(committed.read_text())))
     sys.exit(bool(found))
@@ -1030,10 +1030,26 @@ def collect(families: Sequence[Family], unread: Dict[str, str], results: Dict[st
         ])
 
 
-def merge(file: Path, report: dict) -> dict:
-    """The results of other stacks stay."""
+def merge(file: Path, report: dict, whole: bool) -> dict:
+    """The results of other stacks stay, and of this one those that were not tried again."""
     stacks = json.loads(file.read_text()) if file.is_file() else {}
-    return {**stacks, stack_name(report['versions']): report}
+    name = stack_name(report['versions'])
+    if not whole and name in stacks:
+        report = renewed(stacks[name], report)
+    return {**stacks, name: report}
+
+
+def renewed(before: dict, part: dict) -> dict:
+    """All results of a stack, some of them tried again with later code."""
+    families = {tuple(family['key']): family for family in before['families']}
+    for family in part['families']:
+        known = families.setdefault(tuple(family['key']), family)
+        for name, result in family['results'].items():
+            there = known['results'].get(name, {})
+            hooks = {**there.get('hooks', {}), **result.get('hooks', {})}
+            known['results'][name] = {**result, 'hooks': hooks} if hooks else result
+    later = {key: part[key] for key in ('date', 'code', 'command')}
+    return dict(before, families=list(families.values()), later=[*before.get('later', []), later])
 
 
 def stack_name(packages: Dict[str, str]) -> str:
@@ -1084,7 +1100,9 @@ A trained model is asked for nothing here: this says that a method does what it 
 
 def _origin(name: str, report: dict) -> List[str]:
     packages = ', '.join(f'{package} {number}' for package, number in report['versions'].items())
-    return [f'{packages}; {report["date"]}; `{report["command"]}`.']
+    runs = [report, *report.get('later', [])]
+    said = '; then '.join(f'{run["date"]}, `{run["command"]}`' for run in runs)
+    return [f'{packages}; {said}.']
 
 
 def _tried(report: dict) -> List[Tuple[dict, str, dict]]:

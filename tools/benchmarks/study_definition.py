@@ -16,8 +16,8 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 import yaml
 from mmengine.config import Config
 
+from mmskd.annotations import data_sets
 from mmskd.config import change_settings, find_config
-from mmskd.datasets.annotations import data_sets
 from mmskd.errors import UsageError
 from mmskd.evaluation.report.runs import Run as Logs
 from mmskd.options import Options

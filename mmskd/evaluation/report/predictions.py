@@ -25,9 +25,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, EVALUATOR, MODELS, init_default_scope
 from mmengine.runner import Runner
 
+from mmskd.annotations import check_data
 from mmskd.checkpoint import load_checkpoint_safely, load_weights
 from mmskd.config import project_of
-from mmskd.datasets.annotations import check_data
 from mmskd.errors import UsageError
 from mmskd.progress import track
 

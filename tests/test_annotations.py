@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmskd.datasets import annotations
-from mmskd.datasets.annotations import category_names, check_data
+from mmskd import annotations
+from mmskd.annotations import category_names, check_data
 from mmskd.errors import UsageError
 from mmskd.optional import HAS_MMDET, HAS_MMPOSE
 

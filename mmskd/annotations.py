@@ -7,6 +7,7 @@ import json
 import logging
 import mmap
 import os
+import warnings
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config
@@ -158,10 +159,12 @@ def _check_keypoints(dataset: dict, split: str) -> None:
     given = dataset.get('metainfo') or {}
     if not {'from_file', 'keypoint_info'}.intersection(given):
         return
-    from mmskd.models.teachers.metainfo import parse_pose_metainfo
+    from mmpose.datasets.datasets.utils import parse_pose_metainfo
     where = f'{split}_dataloader: metainfo {given.get("from_file", "")}'.rstrip()
     try:
-        metainfo = parse_pose_metainfo(given)
+        with warnings.catch_warnings():  # that MMPose looked for the file in its own folder
+            warnings.simplefilter('ignore')
+            metainfo = parse_pose_metainfo(dict(given))
     except FileNotFoundError:
         raise
     except KeyError as error:
