@@ -92,7 +92,9 @@ def image_channels(model: nn.Module, like: Optional[nn.Module] = None) -> int:
 def input_size(model: nn.Module) -> Optional[Tuple[int, int]]:
     """The size (width, height) of the images that a pose estimator is for."""
     head = getattr(model, 'head', None)
-    size = getattr(getattr(head, 'decoder', None), 'input_size', getattr(head, 'input_size', None))
+    codec = getattr(head, 'decoder', None)
+    codec = getattr(codec, 'keypoint_codec', codec)  # of DSNT's two
+    size = getattr(codec, 'input_size', getattr(head, 'input_size', None))
     # RTMW3D's has the depth behind
     return None if size is None else (int(size[0]), int(size[1]))
 

@@ -254,17 +254,22 @@ def test_what_only_keypoints_have_is_refused_elsewhere(tmp_path):
 # ------------------------------------------------------------------ DSNT
 
 
-def test_dsnt_learns_the_teachers_heatmaps():
+@pytest.mark.parametrize('width, height', [(256, 256), (128, 192)])  # of the images
+def test_dsnt_learns_the_teachers_heatmaps(width, height):
     from mmengine.structures import InstanceData, PixelData
     from mmpose.structures import PoseDataSample
     config = f'{poses.BODY}/integral_regression/coco/ipr_res50_dsnt-8xb64-210e_coco-256x256.py'
-    small = {**poses.R18, 'head.deconv_out_channels': (8, 8, 8)}
+    maps = (width // 4, height // 4)
+    small = {**poses.R18, 'head.deconv_out_channels': (8, 8, 8),
+             'head.in_featuremap_size': (width // 32, height // 32),
+             'head.decoder.input_size': (width, height), 'head.decoder.heatmap_size': maps}
     model, teacher = (poses.build(config, seed, **small).eval() for seed in (0, 1))
     sample = PoseDataSample(
         gt_instance_labels=InstanceData(keypoint_labels=torch.rand(1, 17, 2),
                                         keypoint_weights=torch.ones(1, 17)),
-        gt_fields=PixelData(heatmaps=torch.rand(17, 64, 64).flatten(1).softmax(1).view(17, 64, 64)))
-    data = torch.randn(1, 3, 256, 256), [sample]
+        gt_fields=PixelData(heatmaps=torch.rand(17, width * height // 16).softmax(1).view(
+            17, *reversed(maps))))
+    data = torch.randn(1, 3, height, width), [sample]
     stock = poses.losses(model, data)
     hook = attached(model, teacher=teacher, precision=None)
     losses = poses.losses(model, data)
