@@ -459,8 +459,10 @@ def check_distill(stock: Stock, **options) -> None:
     terms = _terms(stock, taught)
     norm = gradient(sum(terms.values()), model)
     backward(sum(terms.values()), taught.calls)
+    require(norm > 0, 'untaught: no gradient of the terms')
     for call, counts in zip(taught.calls, stock.counts):
-        require(not (counts and _chosen(options, call)) or largest(call.predictions) > 0,
+        asked = counts and _chosen(options, call) and not _by_other_losses(hook, call, taught)
+        require(not asked or largest(call.predictions) > 0,
                 f'untaught: no gradient of the terms at a call of {call.module}')
     hook.detach()
     if 'losses' in options:  # NKD has a gradient at agreement
@@ -475,6 +477,14 @@ def check_distill(stock: Stock, **options) -> None:
                 f'a teacher that equals the student answers something else: gradient {size:.3g} '
                 f'(of another one: {norm:.3g})')
     hook.detach()
+
+
+def _by_other_losses(hook: DistillHook, call: Call, taught: Step) -> bool:
+    """Whether the head of a call is taught, and by no loss of classes: RTMO by its bins alone."""
+    seen = {each.module for each in taught.calls}
+    return any(
+        call.module.startswith(f'{head.name}.') and head.losses and not seen & set(head.losses)
+        for head in hook.heads_taught)
 
 
 def _added(stock: Stock, taught: Step) -> Dict[str, Tensor]:
