@@ -1058,7 +1058,8 @@ def renewed(before: dict, part: dict) -> dict:
             there = known['results'].get(name, {})
             hooks = {**there.get('hooks', {}), **result.get('hooks', {})}
             known['results'][name] = {**result, 'hooks': hooks} if hooks else result
-    later = {key: part[key] for key in ('date', 'code', 'command')}
+    later = dict({key: part[key] for key in ('date', 'code', 'command')}, configs=sorted(
+        name for family in part['families'] for name in family['results']))
     return dict(before, families=list(families.values()), later=[*before.get('later', []), later])
 
 
@@ -1200,9 +1201,11 @@ def _why_unread(reason: str) -> str:
 
 
 def _differences(first: dict, other: dict) -> List[str]:
-    """Outcomes that are not those of the first stack."""
-    mine = {name: result for _, name, result in _tried(first)}
-    theirs = {name: result for _, name, result in _tried(other)}
+    """Outcomes that are not those of the first stack, where both were tried with the same code."""
+    again = {name for stack in (first, other) for run in stack.get('later', ())
+             for name in run['configs']}
+    mine, theirs = ({name: result for _, name, result in _tried(stack) if name not in again}
+                    for stack in (first, other))
     same, lines = 0, []
     for name in sorted({**mine, **theirs}):
         for hook in CHECKS:
@@ -1213,7 +1216,9 @@ def _differences(first: dict, other: dict) -> List[str]:
             else:
                 lines.append(
                     f'- `{name}`, {hook}: {there[0]} (here {here[0]}). {there[1]}'.rstrip())
-    return [f'{same} outcomes are the same, {len(lines)} differ.', *([''] + lines if lines else [])]
+    left = f' {len(again)} configs were tried again, and are not compared.' if again else ''
+    return [f'{same} outcomes are the same, {len(lines)} differ.{left}',
+            *([''] + lines if lines else [])]
 
 
 if __name__ == '__main__':
