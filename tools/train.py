@@ -425,7 +425,7 @@ def converts_keypoints(dataset: object) -> bool:
 
     In a CombinedDataset that of the whole describes what comes out.
     """
-    if hasattr(dataset, 'datasets'):
+    if type(dataset).__name__ == 'CombinedDataset':
         return False
     return any(type(transform).__name__ == 'KeypointConverter' for part in parts_of(dataset)
                for transform in getattr(getattr(part, 'pipeline', None), 'transforms', ()))
