@@ -189,13 +189,13 @@ def _check_measured(cfg: Config, split: str, files: Sequence[str]) -> None:
     """
     if len(set(files)) != 1:
         return
-    for metric in metrics_of(cfg.get(f'{split}_evaluator')):
-        path = metric.get('ann_file')
-        if not isinstance(path, str) or not path.endswith('.json') or not os.path.isfile(path) or (
-                os.path.realpath(path) in map(os.path.realpath, files)):
-            continue
+    paths = [metric.get('ann_file') for metric in metrics_of(cfg.get(f'{split}_evaluator'))]
+    others = dict.fromkeys(path for path in paths if isinstance(path, str) and os.path.isfile(path)
+                           and os.path.realpath(path) != os.path.realpath(files[0]))
+    images = _images(files[0]) if others else set()
+    for path in others:
         known = _images(path)
-        strange = _images(files[0]) - known if files[0].endswith('.json') else ()
+        strange = images - known
         if strange and known:
             number, name = min(strange, key=str)
             raise UsageError(
@@ -204,6 +204,8 @@ def _check_measured(cfg: Config, split: str, files: Sequence[str]) -> None:
 
 
 def _images(path: str) -> 'set[Tuple[Any, str]]':
+    if not path.endswith('.json'):
+        return set()
     try:
         with open(path) as file:
             return {(image['id'], os.path.basename(image['file_name']))

@@ -182,10 +182,12 @@ def teaches(hook: object) -> bool:
 
 def check_hooks_are_read(cfg: Config) -> None:
     """Raise UsageError if the config has hooks that teach, and none where hooks are read."""
-    lists = {key: value if isinstance(value, list) else
-             list((value or {}).values()) if key == 'default_hooks' else [value]
-             for key, value in cfg.items()}
-    named = [key for key, hooks in lists.items() if any(map(teaches, hooks))]
+    named = []
+    for key, value in cfg.items():
+        if key == 'default_hooks':
+            value = list((value or {}).values())
+        if any(map(teaches, value if isinstance(value, list) else [value])):
+            named.append(key)
     if named and not {'custom_hooks', 'default_hooks'}.intersection(named):
         raise UsageError(f'{named[0]} is a hook that teaches, and nothing reads it there: put it '
                          'into custom_hooks, which has none')

@@ -23,12 +23,7 @@ def explain(error: BaseException, cfg: Optional[Config] = None) -> Optional[str]
         str, optional: The line; None if the cause is not known, so that a traceback is in order.
     """
     if isinstance(error, NotDownloadedError):
-        keys = [f'{key}.{name}'.lstrip('.') for key, node in _nodes(cfg)
-                for name, value in node.items() if value == error.source]
-        owner, _, own = (keys or [''])[0].rpartition('.')
-        hint = (f'; or start without them: --cfg-options {owner}=None'
-                if own == 'checkpoint' and owner.endswith('init_cfg') else '')
-        return f'{", ".join(keys)}: {error}{hint}' if keys else str(error)
+        return _not_downloaded(error, cfg)
     if isinstance(error, (UsageError, RunStopped, ModuleNotFoundError)):
         return _last_line(error) if 'Original Traceback' in str(error) else in_a_line(str(error))
     if isinstance(error, OSError):
@@ -49,6 +44,17 @@ def in_a_line(text: str) -> str:
 def _last_line(error: BaseException) -> str:
     """Of what a worker process raised: its message follows its traceback."""
     return str(error).strip().rpartition('\n')[2].partition(': ')[2]
+
+
+def _not_downloaded(error: NotDownloadedError, cfg: Optional[Config]) -> str:
+    keys = [f'{key}.{name}'.lstrip('.') for key, node in _nodes(cfg)
+            for name, value in node.items() if value == error.source]
+    if not keys:
+        return str(error)
+    owner, _, own = keys[0].rpartition('.')
+    hint = (f'; or start without them: --cfg-options {owner}=None'
+            if own == 'checkpoint' and owner.endswith('init_cfg') else '')
+    return f'{", ".join(keys)}: {error}{hint}'
 
 
 def _of_the_system(error: OSError, cfg: Optional[Config]) -> Optional[str]:

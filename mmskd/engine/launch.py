@@ -152,18 +152,14 @@ def check_weights(runner: Runner, path: str, all_of_them: bool = False) -> None:
     """
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     given = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else {}
-    # Either may be in a wrapper: DDP, or that of test-time augmentation
-    given, wanted = ({key.removeprefix('module.')
-                      for key in keys}
-                     for keys in (given, runner.model.state_dict()))
-    if given.isdisjoint(wanted):
+    model = runner.model
+    while hasattr(model, 'module'):  # DDP, or the wrapper of test-time augmentation
+        model = model.module
+    if {key.removeprefix('module.') for key in given}.isdisjoint(model.state_dict()):
         raise UsageError(
             f'{path} holds no weight of this model ({type(runner.model).__name__}): it is the '
             'checkpoint of another one')
     if all_of_them:
-        model = runner.model
-        while hasattr(model, 'module'):
-            model = model.module
         load_weights(model, path, checkpoint, more=True)
 
 

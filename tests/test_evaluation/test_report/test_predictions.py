@@ -208,7 +208,7 @@ def test_images_in_another_order_are_refused(detection_runs):
         collate('detection', records[::-1], dataset)
 
 
-def test_labels_that_the_annotations_lack_are_refused(run, tmp_path):
+def test_labels_that_the_annotations_lack_are_refused(run, tmp_path, monkeypatch):
     file = own_data(run, tmp_path)
     predictions_of(run)
 
@@ -220,6 +220,10 @@ def test_labels_that_the_annotations_lack_are_refused(run, tmp_path):
     write(file, drop)
     run.cfg.val_evaluator = []
     with pytest.raises(UsageError, match='metainfo.classes has .* no such category, but circle:'):
+        predictions_of(run)
+    # Of a data set that numbers its labels in another way than mmdet.CocoDataset
+    monkeypatch.setattr('mmskd.evaluation.report.predictions.check_data', lambda *args: None)
+    with pytest.raises(UsageError, match='of its classes the annotations have 1 only: circle'):
         predictions_of(run)
 
 
